@@ -1,0 +1,76 @@
+# make reproduce   every table and figure, at SCALE (default mini); also SEEDS="0,1" ONLY=... ROOT=runs
+# make test        the notebooks' own tests, then tests/
+# make lab         JupyterLab, with hooks that keep the notebooks clean
+# make check       what a commit must satisfy: seconds, writes nothing
+# make readme      README.md from nbs/index.ipynb
+# make book        an HTML book of the notebooks in _book/html
+# make clean       delete what the other targets made, but not the results
+
+PYTHON ?= python3
+VENV ?= .venv
+SCALE ?= mini
+SEEDS ?=
+ONLY ?=
+ROOT ?=
+
+STAMP := $(VENV)/.stamp-installed
+BOOK_STAMP := $(VENV)/.stamp-book
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+unexport PYTHONPATH
+unexport IN_TEST
+
+# $(call step,title,command) says what runs, then how many seconds it took.
+step = @echo "== $(1)"; begin=$$(date +%s); $(2); status=$$?; \
+       echo "== $(1): $$(( $$(date +%s) - begin )) s"; exit $$status
+
+# $(call install,extra): a dot every two seconds while pip works.
+install = (while sleep 2 && kill -0 $$$$ 2>/dev/null; do printf .; done) & dots=$$!; \
+          $(VENV)/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
+          -c constraints.txt -e '.[$(1)]'; \
+          installed=$$?; kill $$dots; echo; (exit $$installed)
+
+.PHONY: reproduce test lab check readme book clean
+
+reproduce: $(STAMP)
+	$(call step,reproduce at scale $(SCALE),synood reproduce --scale "$(SCALE)" \
+	  $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(ONLY),--only "$(ONLY)") $(if $(ROOT),--root "$(ROOT)"))
+
+test: export OMP_NUM_THREADS = 1
+test: export HF_HUB_OFFLINE = 1
+test: export TOKENIZERS_PARALLELISM = false
+test: $(STAMP)
+	$(call step,notebooks and modules agree,python tools/nb.py check)
+	$(call step,tests in the notebooks,nbdev_test --n_workers 2)
+	$(call step,tests in tests/,pytest -q tests)
+
+lab: $(STAMP)
+	nbdev_install_hooks
+	jupyter lab nbs
+
+check: $(STAMP)
+	$(call step,notebooks and modules agree,python tools/nb.py check)
+	$(call step,README.md agrees with its notebook,python tools/book.py readme --check)
+
+readme: $(STAMP)
+	$(call step,README.md,python tools/book.py readme)
+
+book: $(BOOK_STAMP)
+	$(call step,book,python tools/book.py html)
+
+clean:
+	rm -rf _book _proc build dist .nbtext .pytest_cache *.egg-info
+	find nbs synood tests tools -name __pycache__ -prune -exec rm -rf {} +
+
+$(STAMP): settings.ini constraints.txt setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "$(PYTHON) is too old or missing: install Python 3.11 or newer, or pass PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments: install the package python3-venv" \
+	         "(Debian, Ubuntu: sudo apt install python3-venv), then run make again"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	$(call step,install into $(VENV) (downloads gigabytes the first time),$(call install,dev))
+	@touch $@
+
+$(BOOK_STAMP): $(STAMP)
+	$(call step,install what the book needs,$(call install,book))
+	@touch $@

@@ -1,0 +1,78 @@
+"""What must hold of the checkout as a whole."""
+import ast
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+
+def tool(root, *arguments):
+    return subprocess.run([sys.executable, *arguments], cwd=root, capture_output=True, text=True)
+
+
+def test_notebooks_and_modules_agree(root):
+    done = tool(root, 'tools/nb.py', 'check')
+    assert done.returncode == 0, done.stderr
+
+
+def test_readme_is_what_its_notebook_gives(root):
+    if not (root/'nbs'/'index.ipynb').exists():
+        pytest.skip('nbs/index.ipynb is not written yet')
+    done = tool(root, 'tools/book.py', 'readme', '--check')
+    assert done.returncode == 0, done.stderr
+
+
+def test_numbered_notebooks_have_one_number_each_and_one_kernel(root):
+    files = sorted((root/'nbs').glob('[0-9]*.ipynb'))
+    assert files
+    numbers = [re.match(r'\d\d[a-z]?(?=_)', path.name)[0] for path in files]
+    assert len(set(numbers)) == len(numbers)
+    for path in files:
+        kernel = json.loads(path.read_text(encoding='utf-8'))['metadata']['kernelspec']
+        assert kernel['name'] == 'python3', path.name
+
+
+def test_no_file_is_unfinished_or_tied_to_one_machine(root, tracked, tools):
+    found = []
+    for name in tracked:
+        if name.suffix == '.ipynb':  # tools/nb.py check reads their sources and outputs
+            continue
+        try:
+            lines = (root/name).read_text(encoding='utf-8').splitlines()
+        except UnicodeDecodeError:
+            continue
+        found += [f'{name}:{number}: {line.strip()[:100]}' for number, line in enumerate(lines, 1)
+                  if tools.nb.UNFINISHED.search(line) or tools.nb.LOCAL_PATH.search(line)]
+    assert found == []
+
+
+def unsafe(tree):
+    "What would run code from a file or a hub, or load pickles."
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [alias.name for alias in node.names]
+            names += [node.module or ''] if isinstance(node, ast.ImportFrom) else []
+            yield from (name for name in names
+                        if name.split('.')[0] in {'pickle', 'cPickle', 'dill', 'cloudpickle'})
+        elif isinstance(node, ast.Attribute):
+            if ast.unparse(node) == 'torch.load':
+                yield 'torch.load'
+        elif isinstance(node, ast.keyword):
+            if (node.arg in {'trust_remote_code', 'allow_pickle'}
+                    and not (isinstance(node.value, ast.Constant) and node.value.value is False)):
+                yield node.arg
+
+
+def test_modules_run_no_code_from_files(root):
+    found = {path.name: list(unsafe(ast.parse(path.read_text(encoding='utf-8'))))
+             for path in sorted((root/'synood').glob('*.py'))}
+    assert {name: what for name, what in found.items() if what} == {}
+
+
+@pytest.mark.parametrize('source', [
+    'import pickle', 'from pickle import loads', 'torch.load("weights.pt")',
+    'AutoModel.from_pretrained(name, trust_remote_code=True)', 'np.load(name, allow_pickle=True)'])
+def test_unsafe_sees_what_it_should(source):
+    assert list(unsafe(ast.parse(source)))
