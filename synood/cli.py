@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'parse_seeds', 'run', 'reached', 'is_code', 'directives', 'notebook_source', 'notebook_key', 'reduced',
-           'find_notebooks', 'output_hash', 'stands', 'execute', 'reproduce', 'print_ledger', 'score', 'main']
+           'find_notebooks', 'output_hash', 'stands', 'NotebookError', 'execute', 'reproduce', 'print_ledger', 'score',
+           'main']
 
 # %% ../nbs/17_cli.ipynb #b810f101
 import ast, hashlib, json, os, re, sys
@@ -90,7 +91,7 @@ def notebook_key(nb: dict, parameters: dict, settings) -> str:
 def reduced(nb: dict) -> dict | None:
     "The notebook without teaching cells, or None when it runs no stage."
     tags = lambda c: set(c['metadata'].get('tags', []))
-    keep = [c for c in nb['cells'] if is_code(c) and (directives(c) & {'export', 'exporti', 'stage'} or 'parameters' in tags(c))]
+    keep = [c for c in nb['cells'] if is_code(c) and (directives(c) & {'export', 'exporti', 'stage'} or tags(c) & {'parameters', 'batch'})]
     return {**nb, 'cells': keep} if any('stage' in directives(c) for c in keep) else None
 
 # %% ../nbs/17_cli.ipynb #99b40cb2
@@ -119,6 +120,9 @@ def stands(record: Path, key: str) -> bool:
     return last['key'] == key and all(output_hash(p) == h for p, h in last['outputs'].items())
 
 # %% ../nbs/17_cli.ipynb #8c1c791a
+class NotebookError(RuntimeError):
+    "A notebook stopped: which one, at what, and where its outputs are."
+
 def execute(source: Path, folder: Path, parameters: dict, settings, full: bool) -> str:
     "Run one notebook unless it stands; returns 'stands', 'ran' or 'nothing to do'."
     import nbformat, papermill
@@ -135,7 +139,9 @@ def execute(source: Path, folder: Path, parameters: dict, settings, full: bool) 
     work = folder/f'{source.stem}.in.ipynb'
     atomic_write(work, json.dumps(nb))
     os.environ['SYNOOD_TRACE'] = str(trace)
-    try: papermill.execute_notebook(str(work), str(folder/source.name), parameters=given, cwd=str(source.parent), kernel_name='python3', progress_bar=False)
+    try: papermill.execute_notebook(str(work), str(folder/source.name), parameters=given, cwd=str(source.parent), kernel_name='python3', progress_bar=False,
+                                        extra_arguments=['--log-level=40'])
+    except papermill.PapermillExecutionError as e: raise NotebookError(f'{source.name} stopped at {e.ename}: {e.evalue}; all it printed is in {folder/source.name}') from None
     finally: del os.environ['SYNOOD_TRACE']; work.unlink(missing_ok=True)
     made = sorted(set(trace.read_text().splitlines())) if trace.exists() else []
     atomic_write(record, json.dumps(dict(key=key, outputs={p: output_hash(p) for p in made}), indent=1))
@@ -190,7 +196,7 @@ def score(images: Path = typer.Argument(help='An image, or a folder that is sear
     else: sys.stdout.write(text)
 
 # %% ../nbs/17_cli.ipynb #c660217e
-_USER_ERRORS = (ValueError, OSError, FloatingPointError)
+_USER_ERRORS = (ValueError, OSError, FloatingPointError, NotebookError)
 
 def main(arguments: list[str] | None = None):
     "The console script: commands with one-line errors and sensible exit statuses."

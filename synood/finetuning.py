@@ -7,7 +7,7 @@ __all__ = ['label_losses', 'pair', 'Projection', 'Tuning', 'tuning_data', 'epoch
            'update', 'image_to_text', 'text_to_image', 'multi_positive', 'masked', 'train_labels', 'projected',
            'SynOOD']
 
-# %% ../nbs/10_finetuning.ipynb #d2d34161
+# %% ../nbs/10_finetuning.ipynb #854b8553
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from .features import unit
-from .scales import Registry, Scale, generator, get_scale
+from .scales import Registry, Scale, generator
 from .scores import Features, Method, Train, neglabel, register
 
 # %% ../nbs/10_finetuning.ipynb #a439c212
