@@ -158,7 +158,7 @@ def reproduce(scale: str = typer.Option('mini', help='A scale by name, or the pa
     from synood.runs import log_time
     from synood.scales import get_scale
     chosen = get_scale(scale)
-    settings = {k: v for k, v in dataclasses.asdict(chosen).items()}
+    settings = dataclasses.asdict(chosen)
     folder = root.resolve()/chosen.name/'notebooks'
     folder.mkdir(parents=True, exist_ok=True)
     name = str(Path(scale).resolve()) if scale.endswith('.toml') else scale

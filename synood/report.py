@@ -76,7 +76,7 @@ def save_table(frame: pd.DataFrame, name: str, scale, root: Path, caption: str) 
     folder = figures_folder(scale, root)
     flat = frame.copy()
     flat.columns = [' '.join(c).strip() if isinstance(c, tuple) else c for c in frame.columns]
-    flat = flat.reset_index()
+    flat = flat.reset_index().map(lambda v: v + 0. if isinstance(v, float) else v)  # no minus before a zero
     _write(folder/f'{name}.csv', flat.to_csv(index=False))
     _write(folder/f'{name}.md', f'{caption}\n\n{markdown(flat)}\n')
     _write(folder/f'{name}.tex', latex(flat, caption, name))

@@ -7,7 +7,7 @@ __all__ = ['scales', 'Registry', 'discover', 'Materials', 'Scale', 'read_scale',
            'generator']
 
 # %% ../nbs/00_scales.ipynb #88ab16bf
-import dataclasses, hashlib, importlib, pkgutil, tomllib
+import dataclasses, hashlib, importlib, pkgutil, tomllib, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
@@ -158,6 +158,9 @@ def check_scale(scale: Scale) -> Scale:
     need(len(scale.seeds) == len(set(scale.seeds)) > 0, 'seeds', 'distinct and not empty')
     need('{name}' in scale.question, 'question', 'a text with {name} for the class to leave out')
     need('{context}' in scale.context_prompt, 'context_prompt', 'a text with {context}')
+    if scale.data and any(i.startswith('embedded:') for i in (*scale.clip, *scale.classifier, *scale.inpainting, *scale.lister)):
+        warnings.warn(f'scale {scale.name}: the embedded networks know the miniature and no photographs; '
+                      'everything runs on the images in `data`, and the numbers mean nothing')
     return scale
 
 # %% ../nbs/00_scales.ipynb #986519ea

@@ -1,0 +1,45 @@
+"""papermill from end to end at `smoke`; a second run starts no kernel; a lost file is made again, and no more."""
+import os
+import re
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+WANTED = ['fig3.csv', 'fig3.pdf', 'fig3.png', 'fig4.pdf', 'fig4.png', 'manifest.json', 'results.csv', 'table1.csv', 'table1.md',
+          'table1.tex', 'table1_paired.csv', 'table4.csv', 'table4_claims.csv', 'table5.csv']
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory): return tmp_path_factory.mktemp('reproduce')
+
+
+def reproduce(place, *more):
+    "Outcome of every notebook, by name, and all that was printed."
+    done = subprocess.run([sys.executable, '-m', 'synood', 'reproduce', '--scale', 'smoke', '--root', place/'runs', *more],
+                          capture_output=True, text=True, cwd=place, env=os.environ | {'OMP_NUM_THREADS': '2'})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return dict(re.findall(r'^(\d\S+) +(ran|stands|nothing to do)', done.stdout, re.M)), done.stdout
+
+
+def test_every_table_and_figure_is_made(place):
+    outcomes, printed = reproduce(place)
+    assert outcomes['20_table1'] == outcomes['09_synthesis'] == 'ran'
+    folder = place/'paper_figures'/'smoke'
+    assert sorted(set(WANTED) - {p.name for p in folder.iterdir()}) == []
+    assert '| SynOOD | 97.01 |' in printed
+    rows = pd.read_csv(folder/'results.csv')
+    assert set(rows.experiment) == {'table1', 'table4', 'table5', 'fig3'} and rows.auroc.between(0, 100).all()
+
+
+def test_a_second_run_starts_no_kernel_and_a_lost_file_runs_one(place):
+    assert (place/'runs').exists(), 'the first test made nothing'
+    before = (place/'paper_figures'/'smoke'/'results.csv').read_bytes()
+    outcomes, _ = reproduce(place)
+    assert set(outcomes.values()) == {'stands', 'nothing to do'}
+    (place/'paper_figures'/'smoke'/'table5.csv').unlink()
+    outcomes, _ = reproduce(place)
+    assert [name for name, what in outcomes.items() if what == 'ran'] == ['24_table5']
+    assert (place/'paper_figures'/'smoke'/'table5.csv').exists()
+    assert (place/'paper_figures'/'smoke'/'results.csv').read_bytes() == before
