@@ -7,16 +7,16 @@ __all__ = ['extract', 'Benchmark', 'load_benchmark', 'synthetic_of', 'training_d
            'experiment']
 
 # %% ../nbs/09b_benchmark.ipynb #2825217f
-import dataclasses
+import dataclasses, inspect, sys
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from .features import classifier_features, image_features, load_classifier, load_clip
+from .features import classifier_features, describe, image_features, load_classifier, load_clip
 from .images import ImageSet, open_sets, protocols, read_selection
 from .metrics import id_accuracy, measure
 from .negatives import read_negatives
-from .runs import Rows, digest, fingerprint, note_output, progress, run_stage
+from .runs import Rows, code_hash, digest, fingerprint, note_output, progress, run_stage, stages
 from .scales import Scale, get_scale
 from .scores import Features, Method, Synthetic, Train
 from .synthesis import read_synthetic
@@ -69,24 +69,31 @@ def synthetic_of(bench: Benchmark, kind: str, run_seed: int) -> Synthetic:
     words = np.array([r['negative'] for r in records]) if kind == 'text' else None
     return Synthetic(image_features(clip, made, bench.cache), image_features(clip, partners, bench.cache), partners.labels, words)
 
-def training_data(bench: Benchmark, needs, run_seed: int) -> Train:
-    "What a method may learn from at one run seed."
+def training_data(bench: Benchmark, method: type[Method], run_seed: int) -> Train:
+    "What a method may learn from at one run seed; features of the ID training images only for one that `trains` on them."
     scale = bench.scale
     negatives = read_negatives(run_stage('negatives', scale, (run_seed,), bench.root)[run_seed])
-    classifier = load_classifier(scale.classifier)
-    return Train(features=bench.features('train', needs), labels=bench.sets['train'].labels, text=negatives.text,
-                 negatives=negatives.features, logit_scale=1/scale.temperature, head=(classifier.weight, classifier.bias),
+    head = None
+    if any(backbone == 'classifier' for backbone, _ in method.needs):
+        classifier = load_classifier(scale.classifier)
+        head = (classifier.weight, classifier.bias)
+        if len(classifier.bias) != len(negatives.names):
+            raise ValueError(f'{method.name}: the classifier {scale.classifier[0]} knows {len(classifier.bias)} classes, the images have {len(negatives.names)}')
+    return Train(features=bench.features('train', method.needs) if method.trains else {}, labels=bench.sets['train'].labels,
+                 text=negatives.text, negatives=negatives.features, logit_scale=load_clip(scale.clip).logit_scale, head=head,
                  synthetic=lambda kind: synthetic_of(bench, kind, run_seed), seed=run_seed, scale=scale)
 
 # %% ../nbs/09b_benchmark.ipynb #ade7463a
 def params_of(method: Method) -> dict:
-    "Name and hyperparameters of a method: what its rows are filed under, beside the seed."
-    return {'method': method.name, **{f.name: getattr(method, f.name) for f in dataclasses.fields(method)}}
+    "Name, hyperparameters and code of a method: what its rows are filed under, beside the seed."
+    module = sys.modules[type(method).__module__]
+    code = code_hash(inspect.getsource(module)) if hasattr(module, '__file__') else ''
+    return {'method': method.name, **{f.name: getattr(method, f.name) for f in dataclasses.fields(method)}, 'code': code}
 
 def evaluate(method: Method, bench: Benchmark, run_seed: int, ablation: bool = False) -> list[dict]:
     "Result rows of one method at one seed, one per OOD set, measures in percent."
     scale, params = bench.scale, params_of(method)
-    fitted = dataclasses.replace(method).fit(training_data(bench, method.needs, run_seed))
+    fitted = dataclasses.replace(method).fit(training_data(bench, type(method), run_seed))
     test = bench.features('id', method.needs)
     id_scores, accuracy = fitted.score(test), id_accuracy(fitted.predict(test), bench.sets['id'].labels)
     cell = {k: params.get(k, '') if ablation else '' for k in ('images', 'training', 'strategy', 'm')}
@@ -95,7 +102,7 @@ def evaluate(method: Method, bench: Benchmark, run_seed: int, ablation: bool = F
     common = dict(scale=scale.name, world=scale.world, protocol=scale.protocol, method=method.name, seed=run_seed, **cell,
                   backbone=getattr(scale, backbone)[0], params_hash=digest({**params, 'seed': run_seed}), n_id=len(id_scores),
                   prompts='|'.join((scale.id_prompt, scale.noun_prompt, scale.adj_prompt)), weights=network.hash[:12],
-                  transform=digest(str(network.transform)), id_acc=100*accuracy)
+                  transform=describe(network.transform), id_acc=100*accuracy)
     rows = []
     for name, group in bench.groups.items():
         ood_scores = fitted.score(bench.features(name, method.needs))
@@ -108,14 +115,14 @@ _VERSION = 1  # raise it when the same settings give other rows
 
 def context_of(scale: Scale) -> str:
     "Hash of everything but the name and the seeds of a scale: rows of one context may stand in one table."
-    settings = {f.name: fingerprint(getattr(scale, f.name)) for f in dataclasses.fields(scale) if f.name not in ('name', 'seeds')}
-    return digest(dict(version=_VERSION, settings=settings))
+    settings = {f.name: fingerprint(scale, f.name) for f in dataclasses.fields(scale) if f.name not in ('name', 'seeds')}
+    return digest(dict(version=_VERSION, settings=settings, stages={n: stages[n].version for n in stages.names()}))
 
 def experiment(name: str, cells: list[Method], scale, seeds=(), root: Path = 'runs', ablation: bool = False) -> pd.DataFrame:
     "Rows of every cell at every seed, made where missing; `ablation` writes the cell's own settings into the rows."
     scale = get_scale(scale)
     bench, results = None, Rows(Path(root)/scale.name/'rows'/name, context_of(scale))
-    frames = []
+    frames, shown = [], []
     for run_seed in progress(list(seeds) or scale.seeds, name):
         for method in cells:
             params = {**params_of(method), 'seed': run_seed}
@@ -124,5 +131,6 @@ def experiment(name: str, cells: list[Method], scale, seeds=(), root: Path = 'ru
                 results.write(params, evaluate(method, bench, run_seed, ablation))
             note_output(results.path(params))
             frames.append(pd.read_csv(results.path(params), keep_default_na=False))
-    results.publish()
+            shown.append(params)
+    results.publish(shown)
     return pd.concat(frames, ignore_index=True)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from .features import unit
-from .scales import Registry, Scale, generator
+from .scales import Registry, Scale, choices, generator
 from .scores import Features, Method, Train, neglabel, register
 
 # %% ../nbs/10_finetuning.ipynb #a439c212
@@ -134,6 +134,7 @@ def masked(cosines, targets):
     return F.cross_entropy(rows.masked_fill(other, -torch.inf), torch.arange(len(targets)))
 
 for loss in (image_to_text, text_to_image, multi_positive, masked): label_losses[loss.__name__] = loss
+choices['label_loss'] = label_losses
 
 # %% ../nbs/10_finetuning.ipynb #335d5483
 def train_labels(data: Tuning, scale: Scale, run_seed: int, projection: Projection | None = None) -> tuple[torch.Tensor, list[float]]:

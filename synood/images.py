@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps, UnidentifiedImageError
 from .runs import atomic_write, file_hash, progress, stage
-from .scales import Registry
+from .scales import choices, Registry
 
 # %% ../nbs/03_images.ipynb #0a1feb0f
 def _rgb(image):
@@ -296,6 +296,7 @@ class Protocol:
 
 # %% ../nbs/03_images.ipynb #b6c0b9fc
 protocols = Registry('protocol')
+choices['protocol'] = protocols
 
 protocols['mini'] = Protocol('mini', train='train', id='id', near=('near',),
                              far=('iNaturalist', 'SUN', 'Places', 'Textures'))

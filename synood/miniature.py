@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'OBJECTS', 'COLOURS', 'TEXTURES', 'SCENES', 'ID_SCENES', 'TWINS', 'SIDE', 'TRAIN_STYLE', 'TEST_STYLE',
-           'FAITHFUL', 'FAR', 'model_folder', 'glyphs', 'Frame', 'random_frame', 'enlarge', 'grain', 'texture',
-           'Recipe', 'backdrop', 'place', 'stamp', 'Style', 'box_blur', 'render', 'sheet', 'World', 'world',
-           'pretraining_recipe', 'caption', 'contexts', 'words', 'Item', 'plan', 'draw', 'grouped', 'make_images',
-           'write_world', 'world_stage']
+           'FAITHFUL', 'FAR', 'glyphs', 'Frame', 'random_frame', 'enlarge', 'grain', 'texture', 'Recipe', 'backdrop',
+           'place', 'stamp', 'Style', 'box_blur', 'render', 'World', 'world', 'pretraining_recipe', 'caption',
+           'contexts', 'words', 'Item', 'plan', 'draw', 'grouped', 'make_images', 'write_world', 'world_stage']
 
 # %% ../nbs/02_miniature.ipynb #a1c18f8a
 import json
@@ -316,16 +315,6 @@ def render(recipe: Recipe,
     if recipe.subject: picture = _add_subject(picture, recipe, rng)
     return np.round(255*_expose(picture, rng, style)).astype(np.uint8).transpose(1, 2, 0)
 
-# %% ../nbs/02_miniature.ipynb #0ea4fd5d
-def sheet(rows: list, gap: int = 4) -> Image.Image:
-    "A contact sheet: each row a list of (64, 64, 3) uint8 arrays, rows may differ in length."
-    step = SIDE + gap
-    page = np.full((step*len(rows) + gap, step*max(map(len, rows)) + gap, 3), 255, np.uint8)
-    for r, row in enumerate(rows):
-        for c, picture in enumerate(row):
-            page[gap + step*r:step*(r + 1), gap + step*c:step*(c + 1)] = picture
-    return Image.fromarray(page)
-
 # %% ../nbs/02_miniature.ipynb #8f197b06
 @dataclass(frozen=True)
 class World:
@@ -542,10 +531,9 @@ def write_world(folder: Path, world: World, n_train: int, n_test: int, style: St
 def world_stage(job):
     "The rendered sets of a miniature world: train/, id/ and the OOD sets; empty for a scale with `data` of its own."
     if job.scale.data: return
+    if job.scale.world not in ('dev', 'test'): raise ValueError(f'world {job.scale.world!r} is not rendered: set `data` to the folder that holds its images')
+    if job.scale.n_train < 1 or job.scale.n_test < 10: raise ValueError('a rendered world needs n_train of 1 and n_test of 10 at least')
     here = world(job.scale.world)
     groups = grouped(plan(here, job.scale.n_train, job.scale.n_test))
     def make(batch, folder): make_images(here, groups[batch[0]], folder)
     job.batches(sorted(groups), 1, make, named=lambda batch: batch[0])
-
-# %% ../nbs/02_miniature.ipynb #752f2143
-model_folder = embedded_folder  # the folder of 'clip', 'classifier', 'inpainting' or 'lister'

@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['stages', 'ROW', 'temporary', 'atomic_write', 'atomic_folder', 'digest', 'file_hash', 'folder_hash', 'embedded_folder',
-           'listing_hash', 'fingerprint', 'Stage', 'stage', 'stage_key', 'stage_folder', 'progress', 'ScaleView', 'Job',
-           'versions', 'log_time', 'note_output', 'run_stage', 'Rows', 'merge_rows']
+           'code_hash', 'listing_hash', 'fingerprint', 'Stage', 'stage', 'stage_key', 'stage_folder', 'progress',
+           'ScaleView', 'Job', 'versions', 'log_time', 'note_output', 'run_stage', 'Rows', 'merge_rows']
 
 # %% ../nbs/01_runs.ipynb #d3eac5a0
-import hashlib, importlib.metadata, json, math, os, platform, shutil, sys, time, uuid
+import ast, hashlib, importlib.metadata, json, math, os, platform, shutil, sys, time, uuid
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Callable
 import pandas as pd
+import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 from .scales import Registry, Scale, get_scale
@@ -70,11 +72,18 @@ def folder_hash(folder: Path) -> str:
 # %% ../nbs/01_runs.ipynb #1425a5cc
 def embedded_folder(name: str) -> Path:
     "The folder of a network that ships inside the package: 'clip', 'classifier', 'inpainting' or 'lister'."
-    from importlib.resources import files
-    root = Path(str(files('synood')/'assets'/'miniature'))
+    root = Path(str(files('synood').joinpath('assets', 'miniature')))
     if not (root/name).is_dir():
         raise ValueError(f'no embedded model {name!r}: there are {", ".join(sorted(p.name for p in root.iterdir() if p.is_dir()))}')
     return root/name
+
+# %% ../nbs/01_runs.ipynb #37f7ba7a
+def code_hash(source: str) -> str:
+    "A 12-digit hash of Python source without docstrings, comments and layout."
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None: node.body[0].value = ast.Constant(None)
+    return digest(ast.dump(tree))
 
 # %% ../nbs/01_runs.ipynb #5064c204
 @lru_cache(maxsize=8)
@@ -83,14 +92,26 @@ def listing_hash(folder: str) -> str:
     return digest(sorted((p.relative_to(folder).as_posix(), p.stat().st_size) for p in Path(folder).rglob('*') if p.is_file()))
 
 # %% ../nbs/01_runs.ipynb #76001357
-def fingerprint(value):
-    "A setting as it enters a key: model ids that name a folder by the folder's content, image folders by their listing."
-    def is_folder(v): return isinstance(v, str) and os.sep in v and os.path.isdir(v)
-    def network(v):
-        if isinstance(v, str) and v.startswith('embedded:'): return folder_hash(embedded_folder(v[9:]))
-        return folder_hash(Path(v)) if is_folder(v) else v
-    if isinstance(value, (tuple, list)): return [network(v) for v in value]
-    return listing_hash(value) if is_folder(value) else value
+_NETWORKS = ('clip', 'classifier', 'inpainting', 'lister')
+
+def _asset(*parts): return Path(str(files('synood').joinpath('assets', *parts)))
+
+def _network(model_id):
+    "An embedded or local model by its content, a hub id by its text."
+    if model_id.startswith('embedded:'): return folder_hash(embedded_folder(model_id[9:]))
+    folder = Path(model_id).expanduser()
+    return folder_hash(folder) if folder.is_dir() else model_id
+
+def fingerprint(scale: Scale, field: str):
+    "A field of a scale as it enters a key: its value, or the content of the files it stands for."
+    value = getattr(scale, field)
+    if field in _NETWORKS: return [_network(v) for v in value]
+    if field == 'data' and value: return [value, listing_hash(value)]
+    if field == 'world' and value in ('dev', 'test'): return [value, file_hash(_asset('world.json')), file_hash(_asset('glyphs.png'))]
+    if field == 'corpus':
+        known = {'miniature': lambda: file_hash(_asset('world.json')), 'wordnet': lambda: folder_hash(_asset('wordnet'))}
+        return [value, known[value]() if value in known else folder_hash(Path(value))]
+    return value
 
 # %% ../nbs/01_runs.ipynb #18ac9dfe
 @dataclass(frozen=True)
@@ -117,7 +138,7 @@ def stage(name: str, **kwargs):
 def stage_key(name: str, scale: Scale, seed: int | None = None) -> str:
     "The 12-digit key of everything the stage's result depends on."
     st = stages[name]
-    settings = {f: fingerprint(getattr(scale, f)) for f in st.uses}
+    settings = {f: fingerprint(scale, f) for f in st.uses}
     inputs = {n: stage_key(n, scale, seed) for n in st.needs}
     return digest(dict(stage=name, version=st.version, settings=settings, inputs=inputs,
                        seed=seed if st.seeded else None))
@@ -190,9 +211,10 @@ def versions() -> dict[str, str]:
 def _manifest(st, scale, seed, folder, inputs):
     files = [p for p in folder.rglob('*') if p.is_file()]
     return dict(stage=st.name, version=st.version, scale=scale.name, seed=seed,
-                settings={f: getattr(scale, f) for f in st.uses}, fingerprints={f: fingerprint(getattr(scale, f)) for f in st.uses},
+                settings={f: getattr(scale, f) for f in st.uses}, fingerprints={f: fingerprint(scale, f) for f in st.uses},
                 inputs={n: p.name for n, p in inputs.items()}, files=len(files), bytes=sum(p.stat().st_size for p in files),
-                content=folder_hash(folder), packages=versions(), platform=platform.machine())
+                content=folder_hash(folder), packages=versions(), machine=platform.machine(), threads=torch.get_num_threads(),
+                device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu')
 
 # %% ../nbs/01_runs.ipynb #6b48424c
 def _finish(st, scale, seed, part, final, inputs):
@@ -271,18 +293,19 @@ class Rows:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, pd.DataFrame(rows, columns=ROW).to_csv(index=False))
 
-    def publish(self):
-        "Make this context the one that tables are merged from."
+    def publish(self, params: list[dict]):
+        "Make the files of these parameter sets the ones that results are merged from."
         self.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(self.folder/'current', self.context)
+        names = [self.path(p).relative_to(self.folder).as_posix() for p in params]
+        atomic_write(self.folder/'current.json', json.dumps(sorted(set(names)), indent=1))
 
 # %% ../nbs/01_runs.ipynb #67c89340
 def merge_rows(root: Path, scale: str) -> pd.DataFrame:
-    "All rows of a scale's current contexts, sorted; the table experiment is named in the first column."
+    "The published rows of a scale, sorted; the experiment is named in the first column."
     found = []
-    for current in sorted((Path(root)/scale/'rows').glob('*/current')):
-        for file in sorted((current.parent/current.read_text()).glob('*.csv')):
-            found.append(pd.read_csv(file, keep_default_na=False).assign(experiment=current.parent.name))
+    for current in sorted((Path(root)/scale/'rows').glob('*/current.json')):
+        for name in json.loads(current.read_text()):
+            found.append(pd.read_csv(current.parent/name, keep_default_na=False).assign(experiment=current.parent.name))
     if not found: return pd.DataFrame(columns=['experiment', *ROW])
     rows = pd.concat(found)[['experiment', *ROW]]
     return rows.sort_values(['experiment', 'method', 'images', 'training', 'strategy', 'm', 'seed', 'dataset'],

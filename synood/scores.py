@@ -52,6 +52,7 @@ class Method:
     transductive: ClassVar[bool] = False  # an image's score depends on other test images
     tunes_on_ood: ClassVar[bool] = False  # its published hyperparameters were chosen on OOD data
     synthetic: ClassVar[tuple[str, ...]] = ()  # kinds of synthetic images it trains on
+    trains: ClassVar[bool] = False  # reads the features of the ID training images
 
     def fit(self, train: Train) -> 'Method':
         "Learn from `train`; return self."

@@ -6,7 +6,7 @@
 __all__ = ['objectives', 'samplers', 'TEXT_PROMPT', 'energy', 'energy_hinge', 'energy_target', 'msp', 'Painter', 'load_painter',
            'encode_prompts', 'blank_text', 'blank_latent', 'to_pixels', 'to_image', 'encode_images', 'noise',
            'prepared', 'denoise', 'scheduler_draws', 'decode', 'judge', 'Pass', 'synthesise', 'finite',
-           'synthesis_stage', 'id_margin', 'save_images', 'write_records', 'read_synthetic', 'paint',
+           'synthesis_stage', 'id_margin', 'png_name', 'save_images', 'write_records', 'read_synthetic', 'paint',
            'textimages_stage']
 
 # %% ../nbs/09_synthesis.ipynb #fc601f11
@@ -27,7 +27,7 @@ from .features import classifier_features, find_model, load_classifier
 from .images import ImageSet, open_sets, read_selection, sheet
 from .negatives import read_negatives
 from .runs import progress, run_stage, stage
-from .scales import Registry, generator, get_scale, rng
+from .scales import Registry, choices, generator, get_scale, rng
 
 # %% ../nbs/09_synthesis.ipynb #d4dddd19
 objectives = Registry('boundary loss')
@@ -49,7 +49,8 @@ def msp(logits, target=None, margin=None):
     "KL(uniform || softmax) of logits (B, C) -> (B,): zero when the softmax is flat."
     return -np.log(logits.shape[1]) - logits.log_softmax(1).mean(1)
 
-for objective in (energy_hinge, energy_target, msp): objectives[objective.__name__] = objective
+for loss in (energy_hinge, energy_target, msp): objectives[loss.__name__] = loss
+choices['objective'] = objectives
 
 # %% ../nbs/09_synthesis.ipynb #3aad9872
 @dataclass(frozen=True, eq=False)  # compared by identity, so it can key a cache
@@ -132,6 +133,7 @@ def noise(like: torch.Tensor, names: list[str], run_seed: int, purpose: str) -> 
 samplers = Registry('sampler')
 samplers['ddim'] = lambda own: DDIMScheduler.from_config(own.config, clip_sample=False)  # latents are not in [-1, 1]
 samplers['release'] = lambda own: type(own).from_config(own.config)
+choices['sampler'] = samplers
 
 def prepared(painter: Painter, sampler: str, steps: int, strength: float):
     "A fresh scheduler and the timesteps left after `strength`, first to last (Eq. 4 starts at the first)."
@@ -240,10 +242,14 @@ def id_margin(job, classifier, train: ImageSet) -> float:
     logits, _ = classifier_features(classifier, train, job.cache)
     return float(np.quantile(energy(torch.from_numpy(logits)), .95))
 
+def png_name(name: str) -> str:
+    "A PNG name for an image name; the old ending stays, so that 1.jpg and 1.png do not meet."
+    return name if name.endswith('.png') else f'{name}.png'
+
 def save_images(folder: Path, names: list[str], pixels: torch.Tensor):
     "Write images (B, 3, H, W) as lossless PNG under their names."
     for name, x in zip(names, pixels):
-        path = (folder/name).with_suffix('.png')
+        path = folder/png_name(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         to_image(x).save(path)
 
@@ -258,7 +264,7 @@ def read_synthetic(folder: Path, kind: str) -> tuple[ImageSet, list[dict]]:
     for batch in sorted(p for p in Path(folder).iterdir() if p.is_dir()):
         lines = [json.loads(line) for line in (batch/'records.jsonl').read_text().splitlines()]
         records += lines
-        files += [f'{batch.name}/{kind}/{Path(r["path"]).with_suffix(".png").as_posix()}' for r in lines]
+        files += [f'{batch.name}/{kind}/{png_name(r["path"])}' for r in lines]
     if not files or not (Path(folder)/files[0]).exists():
         raise FileNotFoundError(f'no {kind!r} images in {folder}: was the stage that makes them run?')
     labels = np.array([r['label'] for r in records])
