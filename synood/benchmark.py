@@ -16,6 +16,7 @@ from .features import classifier_features, describe, image_features, load_classi
 from .images import ImageSet, open_sets, protocols, read_selection
 from .metrics import id_accuracy, measure
 from .negatives import read_negatives
+from .report import merge_results
 from .runs import Rows, code_hash, digest, fingerprint, note_output, progress, run_stage, stages
 from .scales import Scale, get_scale
 from .scores import Features, Method, Synthetic, Train
@@ -133,4 +134,5 @@ def experiment(name: str, cells: list[Method], scale, seeds=(), root: Path = 'ru
             frames.append(pd.read_csv(results.path(params), keep_default_na=False))
             shown.append(params)
     results.publish(shown)
+    merge_results(scale, root)
     return pd.concat(frames, ignore_index=True)

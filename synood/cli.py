@@ -161,8 +161,9 @@ def reproduce(scale: str = typer.Option('mini', help='A scale by name, or the pa
     print_ledger(chosen, root)
 
 def print_ledger(scale, root: Path):
-    "The results table of a scale, if Table 1 has been made, and where the files are."
-    from synood.report import figures_folder, ledger, markdown
+    "Merge the results of a scale; print the ledger if Table 1 has been made, and where the files are."
+    from synood.report import figures_folder, ledger, markdown, merge_results
+    merge_results(scale, root)
     try: table = ledger(scale, root)
     except FileNotFoundError: return
     print(f'\n{markdown(table.reset_index())}\n\ntables and figures: {figures_folder(scale, root)}')

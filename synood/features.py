@@ -322,13 +322,12 @@ def cached(cache: Path | None,  # folder; None computes without keeping
     key, cache = hashlib.sha256(text.encode()).hexdigest(), Path(cache)
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache/f'{key}.lock'):
-        found = read_arrays(cache/f'{key}.safetensors', count)
+        found, parts = read_arrays(cache/f'{key}.safetensors', count), cache/f'{key}.parts'
         if found is None:
-            parts = cache/f'{key}.parts'
             parts.mkdir(exist_ok=True)
             found = _parts(count, make, parts)
             atomic_write(cache/f'{key}.safetensors', save(found, metadata={'about': text}))
-            shutil.rmtree(parts)
+        shutil.rmtree(parts, ignore_errors=True)  # also those of a process killed just before this line
     return found
 
 # %% ../nbs/05_features.ipynb #c33dbae6

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'EXTENSIONS', 'protocols', 'read_image', 'ImageSet', 'find_files', 'spread', 'image_folder', 'sheet',
-           'complexity', 'ranking', 'richest', 'check_images', 'at_most_per_class', 'Protocol', 'write_sets',
+           'as_jpeg', 'complexity', 'ranking', 'richest', 'check_images', 'at_most_per_class', 'Protocol', 'write_sets',
            'open_sets', 'images_stage', 'select', 'read_selection', 'selection_stage']
 
 # %% ../nbs/03_images.ipynb #d87ecfcc
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps, UnidentifiedImageError
 from .runs import atomic_write, file_hash, progress, stage
-from .scales import choices, Registry
+from .scales import Registry, choices
 
 # %% ../nbs/03_images.ipynb #0a1feb0f
 def _rgb(image):
@@ -207,6 +207,14 @@ def sheet(images,  # PIL images or (H, W, 3) uint8 arrays
         page.paste(image, (x + (side - image.width)//2, y + head + (side - image.height)//2))
         if titles: pen.text((x, y), titles[k], 'black', font)
     return page
+
+# %% ../nbs/03_images.ipynb #eaacae39
+def as_jpeg(page: Image.Image, quality: int = 85):
+    "A picture for a notebook to display, as JPEG."
+    from IPython.display import Image as DisplayImage  # here, for a detector in production shows no notebook
+    packed = io.BytesIO()
+    page.save(packed, 'JPEG', quality=quality)
+    return DisplayImage(packed.getvalue(), format='jpeg')
 
 # %% ../nbs/03_images.ipynb #9e07c3da
 def complexity(path: Path) -> float:

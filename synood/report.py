@@ -35,7 +35,7 @@ def half_width(values, level: float = .95) -> float:
 def cell(values) -> str:
     "Mean and half-width of percent values, as a table prints them."
     w = half_width(values)
-    return f'{np.mean(values):.2f}' + (f' ± {w:.2f}' if w > 0 else '')
+    return f'{np.mean(values):.2f}' + (f' ± {w:.2f}' if w > 1e-9 else '')
 
 # %% ../nbs/04b_report.ipynb #7f256818
 def paired(a, b) -> dict[str, float]:
@@ -118,11 +118,11 @@ def merge_results(scale, root: Path) -> pd.DataFrame:
     "Write results.csv and manifest.json of a scale to its figures folder; return the rows."
     scale, folder = get_scale(scale), figures_folder(scale, root)
     rows = merge_rows(root, scale.name)
-    _write(folder/'results.csv', rows.to_csv(index=False))
+    atomic_write(folder/'results.csv', rows.to_csv(index=False))
     found = sorted({int(s) for s in rows.seed}) or scale.seeds
     behind = {stage_folder(name, scale, s, root) for name in stages.names() for s in found}
     manifests = {f.relative_to(root).as_posix(): json.loads((f/'manifest.json').read_text()) for f in sorted(behind) if f.exists()}
-    _write(folder/'manifest.json', json.dumps(dict(scale=dataclasses.asdict(scale), stages=manifests), indent=1, sort_keys=True) + '\n')
+    atomic_write(folder/'manifest.json', json.dumps(dict(scale=dataclasses.asdict(scale), stages=manifests), indent=1, sort_keys=True) + '\n')
     return rows
 
 # %% ../nbs/04b_report.ipynb #15b7fffc

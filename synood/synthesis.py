@@ -24,7 +24,7 @@ from torchvision.transforms.v2 import functional as TF
 from transformers import AutoTokenizer, CLIPTextModel
 from .context import read_contexts
 from .features import classifier_features, find_model, load_classifier
-from .images import ImageSet, open_sets, read_selection, sheet
+from .images import ImageSet, as_jpeg, open_sets, read_selection, sheet
 from .negatives import read_negatives
 from .runs import progress, run_stage, stage
 from .scales import Registry, choices, generator, get_scale, rng

@@ -291,6 +291,9 @@ def run(path, flags=()):
         runner.execute()
     except CellExecutionError as error:
         raise Fault(f'{error}\n{path}: left as it was, for a cell failed') from None
+    for cell in notebook.cells:  # warnings and progress bars teach nobody, and name paths
+        if cell.cell_type == 'code':
+            cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
     with lock():
         if digest(read(path)) != stamp:
             raise Fault(f'{path} was edited while it ran: outputs not stored, run it again')
