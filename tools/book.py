@@ -90,11 +90,14 @@ def readme_files():
     for cell in notebook.cells:
         if cell.cell_type == 'markdown':
             cell.source = LOCAL_LINK.sub(from_root, cell.source)
-    exporter = MarkdownExporter(config={'NbConvertBase': {'display_data_priority': FORMATS}})
+    exporter = MarkdownExporter(config={
+        'NbConvertBase': {'display_data_priority': FORMATS},
+        'TagRemovePreprocessor': {'enabled': True, 'remove_input_tags': {'remove-input'}}})
     text, resources = exporter.from_notebook_node(
         notebook, {'unique_key': 'index', 'output_files_dir': IMAGES})
     head = f'<!-- made by tools/book.py: edit {config.nbs_path.name}/{source.name} -->'
     text = re.sub(r'^[ \t]+$', '', text, flags=re.M)
+    text = re.sub(r'\n{3,}', '\n\n', text)
     files = {root/name: data for name, data in resources['outputs'].items()}
     return {root/'README.md': f'{head}\n\n{text.strip()}\n'.encode(), **files}
 
