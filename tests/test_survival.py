@@ -94,8 +94,11 @@ def test_two_processes_share_a_run(undisturbed, tmp_path):
 
 def test_a_finished_run_makes_nothing(undisturbed, tmp_path, monkeypatch):
     work(tmp_path/'runs')
-    times = {p: p.stat().st_mtime_ns for p in (tmp_path/'runs').rglob('*') if p.suffix in ('.png', '.csv', '.json')}
+    made = [p for p in (tmp_path/'runs').rglob('*') if p.suffix in {'.png', '.safetensors', '.jsonl'} or p.name == 'manifest.json']
+    rows = [p for p in (tmp_path/'runs'/'smoke'/'rows').rglob('*.csv')]
+    times = {p: p.stat().st_mtime_ns for p in made + rows}
+    assert len(times) > 300
     monkeypatch.setattr('synood.benchmark.evaluate', lambda *a: pytest.fail('evaluated again'))
     monkeypatch.setattr('synood.synthesis.synthesise', lambda *a: pytest.fail('synthesised again'))
     work(tmp_path/'runs')
-    assert times == {p: p.stat().st_mtime_ns for p in times if p.name != 'timings.csv'} | {p: t for p, t in times.items() if p.name == 'timings.csv'}
+    assert times == {p: p.stat().st_mtime_ns for p in times}
