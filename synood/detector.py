@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays, save as save_arrays
-from .features import encode_images, encode_text, load_clip, unit
+from .features import encode_images, load_clip, unit
 from .finetuning import Projection, SynOOD, projected
 from .images import ImageSet, read_image
 from .negatives import mine, pool

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 import numpy as np
 from PIL import Image
 from .runs import atomic_write, embedded_folder, run_stage, stage, stages

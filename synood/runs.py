@@ -8,9 +8,9 @@ __all__ = ['stages', 'ROW', 'temporary', 'atomic_write', 'atomic_folder', 'diges
            'ScaleView', 'Job', 'versions', 'log_time', 'note_output', 'run_stage', 'Rows', 'merge_rows']
 
 # %% ../nbs/01_runs.ipynb #d3eac5a0
-import ast, hashlib, importlib.metadata, json, math, os, platform, shutil, sys, time, uuid
+import ast, hashlib, importlib.metadata, json, os, platform, shutil, sys, time, uuid
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -221,7 +221,8 @@ def _finish(st, scale, seed, part, final, inputs):
     "Give the complete folder its manifest and its final name; the first of several processes does it."
     with FileLock(final.parent/'.locks'/f'{final.name}.finish.lock'):
         if final.exists(): return
-        for trash in part.rglob('*.tmp-*'): shutil.rmtree(trash) if trash.is_dir() else trash.unlink()
+        for trash in list(part.rglob('*.tmp-*')):  # of killed processes; one may lie inside another
+            shutil.rmtree(trash, ignore_errors=True) if trash.is_dir() else trash.unlink(missing_ok=True)
         manifest = _manifest(st, scale, seed, part, inputs)
         atomic_write(part/'manifest.json', json.dumps(manifest, indent=1, sort_keys=True, default=str) + '\n')
         os.replace(part, final)

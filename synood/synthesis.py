@@ -26,7 +26,7 @@ from .context import read_contexts
 from .features import classifier_features, find_model, load_classifier
 from .images import ImageSet, as_jpeg, open_sets, read_selection, sheet
 from .negatives import read_negatives
-from .runs import progress, run_stage, stage
+from .runs import run_stage, stage
 from .scales import Registry, choices, generator, get_scale, rng
 
 # %% ../nbs/09_synthesis.ipynb #d4dddd19
