@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from .features import find_model
 from .images import open_sets, read_image, read_selection
-from .runs import run_stage, stage
+from .runs import stage
 
 # %% ../nbs/08_context.ipynb #0a613d78
 def put_question(question: str,  # with {name} and the image placeholder

@@ -10,16 +10,15 @@ __all__ = ['CLASSES', 'OBJECTS', 'COLOURS', 'TEXTURES', 'SCENES', 'ID_SCENES', '
 
 # %% ../nbs/02_miniature.ipynb #a1c18f8a
 import json
-from collections import Counter
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from PIL import Image
-from .runs import atomic_write, embedded_folder, run_stage, stage, stages
-from .scales import get_scale, rng as stream
+from .runs import atomic_write, stage
+from .scales import rng as stream
 
 # %% ../nbs/02_miniature.ipynb #67c3d5a5
 _DATA = json.loads(files('synood').joinpath('assets', 'world.json').read_text(encoding='utf-8'))

@@ -22,7 +22,7 @@ from nltk.corpus.reader.wordnet import WordNetCorpusReader
 from safetensors.numpy import load_file, save_file
 from .features import Clip, encode_text, load_clip, unit
 from .images import open_sets
-from .runs import run_stage, stage
+from .runs import stage
 from .scales import Registry, Scale
 
 # %% ../nbs/06_negatives.ipynb #79bb127a

@@ -24,10 +24,10 @@ from torchvision.transforms.v2 import functional as TF
 from transformers import AutoTokenizer, CLIPTextModel
 from .context import read_contexts
 from .features import classifier_features, find_model, load_classifier
-from .images import ImageSet, as_jpeg, open_sets, read_selection, sheet
+from .images import ImageSet, open_sets, read_selection
 from .negatives import read_negatives
-from .runs import run_stage, stage
-from .scales import Registry, choices, generator, get_scale, rng
+from .runs import stage
+from .scales import Registry, choices, generator, rng
 
 # %% ../nbs/09_synthesis.ipynb #d4dddd19
 objectives = Registry('boundary loss')
