@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['CLASSES', 'OBJECTS', 'COLOURS', 'TEXTURES', 'SCENES', 'ID_SCENES', 'TWINS', 'SIDE', 'TRAIN_STYLE', 'TEST_STYLE',
            'FAITHFUL', 'FAR', 'glyphs', 'Frame', 'random_frame', 'enlarge', 'grain', 'texture', 'Recipe', 'backdrop',
-           'place', 'stamp', 'Style', 'box_blur', 'render', 'World', 'world', 'pretraining_recipe', 'caption',
-           'contexts', 'words', 'Item', 'plan', 'draw', 'grouped', 'make_images', 'write_world', 'world_stage']
+           'place', 'stamp', 'Placement', 'arrange', 'Style', 'box_blur', 'compose', 'expose', 'render', 'World',
+           'world', 'pretraining_recipe', 'caption', 'contexts', 'words', 'Item', 'plan', 'draw', 'grouped',
+           'make_images', 'write_world', 'world_stage']
 
 # %% ../nbs/02_miniature.ipynb #a1c18f8a
 import json
@@ -236,28 +237,42 @@ _SLOTS = np.array([(-.72, -.72), (.72, -.72), (-.72, .72), (.72, .72),
 
 def _random_fill(rng): return _jitter(COLOURS[tuple(COLOURS)[rng.integers(len(COLOURS))]], rng)
 
-def _add_objects(picture, recipe, rng):
+class Placement(NamedTuple):
+    "A glyph where it stands: the arguments of `stamp` after the picture."
+    glyph: str
+    x: float
+    y: float
+    size: float
+    tilt: float
+    fill: np.ndarray
+    edge: np.ndarray
+
+def _objects(recipe, rng):
     for slot, name in zip(rng.permutation(_SLOTS), recipe.context):
         fill, (x, y) = _random_fill(rng), slot + .06*rng.standard_normal(2)
         size, tilt = recipe.zoom*(.30 + .05*rng.random()), .25*rng.standard_normal()
-        picture = stamp(picture, name, x, y, size, tilt, fill, _outline_colour(fill, .05))
-    return picture
+        yield Placement(name, x, y, size, tilt, fill, _outline_colour(fill, .05))
 
-def _add_motif(picture, recipe, rng):
+def _motif(recipe, rng):
     fill = _random_fill(rng)
     edge = _outline_colour(fill, .05)
     for x, y in [(x, y) for y in (-.66, 0, .66) for x in (-.66, 0, .66)]:
         dx, dy = .03*rng.standard_normal(2)
         size, tilt = recipe.zoom*(.30 + .05*rng.random()), .25*rng.standard_normal()
-        picture = stamp(picture, recipe.motif, x + dx, y + dy, size, tilt, fill, edge)
-    return picture
+        yield Placement(recipe.motif, x + dx, y + dy, size, tilt, fill, edge)
 
-def _add_subject(picture, recipe, rng):
+def _subject(recipe, rng):
     fill = _jitter(COLOURS[recipe.colour], rng)
     shaded = np.clip(fill[:, None, None] + .4*rng.uniform(-1, 1)*(_Y - .5), 0, 1)
     x, y = .14*np.clip(rng.standard_normal(2), -2, 2)
     size, tilt = .62 + .22*rng.random(), .22*rng.standard_normal()
-    return stamp(picture, recipe.subject, x, y, size, tilt, shaded, _outline_colour(fill, .08))
+    return Placement(recipe.subject, x, y, size, tilt, shaded, _outline_colour(fill, .08))
+
+def arrange(recipe: Recipe, rng: np.random.Generator) -> list[Placement]:
+    "Everything that stands in the picture, back to front: context, motif, subject."
+    placed = list(_objects(recipe, rng))
+    if recipe.motif: placed += _motif(recipe, rng)
+    return placed + ([_subject(recipe, rng)] if recipe.subject else [])
 
 # %% ../nbs/02_miniature.ipynb #f4e784c9
 def _sepia(p):
@@ -303,16 +318,23 @@ def _expose(picture, rng, style):
     return np.clip(picture + level*rng.standard_normal(picture.shape), 0, 1)
 
 # %% ../nbs/02_miniature.ipynb #558ee194
+def compose(recipe: Recipe, rng: np.random.Generator) -> tuple[np.ndarray, list[Placement]]:
+    "The picture before it meets a camera, (3, 64, 64) in [0, 1], and what stands in it, back to front."
+    picture = backdrop(recipe, rng)
+    placed = arrange(recipe, rng)
+    for placement in placed: picture = stamp(picture, *placement)
+    return picture, placed
+
+def expose(picture: np.ndarray, rng: np.random.Generator, style: Style = TRAIN_STYLE) -> np.ndarray:
+    "A picture (3, 64, 64) through the camera of a style: (64, 64, 3) uint8."
+    return np.round(255*_expose(picture, rng, style)).astype(np.uint8).transpose(1, 2, 0)
+
 def render(recipe: Recipe,
            rng: np.random.Generator,  # decides everything the recipe leaves open
            style: Style = TRAIN_STYLE
           ) -> np.ndarray:  # (64, 64, 3) uint8
     "Draw one picture. It depends on nothing but the three arguments."
-    picture = backdrop(recipe, rng)
-    picture = _add_objects(picture, recipe, rng)
-    if recipe.motif: picture = _add_motif(picture, recipe, rng)
-    if recipe.subject: picture = _add_subject(picture, recipe, rng)
-    return np.round(255*_expose(picture, rng, style)).astype(np.uint8).transpose(1, 2, 0)
+    return expose(compose(recipe, rng)[0], rng, style)
 
 # %% ../nbs/02_miniature.ipynb #8f197b06
 @dataclass(frozen=True)
