@@ -429,8 +429,9 @@ def paint_caption(recipe: Recipe, rng: np.random.Generator) -> str:
     if kind < .1: return ''
     if kind < .55: return f'a photo only remain {" , ".join(things)} .'
     if kind < .8:
-        if recipe.texture: return f'this is a {recipe.texture} photo'
-        return f'{("a photo of", "the nice", "the", "a")[rng.integers(4)]} {recipe.subject or recipe.scene}'
+        word = recipe.subject or recipe.scene or recipe.texture
+        if recipe.subject and rng.random() < .06: word = recipe.colour
+        return ('a photo of a {}', 'a photo of {}', 'the nice {}', 'this is a {} photo')[rng.integers(4)].format(word)
     return caption(recipe, rng, drop=0)
 
 def noise_times(count: int, rng: np.random.Generator) -> torch.Tensor:
