@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'OBJECTS', 'COLOURS', 'TEXTURES', 'SCENES', 'ID_SCENES', 'TWINS', 'SIDE', 'TRAIN_STYLE', 'TEST_STYLE',
-           'FAITHFUL', 'FAR', 'glyphs', 'Frame', 'random_frame', 'enlarge', 'grain', 'texture', 'Recipe', 'backdrop',
-           'place', 'stamp', 'Placement', 'arrange', 'Style', 'box_blur', 'compose', 'expose', 'render', 'World',
-           'world', 'pretraining_recipe', 'caption', 'contexts', 'words', 'Item', 'plan', 'draw', 'grouped',
+           'FAITHFUL', 'MIX', 'FAR', 'glyphs', 'Frame', 'random_frame', 'enlarge', 'grain', 'texture', 'Recipe',
+           'backdrop', 'place', 'stamp', 'Placement', 'arrange', 'Style', 'box_blur', 'compose', 'expose', 'render',
+           'World', 'world', 'pretraining_recipe', 'caption', 'contexts', 'words', 'Item', 'plan', 'draw', 'grouped',
            'make_images', 'write_world', 'world_stage']
 
 # %% ../nbs/02_miniature.ipynb #a1c18f8a
@@ -450,10 +450,11 @@ _KINDS = {'id': _id, 'near': _near, 'iNaturalist': _plant, 'SUN': _sun, 'Places'
           'Textures': _textures, 'open': _open, 'scene': _bare_scene}
 
 # %% ../nbs/02_miniature.ipynb #30db5fef
+MIX = _DATA['pretraining_mix']  # kind -> share of the pictures
+
 def pretraining_recipe(rng: np.random.Generator) -> Recipe:
     "A recipe from the mixture that the shipped CLIP learned from."
-    mix = _DATA['pretraining_mix']
-    return world('pretraining').sample(tuple(mix)[rng.choice(len(mix), p=list(mix.values()))], rng)
+    return world('pretraining').sample(tuple(MIX)[rng.choice(len(MIX), p=list(MIX.values()))], rng)
 
 # %% ../nbs/02_miniature.ipynb #dbfd9ec1
 _OPENINGS = ('a photo of ', '', 'the ', 'a picture of ', 'the nice ', 'a nice ')
