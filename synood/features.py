@@ -140,7 +140,7 @@ def _local_clip(folder):
 def _model_files(folder):
     "The files of a folder that decide what its network computes."
     kinds = ('.safetensors', '.json', '.txt')
-    return sorted(f for f in Path(folder).iterdir() if f.suffix in kinds)
+    return sorted(f for f in Path(folder).iterdir() if f.suffix in kinds and f.name != 'manifest.json')
 
 def _stamp(folder):
     "What tells a replaced file from the old one, without reading it."

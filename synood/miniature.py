@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'OBJECTS', 'COLOURS', 'TEXTURES', 'SCENES', 'ID_SCENES', 'TWINS', 'SIDE', 'TRAIN_STYLE', 'TEST_STYLE',
-           'FAITHFUL', 'MIX', 'FAR', 'glyphs', 'Frame', 'random_frame', 'enlarge', 'grain', 'texture', 'Recipe',
-           'backdrop', 'place', 'stamp', 'Placement', 'arrange', 'Style', 'box_blur', 'compose', 'expose', 'render',
-           'World', 'world', 'pretraining_recipe', 'caption', 'contexts', 'words', 'Item', 'plan', 'draw', 'grouped',
-           'make_images', 'write_world', 'world_stage']
+           'FAITHFUL', 'ZOOM', 'INTRUDERS', 'PRINTED', 'MIX', 'FAR', 'glyphs', 'Frame', 'random_frame', 'enlarge',
+           'grain', 'texture', 'Recipe', 'backdrop', 'place', 'stamp', 'Placement', 'arrange', 'Style', 'box_blur',
+           'compose', 'expose', 'render', 'World', 'world', 'pretraining_recipe', 'caption', 'contexts', 'words',
+           'Item', 'plan', 'draw', 'grouped', 'make_images', 'write_world', 'world_stage']
 
 # %% ../nbs/02_miniature.ipynb #a1c18f8a
 import json
@@ -414,12 +414,16 @@ def _bare_scene(world, rng, concept):
     return Recipe('scene', scene=scene, context=_strangers(rng, rng.integers(3)))
 
 # %% ../nbs/02_miniature.ipynb #fefc1045
+ZOOM = (1., 1.6)  # size of the objects in a hard world's far pictures, as a factor
+INTRUDERS = .5  # probability that one of them is of the world's own glyphs
+PRINTED = .5  # probability that a texture carries a motif
+
 def _crowded(world, rng, context, intruders):
-    "Hard worlds: more and larger objects, in every second picture an intruder among them."
+    "Hard worlds: more and larger objects, often an intruder among them."
     if not world.hard: return dict(context=context)
-    zoom, n = 1 + .6*rng.random(), rng.integers(2, 5)
+    zoom, n = rng.uniform(*ZOOM), rng.integers(2, 5)
     crowd = list(context) + [_pick(rng, OBJECTS) for _ in range(n - len(context))]
-    if rng.random() < .5: crowd[0] = _pick(rng, intruders)
+    if rng.random() < INTRUDERS: crowd[0] = _pick(rng, intruders)
     return dict(context=tuple(dict.fromkeys(crowd)), zoom=zoom)
 
 def _sun(world, rng, concept):
@@ -442,7 +446,7 @@ def _places(world, rng, concept):
 
 def _textures(world, rng, concept):
     name = concept or _pick(rng, world.textures)
-    if not world.hard or rng.random() < .5: return Recipe('Textures', texture=name)
+    if not world.hard or rng.random() < 1 - PRINTED: return Recipe('Textures', texture=name)
     motif = _pick(rng, world.near + world.plants + world.motifs)
     return Recipe('Textures', texture=name, motif=motif, zoom=.9)
 

@@ -418,6 +418,7 @@ def shelf_faults(shelf, package):
     for path, notebook in shelf.items():
         sources = (cell.source for cell in code_cells(notebook) if is_exported(cell.source))
         for module in sorted({m for source in sources for m in pattern.findall(source)}):
+            if module_of(notebook) == 'cli': continue  # the front door leads everywhere
             if home.get(module, path).name > path.name:
                 yield f'{path.name}: imports {module}, which a later notebook makes'
 
