@@ -194,7 +194,7 @@ def pretrain(names: list[str] = typer.Argument(None, help='Networks to train; de
     from dataclasses import replace
     from synood.pretraining import SHELVES, ship, trainees
     from synood.pretraining import pretrain as train
-    chosen = {n: trainees[n] for n in names or trainees.names()}
+    chosen = [trainees[n].name for n in names or trainees.names()]  # an unknown name ends here, not after an hour
     plans = {n: replace(trainees[n].plan, samples=ceil(share*trainees[n].plan.samples) or 1) for n in trainees.names()}
     sizes = {kind: ceil(share*n) or 1 for kind, n in SHELVES.items()}
     for name in chosen: print(f'{name}: {train(name, root, plans, sizes)}', flush=True)

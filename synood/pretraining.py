@@ -6,9 +6,10 @@
 __all__ = ['SHELVES', 'SHARD', 'GLYPHS', 'trainees', 'TARGETS', 'MODELS', 'crowd', 'cells', 'picture', 'Shelf', 'draw_shelves',
            'open_shelves', 'Batch', 'draw_batch', 'Plan', 'Trainee', 'trainee', 'Course', 'learn', 'finished',
            'pretrain', 'tokens', 'truth', 'similarities', 'recognised', 'ClipTrainee', 'RN', 'SmallRN', 'Tower',
-           'open_clip_tower', 'ViT', 'ResNet', 'VAE', 'paint_caption', 'noise_times', 'shelf_latents', 'Inpainter',
-           'painted', 'question', 'answer', 'LLaVA', 'manifest', 'clip_card', 'classifier_card', 'lister_card', 'psnr',
-           'vae_card', 'painter_card', 'report_card', 'as_table', 'shipped_card', 'ship']
+           'open_clip_tower', 'ViT', 'ResNet', 'VAE', 'paint_caption', 'noise_times', 'focus', 'shelf_latents',
+           'Inpainter', 'painted', 'question', 'answer', 'LLaVA', 'manifest', 'clip_card', 'classifier_card',
+           'lister_card', 'psnr', 'vae_card', 'showing', 'drawn', 'painter_card', 'report_card', 'as_table',
+           'shipped_card', 'ship']
 
 # %% ../nbs/90_pretraining.ipynb #4f5f17c0
 import json, math, os, shutil, subprocess, time
@@ -32,15 +33,15 @@ from torch import nn
 from transformers import (AutoProcessor, AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig,
                           CLIPVisionModel, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration)
 from .benchmark import evaluate, load_benchmark
-from .context import context_prompt, context_quality, describe, load_lister
+from .context import context_prompt, context_quality, describe, load_lister, put_question
 from .features import (Clip, classifier_features, cosine, encode_images, encode_text, load_classifier, load_clip)
 from .images import spread
 from .metrics import id_accuracy
-from .miniature import (CLASSES, MIX, OBJECTS, SCENES, SIDE, TEXTURES, TRAIN_STYLE, Recipe, caption, compose, contexts, draw, expose,
-                              glyphs, world)
+from .miniature import (CLASSES, COLOURS, MIX, OBJECTS, SCENES, SIDE, TEXTURES, TRAIN_STYLE, Recipe, caption, compose, contexts, draw, expose,
+                              glyphs, render, world)
 from .miniature import plan as world_plan
 from .negatives import fill, read_negatives
-from .runs import atomic_folder, atomic_write, embedded_folder, file_hash, progress, run_stage, versions
+from .runs import atomic_folder, embedded_folder, file_hash, progress, run_stage, versions
 from .scales import Registry, generator, get_scale, rng as stream
 from .scores import MCM, NegLabel
 from .synthesis import decode, load_painter, paint, read_synthetic, to_image
@@ -270,7 +271,7 @@ def pretrain(name: str, root: Path, plans: dict[str, Plan] | None = None, sizes:
     folder = root/name
     plan = (plans or {}).get(name, cls.plan)
     if finished(folder/'network'):
-        if manifest(name, folder/'network')['recipe'].items() >= asdict(plan).items(): return folder/'network'
+        if manifest(folder/'network')['recipe'].items() >= asdict(plan).items(): return folder/'network'
         raise ValueError(f'{folder/"network"} was made by another plan: delete it or take another root')
     folders = {n: pretrain(n, root, plans, sizes, seconds_between) for n in cls.needs}
     folder.mkdir(parents=True, exist_ok=True)
@@ -512,6 +513,11 @@ def noise_times(count: int, rng: np.random.Generator) -> torch.Tensor:
     late = rng.random(count) < .75
     return torch.from_numpy(np.where(late, rng.integers(400, 1000, count), rng.integers(0, 400, count)))
 
+def focus(cells: torch.Tensor, times: float) -> torch.Tensor:
+    "Weights (B, 1, 16, 16) of the loss, 1 on average: where a glyph stands, `times` what they are elsewhere. cells: (B, 8, 8)."
+    weight = 1 + (times - 1)*(cells > 0).float()[:, None]
+    return F.interpolate(weight/weight.mean(), scale_factor=2)
+
 # %% ../nbs/90_pretraining.ipynb #e49f003e
 _UNET = dict(sample_size=16, block_out_channels=(32, 96, 128), layers_per_block=1, cross_attention_dim=96, attention_head_dim=4,
              norm_num_groups=8, down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'),
@@ -577,12 +583,7 @@ class Inpainter(Trainee):
         text = self.net.text(tokens([paint_caption(r, rng) for r in batch.recipes]).to(self.device))[0]
         x = torch.cat([self.schedule.add_noise(z, eps, t), masks, seen], 1).to(memory_format=torch.channels_last)
         error = (self.net.unet(x, t, text).sample.float() - self.schedule.get_velocity(z, eps, t)).square().mean(1, keepdim=True)
-        return (error*self.focus(batch.cells.to(self.device))).mean()
-
-    def focus(self, grid):
-        "Weights (B, 1, 16, 16) of the loss, 1 on average: after 110,000 pictures the places are learned, and glyphs count five times."
-        weight = 1 + (4 if self.seen >= 110_000 else 0)*(grid > 0).float()[:, None]
-        return F.interpolate(weight/weight.mean(), scale_factor=2)
+        return (error*focus(batch.cells.to(self.device), 5 if self.seen >= 110_000 else 1)).mean()  # first places, then glyphs
 
     def save(self, folder):
         pipeline = StableDiffusionInpaintPipeline(
@@ -599,8 +600,8 @@ def painted(scale, prompts: list[str], run_seed: int = 0) -> list[Image.Image]:
 
 # %% ../nbs/90_pretraining.ipynb #77090cc8
 def question(name: str) -> str:
-    "What the lister is asked at the scale `mini`."
-    return f'list the elements of this picture except the {name} . assistant :'
+    "What the lister is asked at the scale `mini`, after the picture."
+    return put_question(get_scale('mini').question, name).removeprefix('<image> ')
 
 def answer(recipe: Recipe) -> tuple[str, str]:
     "The thing to leave out and the list of the rest: objects in the atlas's order, the place last; '.' for nothing."
@@ -657,9 +658,10 @@ TARGETS = {('clip', 'zero-shot accuracy, %'): (95, 100), ('clip', 'NegLabel FPR9
 MODELS = ('clip', 'classifier', 'lister', 'inpainting')  # the folders that ship
 
 # %% ../nbs/90_pretraining.ipynb #1aca17b0
-def manifest(name: str, folder: Path | None = None) -> dict:
-    "What is known about how a network came to be: of an embedded one by its name, or of a folder."
-    return json.loads(((folder or embedded_folder(name))/'manifest.json').read_text())
+def manifest(network: str | Path) -> dict:
+    "What is known about how a network came to be: an embedded one by its name, or the one in a folder."
+    folder = network if isinstance(network, Path) else embedded_folder(network)
+    return json.loads((folder/'manifest.json').read_text())
 
 # %% ../nbs/90_pretraining.ipynb #670050ab
 def clip_card(scale, root: Path) -> dict[str, float]:
@@ -707,23 +709,44 @@ def vae_card(scale, n: int = 200) -> dict[str, float]:
             'the noise itself, dB': psnr(noisy, clean)}
 
 # %% ../nbs/90_pretraining.ipynb #6209568f
+def showing(word: str, rng: np.random.Generator) -> Recipe:
+    "A picture of one word: a glyph somewhere, a place, a texture, or something in that colour."
+    if word in TEXTURES: return Recipe('Textures', texture=word)
+    if word in SCENES: return Recipe('scene', scene=word)
+    pick = lambda names: tuple(names)[rng.integers(len(names))]
+    return Recipe('open', word if word in GLYPHS else pick(GLYPHS), word if word in COLOURS else pick(COLOURS), scene=pick(SCENES))
+
+def drawn(recipes: list[Recipe]) -> list[Image.Image]:
+    "Pictures of recipes from the renderer: what a painter would make that makes no mistake."
+    return [Image.fromarray(render(r, stream(0, 'card', i), TRAIN_STYLE)) for i, r in enumerate(recipes)]
+
+def _objects_card(scale, clip, images):
+    "Which objects named in a prompt CLIP and the lister find in painted pictures, and in drawn ones."
+    truths, card = [truth(p) for p in images.paths], {}
+    fresh = painted(scale, [context_prompt(contexts(t), scale.context_prompt) for t in truths])
+    for where, pictures in (('', fresh), (' where drawn', drawn([replace(t, subject=None, colour=None) for t in truths]))):
+        found = recognised(similarities(clip, pictures, list(OBJECTS)), list(OBJECTS), [set(t.context) for t in truths])
+        records = describe([dict(path=t.scene, name=t.subject) for t in truths], pictures, load_lister(scale.lister), scale)
+        listed = context_quality([r['items'] for r in records], [contexts(t) for t in truths], set(SCENES))['recall']
+        card |= {f'objects recognised{where}, %': 100*found, f'objects listed{where}, %': 100*listed}
+    return card
+
 def painter_card(scale, root: Path, n: int = 200) -> dict[str, float]:
     "What CLIP sees in painted pictures, in percent: from context prompts, at the scale's own setting, from negative words."
-    clip, images = load_clip(scale.clip), load_benchmark(scale, root).sets['id']
-    truths = [truth(p) for p in images.take(spread(len(images), n)).paths]
-    fresh = painted(scale, [context_prompt(contexts(t), scale.context_prompt) for t in truths])
+    clip, sets = load_clip(scale.clip), load_benchmark(scale, root).sets
+    best = lambda pictures, words: np.array(words)[similarities(clip, pictures, words).argmax(1)]
+    hit = lambda a, b: 100*float(np.mean(np.array(a) == np.array(b)))
     made, records = read_synthetic(run_stage('synthesis', scale, (0,), root)[0], 'grad')
     classes, negatives = list(CLASSES), list(read_negatives(run_stage('negatives', scale, (0,), root)[0]).words)
     pictures, subjects = [made.read(f) for f in made.files], [r['name'] for r in records]
-    places = [truth(load_benchmark(scale, root).sets['train'].path(r['path'])).scene for r in records]
-    text, drawn = read_synthetic(run_stage('textimages', scale, (0,), root)[0], 'text')
-    best = lambda pictures, words: np.array(words)[similarities(clip, pictures, words).argmax(1)]
-    hit = lambda a, b: 100*float(np.mean(np.array(a) == np.array(b)))
-    return {'objects recognised, %': 100*recognised(similarities(clip, fresh, list(OBJECTS)), list(OBJECTS), [set(t.context) for t in truths]),
-            'subject still first, %': hit(best(pictures, classes + negatives), subjects),
-            'subject first of the classes, %': hit(best(pictures, classes), subjects),
-            'place kept, %': hit(best(pictures, list(SCENES)), places),
-            'negative word recognised, %': hit(best([text.read(f) for f in text.files], negatives), [r['word'] for r in drawn])}
+    text, rows = read_synthetic(run_stage('textimages', scale, (0,), root)[0], 'text')
+    asked = [r['word'] for r in rows]
+    return _objects_card(scale, clip, sets['id'].take(spread(len(sets['id']), n))) | {
+        'subject still first, %': hit(best(pictures, classes + negatives), subjects),
+        'subject first of the classes, %': hit(best(pictures, classes), subjects),
+        'place kept, %': hit(best(pictures, list(SCENES)), [truth(sets['train'].path(r['path'])).scene for r in records]),
+        'negative word recognised, %': hit(best([text.read(f) for f in text.files], negatives), asked),
+        'negative word recognised where drawn, %': hit(best(drawn([showing(w, stream(0, 'card', i, 'word')) for i, w in enumerate(asked)]), negatives), asked)}
 
 # %% ../nbs/90_pretraining.ipynb #2148f920
 def report_card(models: dict[str, str], root: Path, scale='mini', n: int = 200) -> pd.DataFrame:
@@ -756,8 +779,8 @@ def ship(root: Path) -> Path:
     with atomic_folder(root/'miniature') as part:
         for name in MODELS:
             shutil.copytree(root/name/'network', part/name)
-            about = manifest(name, part/name)
-            about['built_from'] = {n: manifest(n, root/n/'network') for n in about['recipe']['needs'] if n not in MODELS}
+            about = manifest(part/name)
+            about['built_from'] = {n: manifest(root/n/'network') for n in about['recipe']['needs'] if n not in MODELS}
             about['metrics'] = dict(card[card.model == name][['metric', 'value']].itertuples(index=False))
             (part/name/'manifest.json').write_text(json.dumps(about, indent=1) + '\n')
     return root/'miniature'

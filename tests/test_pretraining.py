@@ -57,7 +57,7 @@ def test_killed_and_resumed_is_the_same_network(tmp_path):
             process.kill()
             assert process.wait() == -9, 'it ended before it was killed'
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-        hashes.append(manifest('', tmp_path/name/'classifier'/'network')['sha256'])
+        hashes.append(manifest(tmp_path/name/'classifier'/'network')['sha256'])
     assert hashes[0] == hashes[1]
     assert not (tmp_path/'cut'/'classifier'/'checkpoint.pt').exists()
 
