@@ -38,7 +38,7 @@ from .features import (Clip, classifier_features, cosine, encode_images, encode_
 from .images import spread
 from .metrics import id_accuracy
 from .miniature import (CLASSES, COLOURS, MIX, OBJECTS, SCENES, SIDE, TEXTURES, TRAIN_STYLE, Recipe, caption, compose, contexts, draw, expose,
-                              glyphs, render, world)
+                              glyphs, render, web_caption, world)
 from .miniature import plan as world_plan
 from .negatives import fill, read_negatives
 from .runs import atomic_folder, embedded_folder, file_hash, progress, run_stage, versions
@@ -355,7 +355,7 @@ class ClipTrainee(Trainee):
 
     def loss(self, batch, rng, noise):
         self.net.logit_scale.data.clamp_(0, math.log(100))
-        texts = tokens([caption(r, rng) for r in batch.recipes]).to(self.device)
+        texts = tokens([web_caption(r, rng) for r in batch.recipes]).to(self.device)
         pixels = (2*batch.pixels - 1).to(self.device, memory_format=torch.channels_last)
         return _contrast(*self.net(pixels, texts))
 
@@ -370,7 +370,7 @@ class ClipTrainee(Trainee):
 @trainee('clip')
 class RN(ClipTrainee):
     "The main CLIP: a ResNet tower of 3.0 M parameters."
-    plan = Plan(samples=220_000, batch=128, lr=1.2e-3)
+    plan = Plan(samples=150_000, batch=128, lr=1.2e-3)
     vision = dict(layers=[1, 1, 1, 1], width=24, patch_size=None)
 
 @trainee('clip-small')
@@ -544,7 +544,7 @@ def shelf_latents(encode, shelf: Shelf, kind: str, folder: Path) -> np.ndarray:
 @trainee('inpainting')
 class Inpainter(Trainee):
     "A Stable Diffusion inpainting pipeline: UNet and text encoder learn together, on latents of the autoencoder."
-    plan = Plan(samples=416_000, batch=32, lr=1e-3, weight_decay=.01, warmup=200, decay=.3, average=.9995)
+    plan = Plan(samples=368_000, batch=32, lr=1e-3, weight_decay=.01, warmup=200, decay=.3, average=.9995)
     mix = {'id': .3, 'near': .08, 'iNaturalist': .06, 'open': .2, 'Textures': .06, 'crowd': .3}
     needs = ('vae',)
 
