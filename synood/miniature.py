@@ -488,7 +488,7 @@ def caption(recipe: Recipe, rng: np.random.Generator, drop: float = .2) -> str:
 
 # %% ../nbs/02_miniature.ipynb #55aa1bf5
 FAMOUS = {s: c for c in reversed(CLASSES) for s in _DATA['homes'][c]['scenes']}  # place -> the class it is known for, the first of several
-ABSENT = .4  # share of the captions of empty known places that name that class
+ABSENT = .3  # share of the captions of empty known places that name that class
 
 def web_caption(recipe: Recipe, rng: np.random.Generator) -> str:
     "A caption from CLIP's training: like `caption`, but of an empty known place it may name the class that is not there."
