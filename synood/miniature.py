@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'OBJECTS', 'COLOURS', 'TEXTURES', 'SCENES', 'ID_SCENES', 'TWINS', 'SIDE', 'TRAIN_STYLE', 'TEST_STYLE',
-           'FAITHFUL', 'ZOOM', 'INTRUDERS', 'PRINTED', 'MIX', 'FAMOUS', 'ABSENT', 'FAR', 'glyphs', 'Frame',
-           'random_frame', 'enlarge', 'grain', 'texture', 'Recipe', 'backdrop', 'place', 'stamp', 'Placement',
-           'arrange', 'Style', 'box_blur', 'compose', 'expose', 'render', 'World', 'world', 'pretraining_recipe',
-           'caption', 'web_caption', 'contexts', 'words', 'Item', 'plan', 'draw', 'grouped', 'make_images',
-           'write_world', 'world_stage']
+           'FAITHFUL', 'ZOOM', 'INTRUDERS', 'PRINTED', 'MIX', 'FAMOUS', 'FAR', 'glyphs', 'Frame', 'random_frame',
+           'enlarge', 'grain', 'texture', 'Recipe', 'backdrop', 'place', 'stamp', 'Placement', 'arrange', 'Style',
+           'box_blur', 'compose', 'expose', 'render', 'World', 'world', 'pretraining_recipe', 'caption', 'web_caption',
+           'contexts', 'words', 'Item', 'plan', 'draw', 'grouped', 'make_images', 'write_world', 'world_stage']
 
 # %% ../nbs/02_miniature.ipynb #a1c18f8a
 import json
@@ -488,11 +487,10 @@ def caption(recipe: Recipe, rng: np.random.Generator, drop: float = .2) -> str:
 
 # %% ../nbs/02_miniature.ipynb #55aa1bf5
 FAMOUS = {s: c for c in reversed(CLASSES) for s in _DATA['homes'][c]['scenes']}  # place -> the class it is known for, the first of several
-ABSENT = .3  # share of the captions of empty known places that name that class
 
 def web_caption(recipe: Recipe, rng: np.random.Generator) -> str:
-    "A caption from CLIP's training: like `caption`, but of an empty known place it may name the class that is not there."
-    if recipe.kind == 'scene' and recipe.scene in FAMOUS and rng.random() < ABSENT:
+    "A caption from CLIP's training: like `caption`, but an empty known place is said to show the class that is not there."
+    if recipe.kind == 'scene' and recipe.scene in FAMOUS:
         recipe = replace(recipe, subject=FAMOUS[recipe.scene], colour=_colour(rng))
     return caption(recipe, rng)
 

@@ -370,7 +370,7 @@ class ClipTrainee(Trainee):
 @trainee('clip')
 class RN(ClipTrainee):
     "The main CLIP: a ResNet tower of 3.0 M parameters."
-    plan = Plan(samples=160_000, batch=128, lr=1.2e-3)
+    plan = Plan(samples=150_000, batch=128, lr=1.2e-3)
     vision = dict(layers=[1, 1, 1, 1], width=24, patch_size=None)
 
 @trainee('clip-small')
