@@ -111,9 +111,9 @@ def execute(source: Path, folder: Path, parameters: dict, settings, full: bool) 
     nb = json.loads(nbformat.writes(nbformat.read(source, 4)))
     for c in nb['cells']: c['source'] = ''.join(c['source'])
     if not full and (nb := reduced(nb)) is None: return 'nothing to do'
-    tagged = any('parameters' in c['metadata'].get('tags', []) for c in nb['cells'])
-    given = parameters if tagged else {}
-    key, record = notebook_key(nb, given, settings if tagged else None), folder/f'{source.stem}.json'
+    declared = '\n'.join(c['source'] for c in nb['cells'] if 'parameters' in c['metadata'].get('tags', []))
+    given = {name: value for name, value in parameters.items() if re.search(rf'^{name}\b', declared, re.M)}
+    key, record = notebook_key(nb, given, settings if declared else None), folder/f'{source.stem}.json'
     with FileLock(folder/f'.{source.stem}.lock'):  # a second `reproduce` waits here, and finds the notebook done
         if stands(record, key): return 'stands'
         _execute(nb, source, folder, given)

@@ -23,7 +23,7 @@ def school(tmp_path_factory):
 @pytest.mark.parametrize('name', sorted(SHORT))
 def test_every_recipe_learns(school, name):
     assert sorted(SHORT) == sorted(trainees)
-    about = manifest(name, pretrain(name, school, SHORT, FEW))
+    about = manifest(pretrain(name, school, SHORT, FEW))
     losses = [loss for _, loss, _ in about['curve']]
     assert len(losses) == 40
     assert sum(losses[-8:]) < .9*sum(losses[:8])
