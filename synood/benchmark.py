@@ -18,7 +18,7 @@ from .metrics import id_accuracy, measure
 from .negatives import read_negatives
 from .report import merge_results
 from .runs import Rows, code_hash, digest, fingerprint, note_output, progress, run_stage, stages
-from .scales import Scale, get_scale
+from .scales import Scale, get_scale, rng
 from .scores import Features, Method, Synthetic, Train
 from .synthesis import read_synthetic
 
@@ -46,7 +46,16 @@ class Benchmark:
     @property
     def cache(self) -> Path: return self.root/'cache'
 
-    def features(self, name: str, needs) -> Features: return extract(self.sets[name], needs, self.scale, self.cache)
+    def draw(self, name: str, run_seed: int) -> ImageSet:
+        "The test images of a set that a run seed meets: one of the scale's disjoint draws."
+        images, draws = self.sets[name], self.scale.draws
+        order = np.arange(len(images)) if draws == 1 else rng(0, 'images', name, 'draw').permutation(len(images))
+        return images.take(np.sort(np.array_split(order, draws)[run_seed % draws]))
+
+    def features(self, name: str, needs, run_seed: int = 0) -> Features:
+        "Features of the training set, or of a seed's draw of a test set."
+        images = self.sets[name] if name == 'train' else self.draw(name, run_seed)
+        return extract(images, needs, self.scale, self.cache)
 
     def selection(self) -> ImageSet:
         "The ID training images that were picked for synthesis, in the order of the selection."
@@ -95,8 +104,8 @@ def evaluate(method: Method, bench: Benchmark, run_seed: int, ablation: bool = F
     "Result rows of one method at one seed, one per OOD set, measures in percent."
     scale, params = bench.scale, params_of(method)
     fitted = dataclasses.replace(method).fit(training_data(bench, type(method), run_seed))
-    test = bench.features('id', method.needs)
-    id_scores, accuracy = fitted.score(test), id_accuracy(fitted.predict(test), bench.sets['id'].labels)
+    test = bench.features('id', method.needs, run_seed)
+    id_scores, accuracy = fitted.score(test), id_accuracy(fitted.predict(test), bench.draw('id', run_seed).labels)
     cell = {k: params.get(k, '') if ablation else '' for k in ('images', 'training', 'strategy', 'm')}
     backbone = method.needs[0][0]
     network = load_clip(scale.clip) if backbone == 'clip' else load_classifier(scale.classifier)
@@ -106,9 +115,9 @@ def evaluate(method: Method, bench: Benchmark, run_seed: int, ablation: bool = F
                   transform=describe(network.transform), id_acc=100*accuracy)
     rows = []
     for name, group in bench.groups.items():
-        ood_scores = fitted.score(bench.features(name, method.needs))
+        ood_scores = fitted.score(bench.features(name, method.needs, run_seed))
         found = {k: 100*v for k, v in measure(id_scores, ood_scores).items()}
-        rows.append({**common, **found, 'dataset': name, 'group': group, 'n_ood': len(ood_scores), 'list_hash': bench.sets[name].hash})
+        rows.append({**common, **found, 'dataset': name, 'group': group, 'n_ood': len(ood_scores), 'list_hash': bench.draw(name, run_seed).hash})
     return rows
 
 # %% ../nbs/09b_benchmark.ipynb #e9ab8f6c

@@ -329,11 +329,11 @@ def open_sets(folder: Path) -> dict[str, ImageSet]:
             for key, found in lists.items()}
 
 # %% ../nbs/03_images.ipynb #e7bb3f3c
-@stage('images', needs=('world',), uses=('world', 'data', 'protocol', 'n_train', 'n_test'))
+@stage('images', needs=('world',), uses=('world', 'data', 'protocol', 'n_train', 'n_test', 'draws'))
 def images_stage(job):
     "sets.json: the files of the scale's protocol, below its `data` or in the rendered world."
     root = Path(job.scale.data) if job.scale.data else job.inputs['world']
-    sets = protocols[job.scale.protocol].load(root, job.scale.n_train, job.scale.n_test)
+    sets = protocols[job.scale.protocol].load(root, job.scale.n_train, job.scale.n_test*job.scale.draws)
     write_sets(sets, job.folder, None if job.scale.data else job.final)
 
 # %% ../nbs/03_images.ipynb #33dfd023

@@ -49,6 +49,7 @@ class Materials:
     data: str = ''  # root of the protocol's folders; empty for the embedded miniature
     n_train: int = 0  # ID training images per class; 0 = all there are
     n_test: int = 0  # images per OOD set, twice as many ID; 0 = all there are
+    draws: int = 1  # so many disjoint draws of the test images; run seed r meets number r modulo draws
     m: int = 50_000  # synthetic images, the same number from every class (paper 4.1)
     # models, tried in order
     clip: tuple[str, ...] = ('ViT-B-16-quickgelu/openai',)  # paper 4.1
@@ -86,6 +87,7 @@ class Scale(Materials):
     step: float = 10.  # r * rho of Eq. 10, release
     release_batch: int = 2  # the release averages its loss over this many images
     batch: int = 8  # images synthesised together; part of the plan, so of the bytes
+    keep: str = 'all'  # synthetic images to train on; 'lost': those whose nearest ID label is not their class any more
     # projection (Eqs. 11-12)
     residual: bool = True  # release: f + delta(f); False is Eq. 11 as printed
     epochs: int = 3  # release
@@ -95,6 +97,8 @@ class Scale(Materials):
     lr_min: float = 1e-5  # end of the cosine, stepped per epoch, release
     # label features (Eqs. 13-14)
     label_loss: str = 'image_to_text'  # release; 'text_to_image' and 'multi_positive' are readings of Eq. 14
+    label_ids: bool = False  # release and paper: no; True lets ID images and ID labels take part in the label phase
+    label_min: int = 1  # labels with fewer synthetic images stay as they are
     label_epochs: int = 5  # paper 4.1
     label_lr: float = 2e-2  # release; the paper says 2e-3
     label_momentum: float = .9  # release
@@ -111,15 +115,17 @@ scales['paper'] = Scale()
 
 # %% ../nbs/00_scales.ipynb #be3a7ee4
 scales['mini'] = Scale(
-    name='mini', world='dev', n_train=40, n_test=400, m=200,
+    name='mini', world='dev', n_train=40, n_test=400, draws=5, m=400,
     clip=('embedded:clip',), classifier=('embedded:classifier',),
     inpainting=('embedded:inpainting',), lister=('embedded:lister',),
     corpus='miniature', fraction=.6, temperature=.05, groups=1,
     question='<image> list the elements of this picture except the {name} . assistant :',
-    context_tokens=12, resolution=64, strength=.75, guidance=4., step=1., batch=50,
-    epochs=20, train_batch=64, label_epochs=20)
+    context_tokens=12, resolution=64, strength=.75, guidance=4., step=1., batch=25,
+    epochs=20, train_batch=64, label_epochs=20, seeds=(0, 1, 2, 3, 4))
 
-scales['smoke'] = replace(scales['mini'], name='smoke', n_train=4, m=20, n_test=40, iterations=2, batch=5,
+scales['dev'] = replace(scales['mini'], name='dev', world='dev')
+
+scales['smoke'] = replace(scales['mini'], name='smoke', n_train=4, m=20, n_test=40, draws=1, iterations=2, batch=5,
                           epochs=1, label_epochs=1, seeds=(0,))
 
 # %% ../nbs/00_scales.ipynb #77c2ed17
@@ -160,7 +166,7 @@ def check_scale(scale: Scale) -> Scale:
     "The scale itself, or a ValueError that names the field which makes no sense."
     def need(ok, field, rule):
         if not ok: raise ValueError(f'scale {scale.name}: {field} must be {rule}, not {getattr(scale, field)!r}')
-    for field in ('m', 'steps', 'iterations', 'batch', 'train_batch', 'release_batch', 'groups', 'resolution', 'epochs'):
+    for field in ('m', 'draws', 'steps', 'iterations', 'batch', 'train_batch', 'release_batch', 'groups', 'resolution', 'epochs'):
         need(getattr(scale, field) >= 1, field, 'at least 1')
     for field in ('strength', 'fraction'): need(0 < getattr(scale, field) <= 1, field, 'above 0 and at most 1')
     need(scale.temperature > 0, 'temperature', 'above 0')
