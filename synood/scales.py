@@ -125,7 +125,7 @@ scales['mini'] = Scale(
 
 scales['dev'] = replace(scales['mini'], name='dev', world='dev')
 
-scales['smoke'] = replace(scales['mini'], name='smoke', n_train=4, m=20, n_test=40, draws=1, iterations=2, batch=5,
+scales['smoke'] = replace(scales['dev'], name='smoke', n_train=4, m=20, n_test=40, draws=1, iterations=2, batch=5,
                           epochs=1, label_epochs=1, seeds=(0,))
 
 # %% ../nbs/00_scales.ipynb #77c2ed17
