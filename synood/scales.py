@@ -115,13 +115,13 @@ scales['paper'] = Scale()
 
 # %% ../nbs/00_scales.ipynb #be3a7ee4
 scales['mini'] = Scale(
-    name='mini', world='dev', n_train=40, n_test=400, draws=5, m=400,
+    name='mini', world='test', n_train=40, n_test=400, draws=5, m=400,
     clip=('embedded:clip',), classifier=('embedded:classifier',),
     inpainting=('embedded:inpainting',), lister=('embedded:lister',),
     corpus='miniature', fraction=.6, temperature=.05, groups=1,
     question='<image> list the elements of this picture except the {name} . assistant :',
-    context_tokens=12, resolution=64, strength=.75, guidance=4., step=1., batch=25,
-    epochs=20, train_batch=64, label_epochs=20, seeds=(0, 1, 2, 3, 4))
+    context_tokens=12, resolution=64, strength=.9, steps=10, guidance=4., step=1., batch=25,
+    epochs=180, train_batch=64, label_ids=True, label_epochs=20, seeds=(0, 1, 2, 3, 4))
 
 scales['dev'] = replace(scales['mini'], name='dev', world='dev')
 
