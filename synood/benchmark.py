@@ -7,7 +7,7 @@ __all__ = ['extract', 'Benchmark', 'load_benchmark', 'synthetic_of', 'training_d
            'experiment']
 
 # %% ../nbs/09b_benchmark.ipynb #2825217f
-import dataclasses, inspect, sys
+import dataclasses, inspect, sys, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -18,7 +18,7 @@ from .metrics import id_accuracy, measure
 from .negatives import read_negatives
 from .report import merge_results
 from .runs import Rows, code_hash, digest, fingerprint, note_output, progress, run_stage, stages
-from .scales import Scale, get_scale, rng
+from .scales import Scale, check_scale, get_scale, rng
 from .scores import Features, Method, Synthetic, Train
 from .synthesis import read_synthetic
 
@@ -49,6 +49,7 @@ class Benchmark:
     def draw(self, name: str, run_seed: int) -> ImageSet:
         "The test images of a set that a run seed meets: one of the scale's disjoint draws."
         images, draws = self.sets[name], self.scale.draws
+        if len(images) < draws: raise ValueError(f'{name} has {len(images)} images for {draws} draws: set draws = 1 in the scale')
         order = np.arange(len(images)) if draws == 1 else rng(0, 'images', name, 'draw').permutation(len(images))
         return images.take(np.sort(np.array_split(order, draws)[run_seed % draws]))
 
@@ -128,12 +129,17 @@ def context_of(scale: Scale) -> str:
     settings = {f.name: fingerprint(scale, f.name) for f in dataclasses.fields(scale) if f.name not in ('name', 'seeds')}
     return digest(dict(version=_VERSION, settings=settings, stages={n: stages[n].version for n in stages.names()}))
 
-def experiment(name: str, cells: list[Method], scale, seeds=(), root: Path = 'runs', ablation: bool = False) -> pd.DataFrame:
+def experiment(name: str, cells: list[Method], scale, seeds=(), root: Path = 'runs', ablation: bool = False,
+               change: dict | None = None  # fields of the scale that this experiment replaces
+              ) -> pd.DataFrame:
     "Rows of every cell at every seed, made where missing; `ablation` writes the cell's own settings into the rows."
-    scale = get_scale(scale)
+    home, seeds = get_scale(scale), list(seeds) or get_scale(scale).seeds
+    scale = check_scale(dataclasses.replace(home, **(change or {})))
+    if scale.draws > 1 and len({s % scale.draws for s in seeds}) < len(seeds):
+        warnings.warn(f'{len(seeds)} seeds share {scale.draws} draws of the test images: an interval over them is too narrow')
     bench, results = None, Rows(Path(root)/scale.name/'rows'/name, context_of(scale))
     frames, shown = [], []
-    for run_seed in progress(list(seeds) or scale.seeds, name):
+    for run_seed in progress(seeds, name):
         for method in cells:
             params = {**params_of(method), 'seed': run_seed}
             if not results.path(params).exists():
@@ -143,5 +149,5 @@ def experiment(name: str, cells: list[Method], scale, seeds=(), root: Path = 'ru
             frames.append(pd.read_csv(results.path(params), keep_default_na=False))
             shown.append(params)
     results.publish(shown)
-    merge_results(scale, root)
+    merge_results(home, root)
     return pd.concat(frames, ignore_index=True)
