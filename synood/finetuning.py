@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['label_losses', 'filters', 'pair', 'Projection', 'Tuning', 'tuning_data', 'epoch_batches', 'class_loss', 'one_thread',
            'train_projection', 'update', 'image_to_text', 'text_to_image', 'multi_positive', 'masked', 'train_labels',
-           'label_phase', 'projected', 'SynOOD']
+           'label_phase', 'projected', 'examples', 'SynOOD']
 
 # %% ../nbs/10_finetuning.ipynb #854b8553
 import math
@@ -186,6 +186,20 @@ filters['lost'] = lambda images, text, labels: (unit(images) @ unit(text).T).arg
 choices['keep'] = filters
 
 # %% ../nbs/10_finetuning.ipynb #6e1934c2
+def examples(train: Train, images: str = 'grad', m: int = 0) -> Tuning:
+    "The tuning data of SynOOD: the first m images (0 = all) of each kind in `images`, less those that the scale's `keep` drops."
+    parts = []
+    for kind in images.split('+'):
+        made = train.synthetic(kind)
+        if m > len(made.features): raise ValueError(f'SynOOD: m = {m}, but there are {len(made.features)} {kind!r} images')
+        rows = np.arange(m or len(made.features))
+        rows = rows[filters[train.scale.keep](made.features[rows], train.text, made.labels[rows])]
+        if not len(rows): raise ValueError(f'SynOOD: keep = {train.scale.keep!r} leaves none of the {kind!r} images')
+        paired = pair(made.features[rows], train.negatives) if made.words is None else made.words[rows]
+        parts.append((made.partners[rows], made.labels[rows], made.features[rows], paired))
+    return tuning_data(*map(np.concatenate, zip(*parts)), train.text, train.negatives, train.logit_scale)
+
+# %% ../nbs/10_finetuning.ipynb #01f8d0f6
 @register
 @dataclass
 class SynOOD(Method):
@@ -206,21 +220,8 @@ class SynOOD(Method):
                 if value not in known: raise ValueError(f'SynOOD: {field} must be one of {", ".join(known)}, not {value!r}')
         if self.strategy == 'joint' and self.training != 'both': raise ValueError("SynOOD: strategy 'joint' trains both")
 
-    def examples(self, train: Train) -> Tuning:
-        "The tuning data: the first m images of each kind, less those that the scale's `keep` drops."
-        parts = []
-        for kind in self.images.split('+'):
-            made = train.synthetic(kind)
-            if self.m > len(made.features): raise ValueError(f'SynOOD: m = {self.m}, but there are {len(made.features)} {kind!r} images')
-            rows = np.arange(self.m or len(made.features))
-            rows = rows[filters[train.scale.keep](made.features[rows], train.text, made.labels[rows])]
-            if not len(rows): raise ValueError(f'SynOOD: keep = {train.scale.keep!r} leaves none of the {kind!r} images')
-            paired = pair(made.features[rows], train.negatives) if made.words is None else made.words[rows]
-            parts.append((made.partners[rows], made.labels[rows], made.features[rows], paired))
-        return tuning_data(*map(np.concatenate, zip(*parts)), train.text, train.negatives, train.logit_scale)
-
     def fit(self, train: Train) -> 'SynOOD':
-        data, scale = self.examples(train), train.scale
+        data, scale = examples(train, self.images, self.m), train.scale
         self.projection, labels = None, data.labels
         if self.training != 'labels':
             self.projection, labels, _ = train_projection(data, scale, train.seed, joint=self.strategy == 'joint')
