@@ -30,7 +30,8 @@ def test_every_table_and_figure_is_made(place):
     assert sorted(set(WANTED) - {p.name for p in folder.iterdir()}) == []
     assert '| SynOOD | 97.01 |' in printed
     rows = pd.read_csv(folder/'results.csv')
-    assert {'table1', 'table4', 'table5', 'fig3', 'table4 with IDs'} <= set(rows.experiment) and rows.auroc.between(0, 100).all()
+    assert {name.split()[0] for name in rows.experiment} == {'table1', 'table4', 'table5', 'fig3'} and rows.auroc.between(0, 100).all()
+    assert 'table4 with IDs' in set(rows.experiment)
 
 
 def test_a_second_run_starts_no_kernel_and_a_lost_file_runs_one(place):
