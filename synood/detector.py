@@ -19,10 +19,11 @@ from safetensors.numpy import load as load_arrays, save as save_arrays
 from .features import encode_images, load_clip, unit
 from .finetuning import Projection, SynOOD, projected
 from .images import ImageSet, read_image
-from .negatives import mine, pool
+from .negatives import mine
 from .runs import atomic_folder
 from .scales import Scale, get_scale
 from .scores import neglabel
+from .words import pool
 
 # %% ../nbs/11_detector.ipynb #ad38ceda
 def pictures(images):
@@ -64,7 +65,7 @@ class OODDetector:
         "A zero-shot detector (NegLabel) for any class names, with the scale's network, prompts and candidate words."
         scale, names = get_scale(scale), _checked_names(names)
         clip = load_clip(scale.clip)
-        mined = mine(clip, names, pool(scale.corpus), scale)
+        mined = mine(clip, names, pool(scale.corpus, scale.clean), scale)
         return cls(names, mined.words, unit(mined.text), unit(mined.features), scale.clip, clip.hash, scale.temperature,
                    min(scale.groups, len(mined.words)), np.zeros(0, np.int64))
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BATCH', 'unit', 'cosine', 'hub_repository', 'find_model', 'Clip', 'load_clip', 'encode_text', 'encode_images',
-           'Classifier', 'load_classifier', 'classify', 'describe', 'read_arrays', 'cached', 'image_features',
-           'classifier_features']
+           'encode_pixels', 'Classifier', 'load_classifier', 'classify', 'describe', 'read_arrays', 'cached',
+           'image_features', 'classifier_features', 'text_features']
 
 # %% ../nbs/05_features.ipynb #c1923cd8
 import hashlib, json, math, os, re, shutil, warnings
@@ -177,17 +177,18 @@ def _tokens(clip, prompts):
                       'its end is ignored')
     return tokens
 
+def _encode_batch(clip, prompts):
+    tokens = _tokens(clip, prompts).to(next(clip.model.parameters()).device)
+    with torch.inference_mode(): return clip.model.encode_text(tokens).float().cpu().numpy()
+
 def encode_text(clip: Clip, prompts: list[str]) -> np.ndarray:
     "Raw text features (P, D) float32. Warns of every prompt that is too long to be read whole."
     if isinstance(prompts, str):
         raise ValueError(f'a list of prompts is needed, not the text {prompts!r}')
-    prompts, device = list(prompts), next(clip.model.parameters()).device
-    found = [np.zeros((0, clip.width), np.float32)]
-    for start in progress(range(0, len(prompts), BATCH), 'text'):
-        tokens = _tokens(clip, prompts[start:start + BATCH]).to(device)
-        with torch.inference_mode(): features = clip.model.encode_text(tokens)
-        found.append(features.float().cpu().numpy())
-    return np.concatenate(found)
+    prompts = list(prompts)
+    starts = progress(range(0, len(prompts), BATCH), 'text')
+    return np.concatenate([np.zeros((0, clip.width), np.float32),
+                           *(_encode_batch(clip, prompts[i:i + BATCH]) for i in starts)])
 
 # %% ../nbs/05_features.ipynb #871658b8
 def _run(model, forward, pixels):
@@ -211,6 +212,10 @@ def encode_images(clip: Clip, pictures: list[Image.Image]) -> np.ndarray:
     "Raw image features (N, D) float32 of PIL pictures."
     if not len(pictures): return np.zeros((0, clip.width), np.float32)
     return _in_batches(clip, _image_forward(clip), list(pictures))['image']
+
+def encode_pixels(clip: Clip, pixels: torch.Tensor) -> np.ndarray:
+    "Raw image features (N, D) float32 of tensors (N, 3, H, W) as they are: the network's own transform is not applied."
+    return _run(clip.model, _image_forward(clip), list(pixels))['image']
 
 # %% ../nbs/05_features.ipynb #3807cf85
 @dataclass(frozen=True, eq=False)
@@ -355,3 +360,10 @@ def classifier_features(classifier: Classifier, images: ImageSet, cache: Path | 
     "Logits (N, C) and penultimate features (N, Z) of an image set, float32, both from one pass."
     found = _set_features(classifier, _classifier_forward(classifier), images, cache, 'classifier')
     return found['logits'], found['penultimate']
+
+def text_features(clip: Clip, prompts: list[str], cache: Path | None = None) -> np.ndarray:
+    "What `encode_text` gives, from the cache if it is there: for dictionaries, whose prompts take a network minutes to hours."
+    prompts = list(prompts)
+    if cache is None or not prompts: return encode_text(clip, prompts)
+    about = dict(weights=clip.hash, prompts=digest(prompts), count=len(prompts), kind='clip text', batch=BATCH)
+    return cached(cache, about, len(prompts), lambda rows: {'text': _encode_batch(clip, prompts[rows.start:rows.stop])})['text']

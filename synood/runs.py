@@ -92,7 +92,7 @@ def listing_hash(folder: str) -> str:
     return digest(sorted((p.relative_to(folder).as_posix(), p.stat().st_size) for p in Path(folder).rglob('*') if p.is_file()))
 
 # %% ../nbs/01_runs.ipynb #76001357
-_NETWORKS = ('clip', 'classifier', 'inpainting', 'lister')
+_NETWORKS = ('clip', 'backbones', 'classifier', 'inpainting', 'lister')
 
 def _asset(*parts): return Path(str(files('synood').joinpath('assets', *parts)))
 

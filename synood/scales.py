@@ -53,6 +53,8 @@ class Materials:
     m: int = 50_000  # synthetic images, the same number from every class (paper 4.1)
     # models, tried in order
     clip: tuple[str, ...] = ('ViT-B-16-quickgelu/openai',)  # paper 4.1
+    backbones: tuple[str, ...] = ('RN50-quickgelu/openai', 'ViT-B-32-quickgelu/openai',
+                                  'ViT-B-16-quickgelu/openai')  # CLIPs of Table 3
     classifier: tuple[str, ...] = ('resnet50.tv2_in1k',)  # release: torchvision's IMAGENET1K_V2 weights
     inpainting: tuple[str, ...] = ('sd2-community/stable-diffusion-2-inpainting',
                                    'stabilityai/stable-diffusion-2-inpainting')  # the second is the paper's, deleted
@@ -64,6 +66,8 @@ class Materials:
     corpus: str = 'wordnet'  # where candidate negative labels come from
     fraction: float = .15  # share of the candidates kept, per part of speech (NegLabel)
     quantile: float = .95  # of a candidate's similarities to the ID labels (NegLabel)
+    clean: bool = True  # leave out entries of the corpus that are no words; 'release' keeps them, as NegLabel did
+    openood_total: int = 10_000  # negative labels of OpenOOD-VLM, for AdaNeg and TANL
     # contexts: the question is ours, the authors' is not published
     question: str = 'USER: <image>\nList everything in this picture except the {name}, as short nouns separated by commas. ASSISTANT:'
     context_tokens: int = 48  # longest answer, in tokens
@@ -106,6 +110,7 @@ class Scale(Materials):
     # score (Eqs. 1-2)
     temperature: float = .01  # 1 / CLIP's logit scale
     groups: int = 100  # NegLabel's grouping of the negatives
+    activated: int = 1000  # labels that TANL listens to at a time
     seeds: tuple[int, ...] = (0, 1, 2)
 
 # %% ../nbs/00_scales.ipynb #5a25df26
@@ -113,12 +118,14 @@ scales = Registry('scale')
 
 scales['paper'] = Scale()
 
+scales['release'] = replace(scales['paper'], name='release', clean=False, sampler='release')
+
 # %% ../nbs/00_scales.ipynb #be3a7ee4
 scales['mini'] = Scale(
     name='mini', world='test', n_train=40, n_test=400, draws=5, m=400,
-    clip=('embedded:clip',), classifier=('embedded:classifier',),
+    clip=('embedded:clip',), backbones=('embedded:clip-small', 'embedded:clip-vit', 'embedded:clip'), classifier=('embedded:classifier',),
     inpainting=('embedded:inpainting',), lister=('embedded:lister',),
-    corpus='miniature', fraction=.6, temperature=.05, groups=1,
+    corpus='miniature', fraction=.6, openood_total=99, temperature=.05, groups=1, activated=80,
     question='<image> list the elements of this picture except the {name} . assistant :',
     context_tokens=12, resolution=64, strength=.9, steps=10, guidance=4., step=1., batch=25,
     epochs=180, train_batch=64, label_ids=True, label_epochs=20, seeds=(0, 1, 2, 3, 4))
@@ -145,7 +152,7 @@ def _located(field, value, folder):
     "Paths are meant from the TOML file's folder: `data`, and model ids or corpora that start with '.', '/' or '~'."
     def place(v): return str((folder/Path(v).expanduser()).resolve())
     def is_path(v): return field == 'data' or v.startswith(('.', '/', '~'))
-    if field in ('clip', 'classifier', 'inpainting', 'lister'): return tuple(place(v) if is_path(v) else v for v in value)
+    if field in ('clip', 'backbones', 'classifier', 'inpainting', 'lister'): return tuple(place(v) if is_path(v) else v for v in value)
     return place(value) if field in ('data', 'corpus') and value and is_path(value) else value
 
 # %% ../nbs/00_scales.ipynb #34424807
@@ -166,7 +173,7 @@ def check_scale(scale: Scale) -> Scale:
     "The scale itself, or a ValueError that names the field which makes no sense."
     def need(ok, field, rule):
         if not ok: raise ValueError(f'scale {scale.name}: {field} must be {rule}, not {getattr(scale, field)!r}')
-    for field in ('m', 'draws', 'steps', 'iterations', 'batch', 'train_batch', 'release_batch', 'groups', 'resolution', 'epochs'):
+    for field in ('m', 'draws', 'steps', 'iterations', 'batch', 'train_batch', 'release_batch', 'groups', 'openood_total', 'activated', 'resolution', 'epochs'):
         need(getattr(scale, field) >= 1, field, 'at least 1')
     for field in ('strength', 'fraction'): need(0 < getattr(scale, field) <= 1, field, 'above 0 and at most 1')
     need(scale.temperature > 0, 'temperature', 'above 0')

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Callable, ClassVar
 import numpy as np
 import torch
-from .features import unit
+from .features import Clip, unit
 from .negatives import as_unit
 from .scales import Registry, Scale
 
@@ -37,6 +37,9 @@ class Train:
     text: np.ndarray  # (C, D) features of the ID class prompts
     negatives: np.ndarray  # (M, D) features of the negative prompts
     logit_scale: float  # what CLIP multiplies cosines by in training; 100 for the published ones
+    rest: np.ndarray | None = None  # (K, D) features of candidates that were not chosen as negatives
+    prompts: tuple[str, ...] = ()  # the templates behind the text features
+    clip: Callable[[], Clip] | None = None  # loads the network, for methods that show it something
     head: tuple[np.ndarray, np.ndarray] | None = None  # classifier's (C, Z), (C,)
     synthetic: Callable[[str], Synthetic] | None = None  # kind of image -> its features
     seed: int = 0
@@ -53,6 +56,8 @@ class Method:
     tunes_on_ood: ClassVar[bool] = False  # its published hyperparameters were chosen on OOD data
     synthetic: ClassVar[tuple[str, ...]] = ()  # kinds of synthetic images it trains on
     trains: ClassVar[bool] = False  # reads the features of the ID training images
+    mined: ClassVar[str] = 'negatives'  # the stage that chose its negatives
+    convention: ClassVar[str] = 'id'  # positive class of its published FPR95, 'id' or 'ood'
 
     def fit(self, train: Train) -> 'Method':
         "Learn from `train`; return self."
@@ -65,6 +70,10 @@ class Method:
     def predict(self, test: Features) -> np.ndarray:
         "(N,) int64, the best ID class of every image."
         raise NotImplementedError(f'{type(self).__name__} does not say how to predict a class')
+
+    def assess(self, test: Features) -> tuple[np.ndarray, np.ndarray]:
+        "Scores and classes together, for methods that get both from one pass."
+        return self.score(test), self.predict(test)
 
 # %% ../nbs/07_scores.ipynb #68cee4b1
 _methods = Registry('method')
@@ -108,12 +117,15 @@ def mcm(similarities, temperature: float = 1.) -> np.ndarray:
 
 # %% ../nbs/07_scores.ipynb #736eb78a
 def grouped_mass(id_logits: torch.Tensor,  # (N, C)
-                 negative_logits: torch.Tensor  # (N, G, S): G groups of S negatives
+                 negative_logits: torch.Tensor,  # (N, G, S): G groups of S negatives
+                 out: torch.Tensor | None = None  # scratch, may be `negative_logits` itself
                 ) -> torch.Tensor:
-    "Softmax mass on the ID classes against each group, averaged: (N,) float64 in [0, 1]."
-    id_mass = id_logits.double().logsumexp(1)  # logsumexp subtracts the largest logit first
-    negative_mass = negative_logits.double().logsumexp(2)
-    return (id_mass[:, None] - negative_mass).sigmoid().mean(1)
+    """Softmax mass on the ID classes against each group, averaged: (N,) float64 in [0, 1].
+
+    The exponentials are computed in the precision of the logits, the rest in float64."""
+    id_mass = id_logits.logsumexp(1)[:, None, None]  # subtracts the largest logit first
+    relative = torch.sub(negative_logits, id_mass, out=out).exp_().sum(2)
+    return (1/(1 + relative.double())).mean(1)
 
 # %% ../nbs/07_scores.ipynb #bd14f4dd
 def group_columns(count: int, groups: int, seed: int | None = 0, keep=()) -> np.ndarray:
@@ -138,23 +150,32 @@ def group_columns(count: int, groups: int, seed: int | None = 0, keep=()) -> np.
 
 # %% ../nbs/07_scores.ipynb #e5584a10
 def neglabel(image, text, negatives, temperature: float = .01, groups: int = 100,
-             seed: int | None = 0, keep=(), chunk: int = 512) -> np.ndarray:
+             seed: int | None = 0, keep=(), chunk: int = 512, half: bool = False) -> np.ndarray:
     """Softmax mass on the ID classes, averaged over groups of negatives: (N,) float64, larger = ID.
 
     image: (N, D), text: (C, D), negatives: (M, D), rows of unit length. `groups`, `seed`, `keep`:
-    see `group_columns`; `chunk`: images at once, a matter of memory. One group is the plain softmax
-    mass. ValueError on rows of another length, widths that differ, or more groups than negatives.
+    see `group_columns`; `chunk`: images at once, a matter of memory; `half`: round image and
+    negatives to float16 first. One group is the plain softmax mass. ValueError on rows of another
+    length, widths that differ, no class, no negative, or more groups than negatives.
     Source: Jiang et al., ICLR 2024; NegLabel's clip_ood.py."""
-    image, text = as_unit(image, 'image'), as_unit(text, 'text')
-    negatives = as_unit(negatives, 'negatives')
+    image, text = as_unit(image, 'image').float(), as_unit(text, 'text').float()
+    negatives = as_unit(negatives, 'negatives').float()
+    if not (len(text) and len(negatives)):
+        raise ValueError(f'{len(text)} classes and {len(negatives)} negatives: '
+                         'give at least one of each')
     if len({x.shape[1] for x in (image, text, negatives)}) > 1:
         raise ValueError(f'widths differ: image {image.shape[1]}, text {text.shape[1]}, '
                          f'negatives {negatives.shape[1]}')
     if not temperature > 0: raise ValueError(f'temperature {temperature} is not positive')
+    if half: image, negatives = image.half().float(), negatives.half().float()
     columns = group_columns(len(negatives), groups, seed, keep)
-    text, dealt = text.T/temperature, negatives[columns.ravel()].T/temperature
-    scores = [grouped_mass(part @ text, (part @ dealt).unflatten(1, columns.shape))
-              for part in image.split(chunk)]
+    negatives, scores = negatives[columns.ravel()].T, []
+    # one for all chunks: fresh ones would tear the memory to pieces, and the process grows
+    scratch = image.new_empty(min(chunk, len(image)), columns.size)
+    for part in image.split(chunk):
+        part = part/temperature
+        dealt = torch.mm(part, negatives, out=scratch[:len(part)]).unflatten(1, columns.shape)
+        scores.append(grouped_mass(part @ text.T, dealt, out=dealt))
     return torch.cat(scores).numpy()
 
 # %% ../nbs/07_scores.ipynb #c0174987
@@ -194,6 +215,7 @@ class NegLabel(ZeroShot):
     temperature: float | None = None  # None: the scale's; published .01
     groups: int | None = None  # None: the scale's; published 100
     seed: int = 0  # of the permutation before grouping (release); not the run's seed
+    half: bool = False  # round image and negative features to float16 first (release)
 
     def fit(self, train: Train) -> 'NegLabel':
         super().fit(train)
@@ -204,4 +226,5 @@ class NegLabel(ZeroShot):
 
     def score(self, test: Features) -> np.ndarray:
         image = unit(test['clip', 'image'])
-        return neglabel(image, self.text, self.negatives, self.tau, self.parts, self.seed)
+        return neglabel(image, self.text, self.negatives, self.tau, self.parts, self.seed,
+                        half=self.half)

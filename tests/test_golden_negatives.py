@@ -1,13 +1,16 @@
-"""Word pools and NegMining against what NegLabel's own code gave."""
+"""Word pools and NegMining against what NegLabel's and OpenOOD-VLM's own code gave."""
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from synood.negatives import (make_pool, neg_mining, negative_prompts, fill, read_words,
+from synood.negatives import (fill, neg_mining, negative_prompts, openood_mining, row_quantiles,
                               similarity_quantiles)
+from synood.words import make_pool, read_words
 
-GOLDEN = np.load(Path(__file__).parent/'golden'/'vlm'/'negmine_a.npz', allow_pickle=False)
+GOLDEN, OPENOOD = (np.load(Path(__file__).parent/'golden'/'vlm'/f'{name}.npz', allow_pickle=False)
+                   for name in ('negmine_a', 'negmine_ovlm_a'))
 
 
 def unit(rows):
@@ -79,3 +82,14 @@ def test_whole_ranking_is_the_published_one(case):
     nouns = len(case['noun_prompts'])
     assert list(np.argsort(quantiles[:nouns], kind='stable')) == list(case['ind_noun'])
     assert list(np.argsort(quantiles[nouns:], kind='stable')) == list(case['ind_adj'])
+
+
+@pytest.mark.parametrize('name', ['main', 'odd', 'edge'])
+def test_openood_selection_and_rest(name):
+    cosines = {part: torch.tensor(OPENOOD[f'{name}__cos_{part}']) for part in ('noun', 'adj')}
+    nouns = len(cosines['noun'])
+    closeness = row_quantiles(torch.cat([cosines['noun'], cosines['adj']]), interpolate=False)
+    pos = ['noun']*nouns + ['adj']*len(cosines['adj'])
+    for kind, found in zip(('sel', 'unsel'), openood_mining(closeness, pos, int(OPENOOD[f'{name}__total']))):
+        wanted = [*OPENOOD[f'{name}__{kind}_adj'] + nouns, *OPENOOD[f'{name}__{kind}_noun']]
+        assert list(found) == wanted

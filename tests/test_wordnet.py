@@ -3,7 +3,7 @@ import gzip
 
 import pytest
 
-from synood.negatives import WORDNET, build_wordnet, find_dictionary, head_words, pool, read_words
+from synood.words import WORDNET, build_wordnet, find_dictionary, head_words, pool, read_words
 
 COUNTS = {  # head words per lexicographer file of WordNet 3.0
     'adj.all': 10994, 'adj.pert': 3394, 'adj.ppl': 60, 'noun.Tops': 50, 'noun.act': 5890,
