@@ -9,6 +9,7 @@ __all__ = ['extract', 'Benchmark', 'load_benchmark', 'synthetic_of', 'training_d
 # %% ../nbs/09b_benchmark.ipynb #2825217f
 import dataclasses, inspect, sys, warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -46,6 +47,7 @@ class Benchmark:
     @property
     def cache(self) -> Path: return self.root/'cache'
 
+    @lru_cache(maxsize=None)
     def draw(self, name: str, run_seed: int) -> ImageSet:
         "The test images of a set that a run seed meets: one of the scale's disjoint draws."
         images, draws = self.sets[name], self.scale.draws
@@ -151,6 +153,7 @@ def experiment(name: str, cells: list[Method], scale, seeds=(), root: Path = 'ru
                change: dict | None = None  # fields of the scale that this experiment replaces
               ) -> pd.DataFrame:
     "Rows of every cell at every seed, made where missing; `ablation` writes the cell's own settings into the rows."
+    if '/' in name: raise ValueError(f'{name!r} becomes the name of a folder: leave out the slash')
     home, seeds = get_scale(scale), list(seeds) or get_scale(scale).seeds
     scale = check_scale(dataclasses.replace(home, **(change or {})))
     if scale.draws > 1 and len({s % scale.draws for s in seeds}) < len(seeds):

@@ -10,6 +10,7 @@ __all__ = ['MAX_PIXELS', 'EXTENSIONS', 'protocols', 'read_image', 'ImageSet', 'f
 # %% ../nbs/03_images.ipynb #d87ecfcc
 import hashlib, io, json, os, warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps, UnidentifiedImageError
@@ -105,9 +106,9 @@ class ImageSet:
         files = tuple(self.files[i] for i in chosen)
         return ImageSet(self.root, files, self.labels[chosen], self.classes)
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        "16 hexadecimal digits over relative path, size and content of every file, in order."
+        "16 hexadecimal digits over relative path, size and content of every file, in order; looked at once."
         total = hashlib.sha256()
         for name, path in zip(self.files, self.paths):
             total.update(f'{name}\0{path.stat().st_size}\0{file_hash(path)}\n'.encode())

@@ -78,6 +78,7 @@ def embedded_folder(name: str) -> Path:
     return root/name
 
 # %% ../nbs/01_runs.ipynb #37f7ba7a
+@lru_cache(maxsize=None)
 def code_hash(source: str) -> str:
     "A 12-digit hash of Python source without docstrings, comments and layout."
     tree = ast.parse(source)

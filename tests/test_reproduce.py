@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 WANTED = ['fig1.pdf', 'fig1.png', 'fig2.png', 'fig3.csv', 'fig3.pdf', 'fig3.png', 'fig4.pdf', 'fig4.png', 'fig4_gradient.csv', 'manifest.json', 'results.csv',
-          'table1.csv', 'table1.md', 'table1.tex', 'table1_paired.csv', 'table4.csv', 'table4_claims.csv', 'table4_labels.csv', 'table5.csv', 'table5_crossed.csv']
+          'table1.csv', 'table1.md', 'table1.tex', 'table1_ood_positive.csv', 'table1_paired.csv', 'table1_rivals.csv', 'table3.csv', 'table3_paired.csv', 'table4.csv', 'table4_claims.csv', 'table4_labels.csv', 'table5.csv', 'table5_crossed.csv']
 
 
 @pytest.fixture(scope='module')
@@ -30,8 +30,9 @@ def test_every_table_and_figure_is_made(place):
     assert sorted(set(WANTED) - {p.name for p in folder.iterdir()}) == []
     assert '| SynOOD | 97.01 |' in printed
     rows = pd.read_csv(folder/'results.csv')
-    assert {name.split()[0] for name in rows.experiment} == {'table1', 'table4', 'table5', 'fig3'} and rows.auroc.between(0, 100).all()
-    assert 'table4 with IDs' in set(rows.experiment)
+    assert {name.split()[0] for name in rows.experiment} == {'table1', 'table3', 'table4', 'table5', 'fig3'} and rows.auroc.between(0, 100).all()
+    assert {'table4 with IDs', 'table3 embedded clip-vit'} <= set(rows.experiment)
+    assert set(rows[rows.experiment == 'table1'].method) >= {'CSP', 'AdaNeg', 'TANL'}
 
 
 def test_a_second_run_starts_no_kernel_and_a_lost_file_runs_one(place):
