@@ -119,8 +119,9 @@ def id_and_ood(fitted: Method, bench: Benchmark, run_seed: int):
 # %% ../nbs/09b_benchmark.ipynb #ade7463a
 def params_of(method: Method) -> dict:
     "Name, hyperparameters and code of a method: what its rows are filed under, beside the seed."
-    module = sys.modules[type(method).__module__]
-    code = code_hash(inspect.getsource(module)) if hasattr(module, '__file__') else ''
+    names = {c.__module__ for c in type(method).__mro__} | {f'synood.{m}' for m in ('benchmark', 'metrics', 'negatives', 'scores')}
+    modules = [sys.modules[name] for name in sorted(names) if hasattr(sys.modules.get(name), '__file__')]  # a notebook has none
+    code = digest([code_hash(inspect.getsource(module)) for module in modules])
     return {'method': method.name, **{f.name: getattr(method, f.name) for f in dataclasses.fields(method)}, 'code': code}
 
 def evaluate(method: Method, bench: Benchmark, run_seed: int, ablation: bool = False) -> list[dict]:

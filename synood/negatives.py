@@ -102,7 +102,7 @@ def openood_mining(closeness, pos, total: int = 10_000) -> tuple[np.ndarray, np.
     order. ValueError if there are fewer candidates than `total`.
     Source: clip_fixed_ood_prompt.py, get_selected_ood_text_list."""
     if not 1 <= total <= len(pos):
-        raise ValueError(f'{total} negative labels from {len(pos)} candidates: choose 1 to {len(pos)}')
+        raise ValueError(f'{total} negative labels from {len(pos)} candidates: set openood_total to 1 ... {len(pos)}')
     nouns, adjectives = ranked(closeness, pos).values()
     few = int(total*len(adjectives)/len(pos))
     take = lambda rows: np.concatenate([adjectives[rows[0]], nouns[rows[1]]])
@@ -113,12 +113,12 @@ def openood_mining(closeness, pos, total: int = 10_000) -> tuple[np.ndarray, np.
 class Negatives:
     "Mined negative labels and the text features, raw, of them and of the ID class names."
     names: tuple[str, ...]  # C class names
-    words: tuple[str, ...]  # M negative labels: nouns, then adjectives, farthest from ID first
+    words: tuple[str, ...]  # M negative labels, one part of speech after the other, farthest from ID first
     pos: tuple[str, ...]  # M parts of speech
     text: np.ndarray  # (C, D) float32
     features: np.ndarray  # (M, D) float32
     quantiles: np.ndarray  # (M,) float64, closeness to the ID classes
-    prompts: tuple[str, ...]  # the templates: of class names, of nouns, of adjectives
+    prompts: tuple[str, ...]  # the templates behind the features
     rest: np.ndarray  # (K, D) float32, candidates that were not chosen but are still listened to
 
 def mine(clip: Clip, names, candidates: Pool, scale: Scale, cache: Path | None = None) -> Negatives:
@@ -154,8 +154,8 @@ OPENOOD_PROMPTS = 'The nice {}.', 'This is a {} photo.'  # classes and nouns, ad
 
 def openood_pool(pairs, names, clean: bool = True) -> Pool:
     "A pool without the class names, from (word, list) pairs; a word that is both counts as noun."
-    found = make_pool(sorted(pairs, key=lambda pair: not pair[1].startswith('noun')), clean)
-    return found.take([i for i, word in enumerate(found.words) if word not in set(names)])
+    found, names = make_pool(sorted(pairs, key=lambda pair: not pair[1].startswith('noun')), clean), set(names)
+    return found.take([i for i, word in enumerate(found.words) if word not in names])
 
 def mine_openood(clip: Clip, names, candidates: Pool, total: int, quantile: float = .95, cache: Path | None = None) -> Negatives:
     "Negative labels for C class names as OpenOOD-VLM chooses them, with all other candidates as `rest`."

@@ -53,12 +53,12 @@ class Materials:
     m: int = 50_000  # synthetic images, the same number from every class (paper 4.1)
     # models, tried in order
     clip: tuple[str, ...] = ('ViT-B-16-quickgelu/openai',)  # paper 4.1
-    backbones: tuple[str, ...] = ('RN50-quickgelu/openai', 'ViT-B-32-quickgelu/openai',
-                                  'ViT-B-16-quickgelu/openai')  # CLIPs of Table 3
     classifier: tuple[str, ...] = ('resnet50.tv2_in1k',)  # release: torchvision's IMAGENET1K_V2 weights
     inpainting: tuple[str, ...] = ('sd2-community/stable-diffusion-2-inpainting',
                                    'stabilityai/stable-diffusion-2-inpainting')  # the second is the paper's, deleted
     lister: tuple[str, ...] = ('llava-hf/llava-1.5-7b-hf',)  # paper 3.3
+    # the CLIPs of Table 3, every one of them
+    backbones: tuple[str, ...] = ('RN50-quickgelu/openai', 'ViT-B-32-quickgelu/openai', 'ViT-B-16-quickgelu/openai')
     # words
     id_prompt: str = 'the nice {}'  # NegLabel's template for classes and nouns
     noun_prompt: str = 'the nice {}'  # NegLabel
@@ -110,7 +110,8 @@ class Scale(Materials):
     # score (Eqs. 1-2)
     temperature: float = .01  # 1 / CLIP's logit scale
     groups: int = 100  # NegLabel's grouping of the negatives
-    activated: int = 1000  # labels that TANL listens to at a time
+    adaneg_groups: int = 5  # AdaNeg's grouping
+    activated: int = 1000  # words that TANL listens to at a time
     seeds: tuple[int, ...] = (0, 1, 2)
 
 # %% ../nbs/00_scales.ipynb #5a25df26
@@ -125,7 +126,7 @@ scales['mini'] = Scale(
     name='mini', world='test', n_train=40, n_test=400, draws=5, m=400,
     clip=('embedded:clip',), backbones=('embedded:clip-small', 'embedded:clip-vit', 'embedded:clip'), classifier=('embedded:classifier',),
     inpainting=('embedded:inpainting',), lister=('embedded:lister',),
-    corpus='miniature', fraction=.6, openood_total=99, temperature=.05, groups=1, activated=80,
+    corpus='miniature', fraction=.6, openood_total=99, temperature=.05, groups=1, adaneg_groups=1, activated=80,
     question='<image> list the elements of this picture except the {name} . assistant :',
     context_tokens=12, resolution=64, strength=.9, steps=10, guidance=4., step=1., batch=25,
     epochs=180, train_batch=64, label_ids=True, label_epochs=20, seeds=(0, 1, 2, 3, 4))
@@ -173,7 +174,7 @@ def check_scale(scale: Scale) -> Scale:
     "The scale itself, or a ValueError that names the field which makes no sense."
     def need(ok, field, rule):
         if not ok: raise ValueError(f'scale {scale.name}: {field} must be {rule}, not {getattr(scale, field)!r}')
-    for field in ('m', 'draws', 'steps', 'iterations', 'batch', 'train_batch', 'release_batch', 'groups', 'openood_total', 'activated', 'resolution', 'epochs'):
+    for field in ('m', 'draws', 'steps', 'iterations', 'batch', 'train_batch', 'release_batch', 'groups', 'adaneg_groups', 'openood_total', 'activated', 'resolution', 'epochs'):
         need(getattr(scale, field) >= 1, field, 'at least 1')
     for field in ('strength', 'fraction'): need(0 < getattr(scale, field) <= 1, field, 'above 0 and at most 1')
     need(scale.temperature > 0, 'temperature', 'above 0')
@@ -184,7 +185,7 @@ def check_scale(scale: Scale) -> Scale:
     need(len(scale.seeds) == len(set(scale.seeds)) > 0, 'seeds', 'distinct and not empty')
     need('{name}' in scale.question, 'question', 'a text with {name} for the class to leave out')
     need('{context}' in scale.context_prompt, 'context_prompt', 'a text with {context}')
-    if scale.data and any(i.startswith('embedded:') for i in (*scale.clip, *scale.classifier, *scale.inpainting, *scale.lister)):
+    if scale.data and any(i.startswith('embedded:') for i in (*scale.clip, *scale.backbones, *scale.classifier, *scale.inpainting, *scale.lister)):
         warnings.warn(f'scale {scale.name}: the embedded networks know the miniature and no photographs; '
                       'everything runs on the images in `data`, and the numbers mean nothing')
     return scale

@@ -49,19 +49,20 @@ def reading_order(stems) -> list[str]:
 # %% ../nbs/05b_words.ipynb #a848e450
 def is_junk(word: str) -> bool:
     "Whether a word holds a character that no dictionary word has, like the bracket in '[doric'."
-    return not re.fullmatch(r"[\w .'/-]+", word)
+    return not re.fullmatch(r"[\w .,'’&/-]+", word)
 
 def make_pool(pairs,  # (word, list it stands in, such as 'noun.act' or 'adj') in reading order
               clean: bool = True,  # leave junk out; False is what NegLabel did
               without=()  # lists to leave out
              ) -> Pool:
     "A pool from words in reading order: stripped, first occurrences kept, nouns before adjectives."
+    named = [(word.strip(), name.partition('.')[0]) for word, name in pairs if word.strip() and name not in without]
+    if clean and (junk := [word for word, _ in named if is_junk(word)]):
+        warnings.warn(f'{len(junk)} entries are left out as junk, {junk[0]!r} first: clean = False keeps them')
     kept = {}
-    for word, name in pairs:
-        word = word.strip()
-        if not word or name in without or clean and is_junk(word): continue
-        kept.setdefault(word, name.partition('.')[0])
-    if not kept: raise ValueError('no words: the corpus is empty')
+    for word, pos in named:
+        if not (clean and is_junk(word)): kept.setdefault(word, pos)
+    if not kept: raise ValueError('no words: the corpus is empty, or all its lists are left out')
     nouns_first = sorted(kept.items(), key=lambda item: item[1] != 'noun')  # a stable sort
     return Pool(*map(tuple, zip(*nouns_first)))
 

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from synood import tanl
 from synood.negatives import fill, neg_mining
 from synood.scores import Train, neglabel
 from synood.words import read_words
-from synood.zeroshot import (CSP_PHRASES, CSP_SUPERCLASSES, CSP_TEMPLATES, TANL, AdaNeg,
+from synood.zeroshot import (CSP_PHRASES, CSP_SUPERCLASSES, CSP_TEMPLATES, AdaNeg,
                              OpenOODNegLabel, conjugated, csp_pool)
 
 FOLDER = Path(__file__).parent/'golden'/'vlm'
@@ -125,8 +126,10 @@ def test_adaneg_memory(case):
 
 @pytest.mark.parametrize('case', ADANEG_CASES)
 def test_adaneg_with_the_adaptive_gap(case):
-    _, scores, _ = adaneg(case, adaptive_gap=True)
+    method, scores, _ = adaneg(case, adaptive_gap=True)
     np.testing.assert_allclose(scores, ADANEG[f'{case}__adagap_mean_combine_conf'], **CLOSE)
+    sure_id = sum(method.gate.recent)
+    assert [sure_id, len(method.gate.recent) - sure_id] == list(ADANEG[f'{case}__adagap_counts'])
 
 
 def test_adaneg_depends_on_batches_and_order_as_published():
@@ -157,14 +160,18 @@ def test_half_precision_loses_the_entropies_and_little_of_the_score():
 # ---- TANL -----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('case', ['main', 'g0', 'odd', 'edge'])
-def test_tanl(case):
+def test_tanl(case, monkeypatch):
     def get(key): return TANL_[f'{case}__{key}']
-    method = TANL(activated=int(get('param_beta')), step=int(get('param_gamma')), mix=float(get('param_alpha')),
+    method = tanl.TANL(activated=int(get('param_beta')), step=int(get('param_gamma')), mix=float(get('param_alpha')),
                   gap=float(get('param_gap')), queue=int(get('param_memleng')), batch=int(get('batch_size')))
     method.text, method.noise, method.tau, method.kept = get('txt_pos'), get('noise'), .01, method.activated
-    method.candidates = np.concatenate([get('txt_neg'), get('txt_unselected')])
+    method.words = np.concatenate([get('txt_neg'), get('txt_unselected')])
     method.shuffles = get('perm_pos'), get('perm_noise')
+    thresholds = []
+    found = tanl.otsu
+    monkeypatch.setattr(tanl, 'otsu', lambda seen: thresholds.append(found(seen)) or thresholds[-1])
     scores, classes = method.assess({('clip', 'image'): get('img')})
+    np.testing.assert_allclose(thresholds, get('thres'), atol=1e-7)
     np.testing.assert_allclose(scores, get('conf'), **CLOSE)
     assert (classes == get('pred')).all()
     np.testing.assert_allclose(method.id_fired.numpy(), get('final_queue_pos'), **CLOSE)

@@ -90,7 +90,7 @@ def plain_adaneg(image, text, negatives, groups, length=10):
 
 def our_adaneg(image, text, negatives, groups):
     method = AdaNeg(groups=groups, batch=BATCH)
-    method.text, method.negatives, method.tau = text, negatives, TEMPERATURE
+    method.text, method.words, method.tau = text, negatives, TEMPERATURE
     return method.score({('clip', 'image'): near_labels(image, np.concatenate([text, negatives]))})
 
 
