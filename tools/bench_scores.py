@@ -15,7 +15,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from synood.scores import neglabel
+from synood.scores import Train, neglabel
 from synood.zeroshot import AdaNeg
 
 TEMPERATURE, BATCH = .01, 256  # BATCH: images at once in the released code
@@ -89,8 +89,8 @@ def plain_adaneg(image, text, negatives, groups, length=10):
 
 
 def our_adaneg(image, text, negatives, groups):
-    method = AdaNeg(groups=groups, batch=BATCH)
-    method.text, method.words, method.tau = text, negatives, TEMPERATURE
+    method = AdaNeg(temperature=TEMPERATURE, groups=groups, batch=BATCH)
+    method.fit(Train({}, np.zeros(0, int), text, negatives, 1/TEMPERATURE))
     return method.score({('clip', 'image'): near_labels(image, np.concatenate([text, negatives]))})
 
 
