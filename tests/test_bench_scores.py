@@ -15,7 +15,7 @@ def test_ours_agrees_with_the_straightforward_way(root):
     done = bench(root)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    for name, block in zip(['neglabel', 'adaneg'], [lines[:5], lines[5:]], strict=True):
+    for name, block in zip(['neglabel', 'adaneg', 'krnft'], [lines[:5], lines[5:10], lines[10:]], strict=True):
         title, columns, seconds, memory, difference = block
         assert title.startswith(f'{name}: images 40, classes 5, negatives 23, width 16, groups 4;')
         assert columns.split() == ['straightforward', 'ours', 'ratio']
