@@ -25,12 +25,12 @@ class NFTLearner(nn.Module):
     """KR-NFT's map of text features, conditioned on image features of unit length.
 
     kind: 'binary', 'csc', 'uni' or 'constant'; csc needs the numbers of `classes` and `negatives`.
-    ValueError for another kind, or csc without them. Source: clip_krnft.py."""
+    ValueError for another kind, or numbers given to a kind that has one map for all. Source: clip_krnft.py."""
     def __init__(self, width: int = 512, hidden: int = 64, kind: str = 'binary', classes: int = 1, negatives: int = 1, seed: int = 0):
         super().__init__()
         if kind not in ('binary', 'csc', 'uni', 'constant'): raise ValueError(f'kind {kind!r}: choose binary, csc, uni or constant')
         if (classes, negatives) != (1, 1) and kind != 'csc': raise ValueError(f'{kind} has one map for all: leave out classes and negatives')
-        columns, self.shared = 1 if kind == 'constant' else width, kind in ('uni', 'constant')
+        columns, self.shared, self.by_row = 1 if kind == 'constant' else width, kind in ('uni', 'constant'), kind == 'csc'
         generator = torch.Generator().manual_seed(seed)
         for prefix, net, rows in [('', '', classes)] + [('neg_', '_ex', negatives)]*(not self.shared):
             setattr(self, f'{prefix}text_feature_residuals', nn.Parameter(torch.zeros(rows, columns)))
@@ -68,16 +68,16 @@ def kept_cosines(text: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -
 
 # %% ../nbs/15_krnft.ipynb #d52411d7
 def learned_cosines(learner: NFTLearner, text: torch.Tensor, negatives: torch.Tensor, condition: torch.Tensor,
-                    features: torch.Tensor | None = None) -> torch.Tensor:
-    """Cosines (B, S, C + M) of features (B, S, D) to the features mapped for condition (B, D); without features, of these to their origin, (B, C + M).
+                    features: torch.Tensor, origin: bool = False):
+    """Cosines (B, S, C + M) of features (B, S, D) to the features mapped for condition (B, D); with `origin` also those of the mapped to what they came from, (B, C + M).
 
     text (C, D), negatives (M, D), all rows of unit length. csc needs memory B (C + M) D, the other kinds B S (C + M)."""
-    parts = [(rows, *learner.factors(condition, negative)) for rows, negative in ((text, False), (negatives, True))]
-    if all(scale.shape[1] == 1 for _, scale, _ in parts):
-        parts = [(rows, scale[:, 0], shift[:, 0]) for rows, scale, shift in parts]
-        return torch.cat([kept_cosines(*p) if features is None else mapped_cosines(features, *p) for p in parts], -1)
-    mapped = nn.functional.normalize(learner(text, negatives, condition), dim=-1)
-    return (mapped*torch.cat([text, negatives])).sum(2) if features is None else features @ mapped.mT
+    if learner.by_row:
+        mapped = nn.functional.normalize(learner(text, negatives, condition), dim=-1)
+        return (features @ mapped.mT, (mapped*torch.cat([text, negatives])).sum(2)) if origin else features @ mapped.mT
+    parts = [(rows, *(factor[:, 0] for factor in learner.factors(condition, negative))) for rows, negative in ((text, False), (negatives, True))]
+    cosines = torch.cat([mapped_cosines(features, *part) for part in parts], 2)
+    return (cosines, torch.cat([kept_cosines(*part) for part in parts], 1)) if origin else cosines
 
 # %% ../nbs/15_krnft.ipynb #bc16571a
 def group_odds(logits: torch.Tensor, classes: int, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -106,7 +106,7 @@ def krnft_losses(learner: NFTLearner, text: torch.Tensor, negatives: torch.Tenso
 
     text: (C, D), negatives: (M, D), condition: (B, D), crops: (B, S, D), all unit; targets: (B,); columns: (G, S')
     see `group_columns`. Weights in the release: 1, 0.3, 10. Source: krnft_trainer.py, get_loss."""
-    cosines = learned_cosines(learner, text, negatives, condition, torch.cat([id_crops, ood_crops], 1))
+    cosines, kept = learned_cosines(learner, text, negatives, condition, torch.cat([id_crops, ood_crops], 1), origin=True)
     of_id, of_ood = (logit_scale*cosines).split([id_crops.shape[1], ood_crops.shape[1]], 1)
     return dict(lin=id_crop_loss(of_id, targets[:, None].expand(of_id.shape[:2]), len(text), columns),
-                lout=ood_crop_loss(of_ood, len(text), columns), lkd=kd_loss(learned_cosines(learner, text, negatives, condition)))
+                lout=ood_crop_loss(of_ood, len(text), columns), lkd=kd_loss(kept))

@@ -56,12 +56,13 @@ def make_pool(pairs,  # (word, list it stands in, such as 'noun.act' or 'adj') i
               without=()  # lists to leave out
              ) -> Pool:
     "A pool from words in reading order: stripped, first occurrences kept, nouns before adjectives."
-    named = [(word.strip(), name.partition('.')[0]) for word, name in pairs if word.strip() and name not in without]
-    if clean and (junk := [word for word, _ in named if is_junk(word)]):
-        warnings.warn(f'{len(junk)} entries are left out as junk, {junk[0]!r} first: clean = False keeps them')
-    kept = {}
-    for word, pos in named:
-        if not (clean and is_junk(word)): kept.setdefault(word, pos)
+    kept, junk = {}, []
+    for word, name in pairs:
+        word = word.strip()
+        if not word or name in without: continue
+        if clean and is_junk(word): junk.append(word)
+        else: kept.setdefault(word, name.partition('.')[0])
+    if junk: warnings.warn(f'{len(junk)} entries are left out as junk, {junk[0]!r} first: clean = False keeps them')
     if not kept: raise ValueError('no words: the corpus is empty, or all its lists are left out')
     nouns_first = sorted(kept.items(), key=lambda item: item[1] != 'noun')  # a stable sort
     return Pool(*map(tuple, zip(*nouns_first)))
@@ -150,6 +151,6 @@ def corpus_words(corpus='wordnet') -> list[tuple[str, str]]:
     raise ValueError(f'unknown corpus {str(corpus)!r}: give a folder of word lists, '
                      f'or one of {", ".join(sorted(corpora))}')
 
-def pool(corpus='wordnet', clean: bool = True, without=()) -> Pool:
+def pool(corpus='wordnet', clean: bool = True) -> Pool:
     "The candidate words of a corpus, see `corpus_words` and `make_pool`."
-    return make_pool(corpus_words(corpus), clean, without)
+    return make_pool(corpus_words(corpus), clean)

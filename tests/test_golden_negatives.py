@@ -5,16 +5,13 @@ import numpy as np
 import pytest
 import torch
 
+from synood.features import unit
 from synood.negatives import (fill, neg_mining, negative_prompts, openood_mining, row_quantiles,
                               similarity_quantiles)
 from synood.words import make_pool, read_words
 
 GOLDEN, OPENOOD = (np.load(Path(__file__).parent/'golden'/'vlm'/f'{name}.npz', allow_pickle=False)
                    for name in ('negmine_a', 'negmine_ovlm_a'))
-
-
-def unit(rows):
-    return rows/np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 class Case:

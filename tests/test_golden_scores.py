@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from synood.features import unit
 from synood.scores import group_columns, grouped_mass, mcm, neglabel
 
 FOLDER = Path(__file__).parent/'golden'/'vlm'
@@ -13,10 +14,6 @@ MCM, NEGLABEL, PERMUTATIONS = (np.load(FOLDER/f'{name}.npz', allow_pickle=False)
                                for name in ('mcm_a', 'neglabel_a', 'randperm_seed0'))
 CLOSE = {'rtol': 1e-4, 'atol': 1e-5}  # the official code computes in float32, logits up to 100
 CASES = 'main', 'odd', 'edge'
-
-
-def unit(rows):
-    return rows/np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize('case', CASES)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from synood import tanl
+from synood.features import unit
 from synood.negatives import fill, neg_mining
 from synood.scores import Train, neglabel
 from synood.words import read_words
@@ -17,10 +18,6 @@ CSP_, ADANEG, TANL_ = (np.load(FOLDER/f'{name}.npz', allow_pickle=False)
                        for name in ('csp_a', 'adaneg_a', 'tanl_a'))
 CLOSE = {'rtol': 1e-4, 'atol': 1e-5}
 CASES = ['main', 'odd', 'edge']
-
-
-def unit(rows):
-    return rows/np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 # ---- CSP ------------------------------------------------------------------------------------
