@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BATCH', 'unit', 'cosine', 'hub_repository', 'find_model', 'Clip', 'load_clip', 'encode_text', 'encode_images',
-           'encode_pixels', 'Classifier', 'load_classifier', 'classify', 'describe', 'read_arrays', 'cached',
+           'encode_pixels', 'Crop', 'Classifier', 'load_classifier', 'classify', 'describe', 'read_arrays', 'cached',
            'image_features', 'classifier_features', 'text_features']
 
 # %% ../nbs/05_features.ipynb #c1923cd8
@@ -23,7 +23,8 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
-from torchvision.transforms import Normalize
+from torchvision.transforms import Compose, InterpolationMode, Normalize, RandomResizedCrop, ToTensor
+from torchvision.transforms.functional import hflip, resized_crop
 from .images import ImageSet
 from .runs import atomic_write, digest, embedded_folder, file_hash, progress
 
@@ -216,6 +217,27 @@ def encode_images(clip: Clip, pictures: list[Image.Image]) -> np.ndarray:
 def encode_pixels(clip: Clip, pixels: torch.Tensor) -> np.ndarray:
     "Raw image features (N, D) float32 of tensors (N, 3, H, W) as they are: the network's own transform is not applied."
     return _run(clip.model, _image_forward(clip), list(pixels))['image']
+
+# %% ../nbs/05_features.ipynb #1a6da364
+@dataclass(frozen=True)
+class Crop:
+    "A random part of a picture, enlarged to what a CLIP takes; torchvision's RandomResizedCrop, ratio 3/4 to 4/3."
+    smallest: float = .08  # share of the picture's area; the largest is 1
+    flip: float = .5  # probability of a mirror image
+    interpolation: str = 'bilinear'
+
+    def __call__(self, clip: Clip, picture: Image.Image, seed: int) -> torch.Tensor:
+        "(3, H, W), normalised as the CLIP's own transform does. Not for threads: it borrows torch's random state for a moment."
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            box, mirrored = RandomResizedCrop.get_params(picture, (self.smallest, 1.), (3/4, 4/3)), torch.rand(()) < self.flip
+        size = list(np.broadcast_to(clip.model.visual.image_size, 2))
+        cut = resized_crop(picture, *box, size, InterpolationMode(self.interpolation))
+        return _normalise(clip)(hflip(cut) if mirrored else cut)
+
+def _normalise(clip):
+    "The end of a CLIP's transform: to a tensor, mean and standard deviation."
+    return Compose([t for t in clip.transform.transforms if isinstance(t, (ToTensor, Normalize))])
 
 # %% ../nbs/05_features.ipynb #3807cf85
 @dataclass(frozen=True, eq=False)

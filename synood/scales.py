@@ -50,6 +50,7 @@ class Materials:
     n_train: int = 0  # ID training images per class; 0 = all there are
     n_test: int = 0  # images per OOD set, twice as many ID; 0 = all there are
     draws: int = 1  # so many disjoint draws of the test images; run seed r meets number r modulo draws
+    palette: str = 'plain'  # of rendered test images; another one is a shift of style
     m: int = 50_000  # synthetic images, the same number from every class (paper 4.1)
     # models, tried in order
     clip: tuple[str, ...] = ('ViT-B-16-quickgelu/openai',)  # paper 4.1
@@ -112,6 +113,24 @@ class Scale(Materials):
     groups: int = 100  # NegLabel's grouping of the negatives
     adaneg_groups: int = 5  # AdaNeg's grouping
     activated: int = 1000  # words that TANL listens to at a time
+    # map of the text features (KR-NFT); release
+    krnft_total: int = 10_500  # negative labels
+    krnft_groups: int = 10  # of them, in training
+    shots: int = 4  # ID images per class
+    views: int = 128  # random crops of each
+    picked: int = 32  # of them count as ID, and as many as OOD
+    krnft_steps: int = 1200  # of one image
+    krnft_lr: float = 1e-5  # AdamW
+    # fine-tuning of the whole CLIP (CMA); release
+    alignment: float = .001  # weight of the alignment term; 0 is FLYP
+    cma_epochs: int = 10
+    cma_batch: int = 512  # pairs that are told apart
+    cma_chunk: int = 64  # of them a device holds at a time
+    cma_lr: float = 1e-5  # AdamW, at its highest
+    cma_warmup: int = 500  # steps until it is there
+    cma_weight_decay: float = .1
+    cma_precision: str = 'no'  # 'bf16' computes in bfloat16
+    cma_checkpointing: bool = False  # compute transformer blocks twice, to save memory
     seeds: tuple[int, ...] = (0, 1, 2)
 
 # %% ../nbs/00_scales.ipynb #5a25df26
@@ -134,7 +153,7 @@ scales['mini'] = Scale(
 scales['dev'] = replace(scales['mini'], name='dev', world='dev')
 
 scales['smoke'] = replace(scales['dev'], name='smoke', n_train=4, m=20, n_test=40, draws=1, iterations=2, batch=5,
-                          epochs=1, label_epochs=1, seeds=(0,))
+                          epochs=1, label_epochs=1, views=8, picked=2, krnft_steps=2, cma_epochs=1, seeds=(0,))
 
 # %% ../nbs/00_scales.ipynb #77c2ed17
 def _checked(field, value, where):
@@ -174,10 +193,13 @@ def check_scale(scale: Scale) -> Scale:
     "The scale itself, or a ValueError that names the field which makes no sense."
     def need(ok, field, rule):
         if not ok: raise ValueError(f'scale {scale.name}: {field} must be {rule}, not {getattr(scale, field)!r}')
-    for field in ('m', 'draws', 'steps', 'iterations', 'batch', 'train_batch', 'release_batch', 'groups', 'adaneg_groups', 'openood_total', 'activated', 'resolution', 'epochs'):
+    for field in ('m', 'draws', 'steps', 'iterations', 'batch', 'train_batch', 'release_batch', 'groups', 'adaneg_groups', 'openood_total', 'activated', 'resolution', 'epochs',
+                  'krnft_total', 'krnft_groups', 'shots', 'picked', 'cma_epochs', 'cma_batch', 'cma_chunk'):
         need(getattr(scale, field) >= 1, field, 'at least 1')
     for field in ('strength', 'fraction'): need(0 < getattr(scale, field) <= 1, field, 'above 0 and at most 1')
     need(scale.temperature > 0, 'temperature', 'above 0')
+    need(scale.views >= 2*scale.picked, 'views', f'at least twice the {scale.picked} picked')
+    need(scale.cma_precision in ('no', 'bf16'), 'cma_precision', "'no' or 'bf16'")
     need(scale.resolution % 8 == 0, 'resolution', 'a multiple of 8')
     need(re.fullmatch(r'[\w-][\w.-]*', scale.name), 'name', 'letters, digits, dots and dashes')
     need(not scale.data or scale.world not in ('dev', 'test'), 'world', "a name for the images in `data`, as 'dev' and 'test' are rendered")

@@ -8,6 +8,7 @@ __all__ = ['Features', 'BACKBONES', 'KINDS', 'Synthetic', 'Train', 'Method', 're
 
 # %% ../nbs/07_scores.ipynb #968494d2
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Callable, ClassVar
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ class Train:
     clip: Callable[[], Clip] | None = None  # loads the network, for methods that show it something
     head: tuple[np.ndarray, np.ndarray] | None = None  # classifier's (C, Z), (C,)
     synthetic: Callable[[str], Synthetic] | None = None  # kind of image -> its features
+    stage: Callable[[str], Path] | None = None  # name of a stage -> its finished folder
     seed: int = 0
     scale: Scale = Scale()
 
@@ -58,10 +60,15 @@ class Method:
     trains: ClassVar[bool] = False  # reads the features of the ID training images
     mined: ClassVar[str] = 'negatives'  # the stage that chose its negatives
     convention: ClassVar[str] = 'id'  # positive class of its published FPR95, 'id' or 'ood'
+    backbone: ClassVar[tuple] = ()  # (stage that makes its CLIP, {field of the scale: value for that stage}); empty for the scale's CLIP
 
     def fit(self, train: Train) -> 'Method':
         "Learn from `train`; return self."
         raise NotImplementedError(f'{type(self).__name__} does not say how to fit')
+
+    def carry(self, train: Train) -> 'Method':
+        "Keep what was learned, take the classes and negatives of `train`; return self."
+        raise NotImplementedError(f'{type(self).__name__} does not say how to carry over to other classes')
 
     def score(self, test: Features) -> np.ndarray:
         "(N,) float64, larger = ID."
@@ -187,6 +194,8 @@ class ZeroShot(Method):
     def fit(self, train: Train) -> 'ZeroShot':
         self.text = unit(train.text)
         return self
+
+    def carry(self, train: Train) -> 'ZeroShot': return self.fit(train)  # nothing was learned
 
     def similarities(self, test: Features) -> np.ndarray:
         "(N, C) float64 cosines of the images to the class names."
