@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BATCH', 'unit', 'cosine', 'hub_repository', 'find_model', 'Clip', 'load_clip', 'encode_text', 'encode_images',
-           'encode_pixels', 'Crop', 'Classifier', 'load_classifier', 'classify', 'describe', 'read_arrays', 'cached',
-           'image_features', 'classifier_features', 'text_features']
+           'encode_pixels', 'Crop', 'Classifier', 'load_classifier', 'classify', 'describe', 'save_clip', 'read_arrays',
+           'cached', 'image_features', 'classifier_features', 'text_features']
 
 # %% ../nbs/05_features.ipynb #c1923cd8
 import hashlib, json, math, os, re, shutil, warnings
@@ -154,10 +154,14 @@ def load_clip(ids: tuple[str, ...]  # tried in order, see `find_model`
     name, folder = _find(ids)
     return _load_clip(name, folder, _stamp(folder))
 
+def _known_tag(name):
+    "What open_clip knows of an 'architecture/tag', such as its mean and its hub repository; empty for folders and others."
+    is_folder = name.startswith('embedded:') or Path(name).expanduser().is_dir()
+    return {} if is_folder else open_clip.get_pretrained_cfg(*name.partition('/')[::2])
+
 @lru_cache(maxsize=4)
 def _load_clip(name, folder, stamp):
-    is_folder = name.startswith('embedded:') or Path(name).expanduser().is_dir()
-    named = not is_folder and open_clip.get_pretrained_cfg(*name.partition('/')[::2])
+    named = _known_tag(name)
     files, model, transform, tokenizer = _hub_clip(name, folder) if named else _local_clip(folder)
     model = _frozen(model)
     device = next(model.parameters()).device
@@ -311,6 +315,22 @@ def describe(transform) -> str:
     if re.search(r' at 0x[0-9a-f]+', text := repr(transform)):
         raise ValueError(f'{text} cannot be described: give its class a __repr__ with its settings')
     return text
+
+# %% ../nbs/05_features.ipynb #f256b632
+def save_clip(model: torch.nn.Module,  # of the same architecture as the first CLIP of `ids`
+              ids: tuple[str, ...], folder: Path):
+    "Write a network to an existing folder as open_clip does, with the configuration and tokenizer of the first CLIP of `ids`."
+    name, source = _find(ids)
+    known = _known_tag(name)
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    if not known:
+        for file in _model_files(source):
+            if file.suffix != '.safetensors': shutil.copyfile(file, Path(folder)/file.name)
+    else:
+        network = open_clip.get_model_config(name.partition('/')[0]) | {'quick_gelu': known.get('quick_gelu', False)}
+        camera = {key: known[key] for key in ('mean', 'std', 'interpolation', 'resize_mode') if key in known}
+        atomic_write(Path(folder)/'open_clip_config.json', json.dumps(dict(model_cfg=network, preprocess_cfg=camera), indent=1))
+    atomic_write(Path(folder)/'open_clip_model.safetensors', save({key: value.numpy() for key, value in state.items()}))
 
 # %% ../nbs/05_features.ipynb #8029fdd6
 def read_arrays(path: Path, count: int) -> dict[str, np.ndarray] | None:

@@ -4,11 +4,26 @@
 
 # %% auto #0
 __all__ = ['MetaNet', 'NFTLearner', 'mapped_norms', 'mapped_cosines', 'kept_cosines', 'learned_cosines', 'group_odds',
-           'id_crop_loss', 'ood_crop_loss', 'kd_loss', 'krnft_losses']
+           'id_crop_loss', 'ood_crop_loss', 'kd_loss', 'krnft_losses', 'few_shot', 'Views', 'choose_views',
+           'views_stage', 'read_views', 'krnft_negatives', 'visits', 'train_learner', 'KRNFT', 'learned_mass']
 
 # %% ../nbs/15_krnft.ipynb #8892138e
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
+from .features import Crop, encode_pixels, load_clip, text_features, unit
+from .finetuning import update
+from .images import open_sets
+from .negatives import fill, mine_openood, openood_pool, save_negatives
+from .runs import progress, stage
+from .scales import generator, seed
+from .scores import Features, Method, Train, group_columns, grouped_mass, register
+from .words import corpus_words
 
 # %% ../nbs/15_krnft.ipynb #4d98d8f0
 class MetaNet(nn.Module):
@@ -110,3 +125,132 @@ def krnft_losses(learner: NFTLearner, text: torch.Tensor, negatives: torch.Tenso
     of_id, of_ood = (logit_scale*cosines).split([id_crops.shape[1], ood_crops.shape[1]], 1)
     return dict(lin=id_crop_loss(of_id, targets[:, None].expand(of_id.shape[:2]), len(text), columns),
                 lout=ood_crop_loss(of_ood, len(text), columns), lkd=kd_loss(kept))
+
+# %% ../nbs/15_krnft.ipynb #d725f029
+def few_shot(labels, shots: int, seed: int = 0) -> np.ndarray:
+    "Indices (C * shots,) of `shots` images of every class of labels (N,), with repetition where a class has fewer. Source: imglist_dataset.py."
+    draw, labels = random.Random(seed), np.asarray(labels)
+    classes = [np.flatnonzero(labels == c).tolist() for c in dict.fromkeys(labels.tolist())]
+    return np.concatenate([draw.sample(rows, shots) if len(rows) >= shots else draw.choices(rows, k=shots) for rows in classes])
+
+# %% ../nbs/15_krnft.ipynb #505ea940
+@dataclass(frozen=True, eq=False)
+class Views:
+    "Crops of B images as unit CLIP features, as float32 tensors."
+    condition: torch.Tensor  # (B, D) the crop most like the class
+    id_crops: torch.Tensor  # (B, S, D) the S crops most like it
+    ood_crops: torch.Tensor  # (B, S, D) and least like it, worst first
+    labels: torch.Tensor  # (B,) int64
+
+    def take(self, rows) -> 'Views': return Views(self.condition[rows], self.id_crops[rows], self.ood_crops[rows], self.labels[rows])
+
+def choose_views(crops: torch.Tensor, text: torch.Tensor, labels: torch.Tensor, picked: int) -> Views:
+    "The best and worst `picked` of crops (B, V, D) by cosine to their own class in text (C, D); rows of any length. Source: krnft_trainer.py, get_in_out."
+    crops, text = nn.functional.normalize(crops, dim=-1), nn.functional.normalize(text, dim=-1)
+    likeness = (crops @ text[labels][..., None]).squeeze(2)
+    best, worst = likeness.topk(picked).indices, (-likeness).topk(picked).indices
+    rows = torch.arange(len(crops))[:, None]
+    return Views(crops[rows, best[:, :1]][:, 0], crops[rows, best], crops[rows, worst], labels)
+
+# %% ../nbs/15_krnft.ipynb #cc25749e
+@stage('krnft_views', needs=('images',), uses=('clip', 'shots', 'views', 'picked'), seeded=True, shared=True)
+def views_stage(job):
+    "Chosen crops of a few training images; see `read_views`. Costs shots * views forward passes a class."
+    images, clip, scale = open_sets(job.inputs['images'])['train'], load_clip(job.scale.clip), job.scale
+    text = torch.from_numpy(text_features(clip, fill(images.classes, 'a photo of a {}.')))
+    def make(rows, folder):
+        crops = [Crop()(clip, picture, seed(job.seed, 'krnft_views', images.files[i], k))
+                 for i in rows for picture in [images.read(i)] for k in range(scale.views)]
+        features = torch.from_numpy(encode_pixels(clip, torch.stack(crops))).unflatten(0, (len(rows), -1))
+        save_file(vars(choose_views(features, text, torch.from_numpy(images.labels[rows]), scale.picked)), folder/'views.safetensors')
+    job.batches(few_shot(images.labels, scale.shots, job.seed).tolist(), 4, make)
+
+def read_views(folder: Path) -> Views:
+    "What the stage `krnft_views` made."
+    parts = [load_file(path) for path in sorted(Path(folder).glob('*/views.safetensors'))]
+    return Views(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+@stage('negatives_krnft', needs=('images',), uses=('clip', 'corpus', 'clean', 'quantile', 'krnft_total'))
+def krnft_negatives(job):
+    "Negatives by OpenOOD-VLM's recipe, in KR-NFT's number; see `mine_openood`."
+    names, scale = open_sets(job.inputs['images'])['train'].classes, job.scale
+    candidates = openood_pool(corpus_words(scale.corpus), names, scale.clean)
+    save_negatives(mine_openood(load_clip(scale.clip), names, candidates, scale.krnft_total, scale.quantile, job.cache), job.folder)
+
+# %% ../nbs/15_krnft.ipynb #6421bdb9
+def visits(count: int, steps: int, run_seed: int) -> torch.Tensor:
+    "Which of `count` images each step sees: (steps,) int64, one permutation after the other."
+    epochs = range(-(-steps//count)) if steps else ()
+    return torch.cat([torch.zeros(0, dtype=torch.int64), *(torch.randperm(count, generator=generator(run_seed, 'krnft', epoch, 'order')) for epoch in epochs)])[:steps]
+
+def train_learner(learner: NFTLearner, text: torch.Tensor, negatives: torch.Tensor, views: Views, order: torch.Tensor, columns: torch.Tensor,
+                  lr: float = 1e-5, weights: tuple = (1., .3, 10.), logit_scale: float = 100.) -> list[list[float]]:
+    """Train in place; [L_in, L_out, L_kd] of every step.
+
+    text (C, D), negatives (M, D), unit; order: (steps,) rows of `views`; columns: see `group_columns`; weights of the three
+    losses. A step costs about 12 S (C + M) D multiplications. FloatingPointError if a loss is not finite. Source: krnft_trainer.py."""
+    optimiser, losses = torch.optim.AdamW(learner.parameters(), lr), []
+    for row in progress(order[:, None], 'KR-NFT'):
+        now = views.take(row)
+        found = list(krnft_losses(learner, text, negatives, now.condition, now.id_crops, now.ood_crops, now.labels, columns, logit_scale).values())
+        update(sum(weight*loss for weight, loss in zip(weights, found)), [(optimiser, None)])
+        losses.append([loss.item() for loss in found])
+    return losses
+
+# %% ../nbs/15_krnft.ipynb #7a18346e
+@register
+@dataclass
+class KRNFT(Method):
+    "NegLabel on text features that move with the image, learned from random crops of a few ID images."
+    name: ClassVar[str] = 'KR-NFT'
+    needs: ClassVar[tuple] = (('clip', 'image'),)
+    source: ClassVar[str] = 'KR-NFT, ACM MM 2025; checked against KRNFT (krnft_trainer.py, clip_krnft.py)'
+    mined: ClassVar[str] = 'negatives_krnft'
+    convention: ClassVar[str] = 'ood'
+    training: str = 'regularised'  # 'plain': without L_kd; 'none': the features as they are
+    kind: str = 'binary'
+    hidden: int = 64  # the script's; the release's default is 8
+    lam_in: float = 1.
+    lam_out: float = .3
+    lam_kd: float = 10.
+    temperature: float | None = None  # None: the scale's; published .01
+
+    def __post_init__(self):
+        if self.training not in ('regularised', 'plain', 'none'): raise ValueError(f'KR-NFT: training must be regularised, plain or none, not {self.training!r}')
+
+    def fit(self, train: Train) -> 'KRNFT':
+        scale, rows = train.scale, dict(classes=len(train.text), negatives=len(train.negatives)) if self.kind == 'csc' else {}
+        self.learner = NFTLearner(train.text.shape[1], self.hidden, self.kind, seed=seed(train.seed, 'krnft', '', 'init'), **rows)
+        self.take(train)
+        if self.training != 'none':
+            views, columns = read_views(train.stage('krnft_views')), group_columns(len(self.negatives), scale.krnft_groups)
+            weights = self.lam_in, self.lam_out, self.lam_kd if self.training == 'regularised' else 0.
+            train_learner(self.learner, self.text, self.negatives, views, visits(len(views.labels), scale.krnft_steps, train.seed),
+                          torch.from_numpy(columns), scale.krnft_lr, weights, train.logit_scale)
+        self.learner.eval().requires_grad_(False)
+        return self
+
+    def take(self, train: Train):
+        "Text features and temperature of `train`."
+        self.text, self.negatives = (torch.from_numpy(unit(x)).float() for x in (train.text, train.negatives))
+        self.tau = train.scale.temperature if self.temperature is None else self.temperature
+
+    def carry(self, train: Train) -> 'KRNFT':
+        if self.learner.by_row: raise ValueError("KR-NFT: a learner of kind 'csc' belongs to its own classes and cannot be carried over")
+        self.take(train)
+        return self
+
+    def assess(self, test: Features) -> tuple[np.ndarray, np.ndarray]:
+        scores, classes = zip(*(learned_mass(self.learner, self.text, self.negatives, part, self.tau)
+                                for part in torch.from_numpy(unit(test['clip', 'image'])).float().split(256)))
+        return torch.cat(scores).numpy(), torch.cat(classes).numpy()
+
+    def score(self, test: Features) -> np.ndarray: return self.assess(test)[0]
+
+    def predict(self, test: Features) -> np.ndarray: return self.assess(test)[1]
+
+def learned_mass(learner: NFTLearner, text: torch.Tensor, negatives: torch.Tensor, images: torch.Tensor, temperature: float):
+    "Softmax mass on the classes and the best class, (B,) float64 and int64, of images (B, D) that are their own condition; all rows unit."
+    with torch.inference_mode(): logits = learned_cosines(learner, text, negatives, images, images[:, None])[:, 0]/temperature
+    of_classes, of_negatives = logits.split([len(text), len(negatives)], 1)
+    return grouped_mass(of_classes, of_negatives[:, None]), of_classes.argmax(1)

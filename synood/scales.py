@@ -145,7 +145,8 @@ scales['mini'] = Scale(
     name='mini', world='test', n_train=40, n_test=400, draws=5, m=400,
     clip=('embedded:clip',), backbones=('embedded:clip-small', 'embedded:clip-vit', 'embedded:clip'), classifier=('embedded:classifier',),
     inpainting=('embedded:inpainting',), lister=('embedded:lister',),
-    corpus='miniature', fraction=.6, openood_total=99, temperature=.05, groups=1, adaneg_groups=1, activated=80,
+    corpus='miniature', fraction=.6, openood_total=99, temperature=.05, groups=1, adaneg_groups=1, activated=80, krnft_total=99, krnft_groups=1,
+    cma_batch=100, cma_chunk=100, cma_lr=1e-4, cma_warmup=8,
     question='<image> list the elements of this picture except the {name} . assistant :',
     context_tokens=12, resolution=64, strength=.9, steps=10, guidance=4., step=1., batch=25,
     epochs=180, train_batch=64, label_ids=True, label_epochs=20, seeds=(0, 1, 2, 3, 4))

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from synood.krnft import (NFTLearner, group_odds, id_crop_loss, kd_loss, krnft_losses,
-                          learned_cosines, ood_crop_loss)
+from synood.features import unit
+from synood.krnft import (NFTLearner, choose_views, few_shot, group_odds, id_crop_loss, kd_loss,
+                          krnft_losses, learned_cosines, ood_crop_loss, train_learner)
+from synood.negatives import OPENOOD_PROMPTS, openood_mining, row_quantiles
 from synood.scores import group_columns, neglabel
 
 FOLDER = Path(__file__).parent/'golden'/'seeds'
@@ -111,3 +113,54 @@ def test_scores(key):
     got = neglabel(found['imf'], found['tf'][:classes], found['tf'][classes:], .01, int(groups), 0 if order == 'perm' else None)
     np.testing.assert_allclose(got, found[key], atol=1e-5)
     assert ((found['imf'] @ found['tf'][:classes].T).argmax(1) == found['pred']).all()
+
+
+@pytest.mark.parametrize('key', ['shot4_seed0', 'shot4_seed1', 'shot8_seed0', 'shot8_seed1'])
+def test_few_shots(key):
+    shots, seed = (int(part[4:]) for part in key.split('_'))
+    found = golden('fewshot')
+    np.testing.assert_array_equal(few_shot(found['labels'], shots, seed), found[key])
+
+
+def test_choice_of_crops():
+    found = {key: torch.tensor(value) for key, value in golden('select').items() if key != 'prompt'}
+    views = choose_views(found['crops'], found['text'], found['y'], int(found['n_selection']))
+    for mine, theirs in ((views.id_crops, 'feat_in'), (views.ood_crops, 'feat_out'), (views.condition, 'top1')):
+        np.testing.assert_allclose(mine, found[theirs], atol=1e-6)
+    assert (found['targets_in'] == views.labels[:, None]).all()
+
+
+def test_three_steps_of_training():
+    found = golden('train')
+    made, text = learner(found, 'p0.'), text_of(found)
+    crops, ys = torch.tensor(found['crops']), torch.tensor(found['ys']).ravel()
+    views = choose_views(crops, torch.tensor(found['text_rank']), ys, int(found['n_selection']))
+    columns = torch.tensor(group_columns(len(text[1]), int(found['n_group'])))
+    losses = train_learner(made, *text, views, torch.arange(3), columns, float(found['lr']))
+    for name, parameter in made.named_parameters():
+        np.testing.assert_allclose(parameter.detach(), found[f'f32.{name}'], atol=1e-5)
+    logged = [[float(part.split(':')[1]) for part in str(line).split('\t')[3:6]] for line in found['f32.log']]
+    np.testing.assert_allclose(losses, logged, atol=1e-5)
+
+
+def test_text_features():
+    found = golden('textfeat')
+    classes, nouns = int(found['n_cls']), int(found['n_noun'])
+    raw = found['raw'].astype(np.float32)
+    np.testing.assert_allclose(unit(raw), found['out'], atol=2e-3)
+    # positives, adjectives, nouns; CLIP's tokenizers lower the case
+    prompts = [str(prompt).lower() for prompt in found['prompts']]
+    adjectives = slice(classes, len(prompts) - nouns)
+    for template, part in ((OPENOOD_PROMPTS[1], prompts[adjectives]), (OPENOOD_PROMPTS[0], prompts[:classes] + prompts[-nouns:])):
+        before, after = template.lower().split('{}')
+        assert all(prompt.startswith(before) and prompt.endswith(after) for prompt in part)
+
+
+def test_choice_of_negatives():
+    found = golden('negsel')
+    cosines = torch.tensor(np.concatenate([found['cos_adj'], found['cos_noun']]))
+    pos = ['adj']*len(found['cos_adj']) + ['noun']*len(found['cos_noun'])
+    kept, rest = openood_mining(row_quantiles(cosines, interpolate=False), pos, int(found['total']))
+    first = len(found['cos_adj'])
+    np.testing.assert_array_equal(kept, [*found['sel_adj'], *(first + found['sel_noun'])])
+    np.testing.assert_array_equal(rest, [*found['unsel_adj'], *(first + found['unsel_noun'])])

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from synood import features
-from synood.features import encode_images, find_model, load_clip
+from synood.features import encode_images, find_model, load_clip, save_clip
 
 
 @pytest.fixture
@@ -71,3 +71,18 @@ def test_nothing_is_downloaded_unless_asked(hub, monkeypatch):
     monkeypatch.setenv('SYNOOD_DOWNLOAD', '1')
     find_model(('someone/else',))
     assert asked == [('someone/else', True), ('someone/else', False)]
+
+
+def test_a_published_clip_that_was_trained_further_is_a_folder_of_its_own(hub, tmp_path):
+    published, kept = load_clip(('Miniature-1/published',)), tmp_path/'kept'
+    kept.mkdir()
+    save_clip(published.model, ('Miniature-1/published',), kept)
+    config = json.loads((kept/'open_clip_config.json').read_text())
+    assert config['preprocess_cfg']['mean'] == [.5]*3 and config['model_cfg']['embed_dim'] == 96
+    config['model_cfg']['text_cfg']['hf_tokenizer_name'] = 'local'  # the miniature's words are not OpenAI's
+    (kept/'open_clip_config.json').write_text(json.dumps(config))
+    for file in find_model(('embedded:clip',)).glob('*.json'):
+        if file.name not in ('open_clip_config.json', 'manifest.json'): shutil.copy(file, kept)
+    shutil.copy(find_model(('embedded:clip',))/'merges.txt', kept)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 64, 3), np.uint8))
+    np.testing.assert_array_equal(encode_images(load_clip((str(kept),)), [picture]), encode_images(published, [picture]))
