@@ -230,12 +230,12 @@ class SynOOD(Method):
             labels, _ = train_labels(data, scale, train.seed, seen)
         self.text, self.negatives = unit(train.text), unit(train.negatives)
         self.negatives[data.matched] = unit(labels.numpy())
-        self.tuned, self.temperature, self.groups = data.matched, scale.temperature, scale.groups
+        self.tuned, self.tau, self.parts = data.matched, scale.temperature, scale.groups
         return self
 
     def score(self, test: Features) -> np.ndarray:
         images = projected(self.projection, test['clip', 'image'])
-        return neglabel(images, self.text, self.negatives, self.temperature, self.groups, keep=self.tuned)
+        return neglabel(images, self.text, self.negatives, self.tau, self.parts, keep=self.tuned)
 
     def predict(self, test: Features) -> np.ndarray:
         return (projected(self.projection, test['clip', 'image']) @ self.text.T).argmax(1)

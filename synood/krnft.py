@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from .detector import learners
 from .features import Crop, encode_pixels, load_clip, text_features, unit
 from .finetuning import update
 from .images import open_sets
@@ -41,8 +42,11 @@ class NFTLearner(nn.Module):
 
     kind: 'binary', 'csc', 'uni' or 'constant'; csc needs the numbers of `classes` and `negatives`.
     ValueError for another kind, or numbers given to a kind that has one map for all. Source: clip_krnft.py."""
+    name = 'nft'
+
     def __init__(self, width: int = 512, hidden: int = 64, kind: str = 'binary', classes: int = 1, negatives: int = 1, seed: int = 0):
         super().__init__()
+        self.settings = dict(width=width, hidden=hidden, kind=kind, classes=classes, negatives=negatives)
         if kind not in ('binary', 'csc', 'uni', 'constant'): raise ValueError(f'kind {kind!r}: choose binary, csc, uni or constant')
         if (classes, negatives) != (1, 1) and kind != 'csc': raise ValueError(f'{kind} has one map for all: leave out classes and negatives')
         columns, self.shared, self.by_row = 1 if kind == 'constant' else width, kind in ('uni', 'constant'), kind == 'csc'
@@ -63,6 +67,12 @@ class NFTLearner(nn.Module):
         "Mapped features (B, C + M, D), not normalised, of text (C, D) and negatives (M, D) for images (B, D). Costs B (C + M) D memory."
         parts = [scale*rows + shift for rows, (scale, shift) in ((text, self.factors(image)), (negatives, self.factors(image, True)))]
         return torch.cat(parts, 1)
+
+    def cosines(self, text: torch.Tensor, negatives: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        "Cosines (B, C + M) of images (B, D) that are their own condition to the features mapped for them; all unit."
+        return learned_cosines(self, text, negatives, images, images[:, None])[:, 0]
+
+learners['nft'] = NFTLearner  # a saved detector finds it by this name
 
 # %% ../nbs/15_krnft.ipynb #3d0b8dca
 def mapped_norms(text: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
@@ -233,7 +243,7 @@ class KRNFT(Method):
     def take(self, train: Train):
         "Text features and temperature of `train`."
         self.text, self.negatives = (torch.from_numpy(unit(x)).float() for x in (train.text, train.negatives))
-        self.tau = train.scale.temperature if self.temperature is None else self.temperature
+        self.tau, self.parts = train.scale.temperature if self.temperature is None else self.temperature, 1
 
     def carry(self, train: Train) -> 'KRNFT':
         if self.learner.by_row: raise ValueError("KR-NFT: a learner of kind 'csc' belongs to its own classes and cannot be carried over")
@@ -251,6 +261,6 @@ class KRNFT(Method):
 
 def learned_mass(learner: NFTLearner, text: torch.Tensor, negatives: torch.Tensor, images: torch.Tensor, temperature: float):
     "Softmax mass on the classes and the best class, (B,) float64 and int64, of images (B, D) that are their own condition; all rows unit."
-    with torch.inference_mode(): logits = learned_cosines(learner, text, negatives, images, images[:, None])[:, 0]/temperature
+    with torch.inference_mode(): logits = learner.cosines(text, negatives, images)/temperature
     of_classes, of_negatives = logits.split([len(text), len(negatives)], 1)
     return grouped_mass(of_classes, of_negatives[:, None]), of_classes.argmax(1)
