@@ -96,7 +96,7 @@ def training_data(bench: Benchmark, method: type[Method], run_seed: int) -> Trai
                  text=negatives.text, negatives=negatives.features, rest=negatives.rest, prompts=negatives.prompts,
                  logit_scale=load_clip(scale.clip).logit_scale, clip=lambda: load_clip(scale.clip), head=head,
                  synthetic=lambda kind: synthetic_of(bench, kind, run_seed),
-                 stage=lambda name: run_stage(name, scale, (run_seed,), bench.root)[run_seed], seed=run_seed, scale=scale)
+                 stage=lambda name, **change: run_stage(name, dataclasses.replace(scale, **change), (run_seed,), bench.root)[run_seed], seed=run_seed, scale=scale)
 
 # %% ../nbs/09b_benchmark.ipynb #3d30af39
 def mixed(fitted: Method, known: Features, unknown: Features, order: np.ndarray):

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['MetaNet', 'NFTLearner', 'mapped_norms', 'mapped_cosines', 'kept_cosines', 'learned_cosines', 'group_odds',
            'id_crop_loss', 'ood_crop_loss', 'kd_loss', 'krnft_losses', 'few_shot', 'Views', 'choose_views',
-           'views_stage', 'read_views', 'krnft_negatives', 'visits', 'train_learner', 'KRNFT', 'learned_mass']
+           'views_stage', 'read_views', 'krnft_negatives', 'visits', 'train_learner', 'unit_rows_of', 'new_learner',
+           'krnft_stage', 'KRNFT', 'learned_mass']
 
 # %% ../nbs/15_krnft.ipynb #8892138e
-import random
+import json, random
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -18,11 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from .detector import learners
 from .features import Crop, encode_pixels, load_clip, text_features, unit
-from .finetuning import update
+from .finetuning import one_thread, update
 from .images import open_sets
-from .negatives import fill, mine_openood, openood_pool, save_negatives
-from .runs import progress, stage
-from .scales import generator, seed
+from .negatives import fill, mine_openood, openood_pool, read_negatives, save_negatives
+from .runs import atomic_write, progress, stage
+from .scales import Scale, generator, seed
 from .scores import Features, Method, Train, group_columns, grouped_mass, register
 from .words import corpus_words
 
@@ -199,13 +201,35 @@ def train_learner(learner: NFTLearner, text: torch.Tensor, negatives: torch.Tens
 
     text (C, D), negatives (M, D), unit; order: (steps,) rows of `views`; columns: see `group_columns`; weights of the three
     losses. A step costs about 12 S (C + M) D multiplications. FloatingPointError if a loss is not finite. Source: krnft_trainer.py."""
-    optimiser, losses = torch.optim.AdamW(learner.parameters(), lr), []
-    for row in progress(order[:, None], 'KR-NFT'):
-        now = views.take(row)
-        found = list(krnft_losses(learner, text, negatives, now.condition, now.id_crops, now.ood_crops, now.labels, columns, logit_scale).values())
-        update(sum(weight*loss for weight, loss in zip(weights, found)), [(optimiser, None)])
-        losses.append([loss.item() for loss in found])
+    optimiser, losses = torch.optim.AdamW(learner.parameters(), lr, fused=True), []
+    with one_thread() if negatives.numel() < 2**18 else nullcontext():
+        for row in progress(order[:, None], 'KR-NFT'):
+            now = views.take(row)
+            found = list(krnft_losses(learner, text, negatives, now.condition, now.id_crops, now.ood_crops, now.labels, columns, logit_scale).values())
+            update(sum(weight*loss for weight, loss in zip(weights, found)), [(optimiser, None)])
+            losses.append([loss.item() for loss in found])
     return losses
+
+# %% ../nbs/15_krnft.ipynb #a15f531d
+def unit_rows_of(*arrays) -> list[torch.Tensor]:
+    "Arrays of rows as float32 tensors of unit rows."
+    return [torch.from_numpy(unit(rows)).float() for rows in arrays]
+
+def new_learner(scale: Scale, run_seed: int, text, negatives) -> NFTLearner:
+    "The learner of a scale before training, for text (C, D) and negatives (M, D)."
+    rows = dict(classes=len(text), negatives=len(negatives)) if scale.krnft_kind == 'csc' else {}
+    return NFTLearner(text.shape[1], scale.krnft_hidden, scale.krnft_kind, seed=seed(run_seed, 'krnft', '', 'init'), **rows)
+
+@stage('krnft', needs=('krnft_views', 'negatives_krnft'), seeded=True,
+       uses=('clip', 'krnft_groups', 'krnft_steps', 'krnft_lr', 'krnft_weights', 'krnft_kind', 'krnft_hidden'))
+def krnft_stage(job):
+    "learner.safetensors, and training.json with the losses of every step."
+    views, words, scale = read_views(job.inputs['krnft_views']), read_negatives(job.inputs['negatives_krnft']), job.scale
+    learner, rows = new_learner(scale, job.seed, words.text, words.features), unit_rows_of(words.text, words.features)
+    columns = torch.from_numpy(group_columns(len(words.words), scale.krnft_groups))
+    losses = train_learner(learner, *rows, views, visits(len(views.labels), scale.krnft_steps, job.seed), columns, scale.krnft_lr, scale.krnft_weights, load_clip(scale.clip).logit_scale)
+    save_file(learner.state_dict(), job.folder/'learner.safetensors')
+    atomic_write(job.folder/'training.json', json.dumps(dict(losses=losses)))
 
 # %% ../nbs/15_krnft.ipynb #7a18346e
 @register
@@ -218,31 +242,23 @@ class KRNFT(Method):
     mined: ClassVar[str] = 'negatives_krnft'
     convention: ClassVar[str] = 'ood'
     training: str = 'regularised'  # 'plain': without L_kd; 'none': the features as they are
-    kind: str = 'binary'
-    hidden: int = 64  # the script's; the release's default is 8
-    lam_in: float = 1.
-    lam_out: float = .3
-    lam_kd: float = 10.
     temperature: float | None = None  # None: the scale's; published .01
 
     def __post_init__(self):
         if self.training not in ('regularised', 'plain', 'none'): raise ValueError(f'KR-NFT: training must be regularised, plain or none, not {self.training!r}')
 
     def fit(self, train: Train) -> 'KRNFT':
-        scale, rows = train.scale, dict(classes=len(train.text), negatives=len(train.negatives)) if self.kind == 'csc' else {}
-        self.learner = NFTLearner(train.text.shape[1], self.hidden, self.kind, seed=seed(train.seed, 'krnft', '', 'init'), **rows)
         self.take(train)
+        self.learner, scale = new_learner(train.scale, train.seed, self.text, self.negatives), train.scale
         if self.training != 'none':
-            views, columns = read_views(train.stage('krnft_views')), group_columns(len(self.negatives), scale.krnft_groups)
-            weights = self.lam_in, self.lam_out, self.lam_kd if self.training == 'regularised' else 0.
-            train_learner(self.learner, self.text, self.negatives, views, visits(len(views.labels), scale.krnft_steps, train.seed),
-                          torch.from_numpy(columns), scale.krnft_lr, weights, train.logit_scale)
+            change = dict(krnft_weights=(*scale.krnft_weights[:2], 0.)) if self.training == 'plain' else {}
+            self.learner.load_state_dict(load_file(train.stage('krnft', **change)/'learner.safetensors'))
         self.learner.eval().requires_grad_(False)
         return self
 
     def take(self, train: Train):
         "Text features and temperature of `train`."
-        self.text, self.negatives = (torch.from_numpy(unit(x)).float() for x in (train.text, train.negatives))
+        self.text, self.negatives = unit_rows_of(train.text, train.negatives)
         self.tau, self.parts = train.scale.temperature if self.temperature is None else self.temperature, 1
 
     def carry(self, train: Train) -> 'KRNFT':

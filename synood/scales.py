@@ -121,6 +121,9 @@ class Scale(Materials):
     picked: int = 32  # of them count as ID, and as many as OOD
     krnft_steps: int = 1200  # of one image
     krnft_lr: float = 1e-5  # AdamW
+    krnft_weights: tuple[float, ...] = (1., .3, 10.)  # of L_in, L_out, L_kd
+    krnft_kind: str = 'binary'  # one map for classes, one for negatives
+    krnft_hidden: int = 64  # width of the small networks; the release's script, its default is 8
     # fine-tuning of the whole CLIP (CMA); release
     alignment: float = .001  # weight of the alignment term; 0 is FLYP
     cma_epochs: int = 10
@@ -146,7 +149,7 @@ scales['mini'] = Scale(
     clip=('embedded:clip',), backbones=('embedded:clip-small', 'embedded:clip-vit', 'embedded:clip'), classifier=('embedded:classifier',),
     inpainting=('embedded:inpainting',), lister=('embedded:lister',),
     corpus='miniature', fraction=.6, openood_total=99, temperature=.05, groups=1, adaneg_groups=1, activated=80, krnft_total=99, krnft_groups=1,
-    cma_batch=100, cma_chunk=100, cma_lr=1e-4, cma_warmup=8,
+    cma_epochs=5, cma_batch=100, cma_chunk=100, cma_lr=1e-4, cma_warmup=4,
     question='<image> list the elements of this picture except the {name} . assistant :',
     context_tokens=12, resolution=64, strength=.9, steps=10, guidance=4., step=1., batch=25,
     epochs=180, train_batch=64, label_ids=True, label_epochs=20, seeds=(0, 1, 2, 3, 4))
@@ -195,7 +198,7 @@ def check_scale(scale: Scale) -> Scale:
     def need(ok, field, rule):
         if not ok: raise ValueError(f'scale {scale.name}: {field} must be {rule}, not {getattr(scale, field)!r}')
     for field in ('m', 'draws', 'steps', 'iterations', 'batch', 'train_batch', 'release_batch', 'groups', 'adaneg_groups', 'openood_total', 'activated', 'resolution', 'epochs',
-                  'krnft_total', 'krnft_groups', 'shots', 'picked', 'cma_epochs', 'cma_batch', 'cma_chunk'):
+                  'krnft_total', 'krnft_groups', 'krnft_hidden', 'shots', 'picked', 'cma_epochs', 'cma_batch', 'cma_chunk'):
         need(getattr(scale, field) >= 1, field, 'at least 1')
     for field in ('strength', 'fraction'): need(0 < getattr(scale, field) <= 1, field, 'above 0 and at most 1')
     need(scale.temperature > 0, 'temperature', 'above 0')

@@ -43,7 +43,7 @@ class Train:
     clip: Callable[[], Clip] | None = None  # loads the network, for methods that show it something
     head: tuple[np.ndarray, np.ndarray] | None = None  # classifier's (C, Z), (C,)
     synthetic: Callable[[str], Synthetic] | None = None  # kind of image -> its features
-    stage: Callable[[str], Path] | None = None  # name of a stage -> its finished folder
+    stage: Callable[..., Path] | None = None  # name of a stage, and fields of the scale to change for it -> its finished folder
     seed: int = 0
     scale: Scale = Scale()
 
