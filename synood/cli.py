@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'parse_seeds', 'run', 'package_code', 'is_code', 'directives', 'notebook_source', 'notebook_key', 'reduced',
-           'find_notebooks', 'output_hash', 'stands', 'NotebookError', 'execute', 'reproduce', 'print_ledger', 'score',
-           'pretrain', 'main']
+           'find_notebooks', 'output_hash', 'stands', 'NotebookError', 'execute', 'default_jobs', 'timed',
+           'execute_all', 'reproduce', 'print_ledger', 'score', 'pretrain', 'main']
 
 # %% ../nbs/17_cli.ipynb #b810f101
 import json, os, re, sys
@@ -136,13 +136,40 @@ def _execute(nb, source, folder, given):
     finally: del os.environ['SYNOOD_TRACE']; work.unlink(missing_ok=True)
 
 # %% ../nbs/17_cli.ipynb #a8662abd
+def default_jobs() -> int:
+    "Notebooks at a time: two on a CPU with two cores or more, one otherwise or with a GPU."
+    import torch
+    return 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
+
+def _take_cores(count): os.environ.setdefault('OMP_NUM_THREADS', count)
+
+def timed(source: Path, folder: Path, *details) -> tuple[str, str, float]:
+    "Name, outcome and seconds of one notebook, see `execute`."
+    import time
+    started = time.time()
+    return source.stem, execute(source, folder, *details), time.time() - started
+
+def execute_all(notebooks: list[Path], folder: Path, parameters: dict, settings, full: bool, jobs: int):
+    "Yield what `timed` gives for every notebook as it ends, `jobs` at a time; the first that fails ends it, once its neighbours are done."
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from multiprocessing import get_context
+    cores = str(max(1, (os.cpu_count() or 1)//jobs))
+    with ProcessPoolExecutor(jobs, get_context('spawn'), initializer=_take_cores, initargs=(cores,)) as pool:
+        waiting = [pool.submit(timed, source, folder, parameters, settings, full) for source in notebooks]
+        try:
+            for done in as_completed(waiting): yield done.result()
+        finally:
+            for future in waiting: future.cancel()
+
+# %% ../nbs/17_cli.ipynb #f576e431
 @app.command()
 def reproduce(scale: str = typer.Option('mini', help='A scale by name, or the path of a TOML file.'),
               seeds: str = typer.Option('', help='Run seeds such as 0,1,2 or 0-4; default: the scale\'s own.'),
               only: str = typer.Option('', help='Notebooks by number, such as 20,23; default: all.'),
-              root: Path = typer.Option(Path('runs'), help='Folder for everything that is made.')):
-    "Execute the numbered notebooks in order and print the ledger. Example: synood reproduce --scale smoke --only 20"
-    import dataclasses, time
+              root: Path = typer.Option(Path('runs'), help='Folder for everything that is made.'),
+              jobs: int = typer.Option(0, min=0, help='Notebooks at a time; default: two on a CPU, one with a GPU.')):
+    "Execute the numbered notebooks and print the ledger. Example: synood reproduce --scale smoke --only 20"
+    import dataclasses
     from synood.runs import fingerprint, log_time
     from synood.scales import check_choices, get_scale
     chosen, notebooks = check_choices(get_scale(scale)), find_notebooks(only)
@@ -151,13 +178,9 @@ def reproduce(scale: str = typer.Option('mini', help='A scale by name, or the pa
     folder.mkdir(parents=True, exist_ok=True)
     name = str(Path(scale).resolve()) if scale.endswith('.toml') else scale
     parameters = dict(scale=name, seeds=list(parse_seeds(seeds)), root=str(root.resolve()))
-    for source in notebooks:
-        print(f'{source.stem:20}', end=' ', flush=True)
-        started = time.time()
-        outcome = execute(source, folder, parameters, settings, full=chosen.name == 'mini')
-        seconds = time.time() - started
-        print(outcome + (f', {seconds:.0f} s' if outcome == 'ran' else ''), flush=True)
-        if outcome == 'ran': log_time(folder.parent, f'notebook {source.stem}', None, seconds)
+    for stem, outcome, seconds in execute_all(notebooks, folder, parameters, settings, chosen.name == 'mini', jobs or default_jobs()):
+        print(f'{stem:22} {outcome}' + (f', {seconds:.0f} s' if outcome == 'ran' else ''), flush=True)
+        if outcome == 'ran': log_time(folder.parent, f'notebook {stem}', None, seconds)
     print_ledger(chosen, root)
 
 def print_ledger(scale, root: Path):

@@ -18,7 +18,7 @@ from .scales import get_scale
 
 # %% ../nbs/04b_report.ipynb #a2560518
 def published(table: str) -> pd.DataFrame:
-    "A published table as a frame: 'table1' .. 'table5' of SynOOD, 'cma'. AUROC and FPR95 in percent."
+    "A published table as a frame: 'table1' .. 'table5' of SynOOD, 'cma' and 'cma_mos' of CMA. AUROC, FPR95 and ID accuracy in percent."
     file = files('synood')/'assets'/'reference'/f'{table}.csv'
     if not file.is_file():
         known = sorted(p.name[:-4] for p in (files('synood')/'assets'/'reference').iterdir())
