@@ -67,8 +67,7 @@ class OODDetector:
         scale, names = get_scale(scale), _checked_names(names)
         clip = load_clip(scale.clip)
         mined = mine(clip, names, pool(scale.corpus, scale.clean), scale)
-        return cls(names, mined.words, unit(mined.text), unit(mined.features), scale.clip, clip.hash, scale.temperature,
-                   min(scale.groups, len(mined.words)), np.zeros(0, np.int64))
+        return cls(names, mined.words, unit(mined.text), unit(mined.features), scale.clip, clip.hash, scale.temperature, min(scale.groups, len(mined.words)), np.zeros(0, np.int64))
 
     @classmethod
     def from_method(cls, method: Method, names: list[str], negative_names: list[str], scale: Scale) -> 'OODDetector':
