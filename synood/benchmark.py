@@ -153,7 +153,10 @@ def fit_method(method: Method, bench: Benchmark, run_seed: int, learned: Benchma
 def evaluate(method: Method, bench: Benchmark, run_seed: int, ablation: bool = False, learned: Benchmark | None = None) -> list[dict]:
     "Result rows of one method at one seed, one per OOD set, measures in percent."
     params, own = filed_under(method, run_seed, learned and learned.scale), f', then {method.backbone[0]}' if method.backbone else ''
-    name_of_clip, bench = bench.scale.clip[0], with_backbone(bench, method, run_seed)
+    name_of_clip = bench.scale.clip[0]
+    if method.backbone:  # of several benchmarks, it is trained on the one that is learned from
+        clip = with_backbone(learned or bench, method, run_seed).scale.clip
+        bench, learned = (b and dataclasses.replace(b, scale=dataclasses.replace(b.scale, clip=clip)) for b in (bench, learned))
     scale, labels = bench.scale, bench.draw('id', run_seed).labels
     fitted, train = fit_method(method, bench, run_seed, learned)
     cell = {k: params.get(k, '') if ablation else '' for k in ('images', 'training', 'strategy', 'm')}

@@ -139,7 +139,9 @@ def _execute(nb, source, folder, given):
 def default_jobs() -> int:
     "Notebooks at a time: two on a CPU with two cores or more, one otherwise or with a GPU."
     import torch
-    return 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
+    return 1 if torch.cuda.is_available() else min(2, _cores())
+
+def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 def _take_cores(count): os.environ.setdefault('OMP_NUM_THREADS', count)
 
@@ -151,15 +153,14 @@ def timed(source: Path, folder: Path, *details) -> tuple[str, str, float]:
 
 def execute_all(notebooks: list[Path], folder: Path, parameters: dict, settings, full: bool, jobs: int):
     "Yield what `timed` gives for every notebook as it ends, `jobs` at a time; the first that fails ends it, once its neighbours are done."
-    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
     from multiprocessing import get_context
-    cores = str(max(1, (os.cpu_count() or 1)//jobs))
-    with ProcessPoolExecutor(jobs, get_context('spawn'), initializer=_take_cores, initargs=(cores,)) as pool:
-        waiting = [pool.submit(timed, source, folder, parameters, settings, full) for source in notebooks]
-        try:
-            for done in as_completed(waiting): yield done.result()
-        finally:
-            for future in waiting: future.cancel()
+    todo, running = list(notebooks), set()
+    with ProcessPoolExecutor(jobs, get_context('spawn'), initializer=_take_cores, initargs=(str(max(1, _cores()//jobs)),)) as pool:
+        while todo or running:
+            while todo and len(running) < jobs: running.add(pool.submit(timed, todo.pop(0), folder, parameters, settings, full))
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended: yield future.result()
 
 # %% ../nbs/17_cli.ipynb #f576e431
 @app.command()

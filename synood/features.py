@@ -141,7 +141,7 @@ def _local_clip(folder):
 def _model_files(folder):
     "The files of a folder that decide what its network computes."
     kinds = ('.safetensors', '.json', '.txt')
-    return sorted(f for f in Path(folder).iterdir() if f.suffix in kinds and f.name != 'manifest.json')
+    return sorted(f for f in Path(folder).iterdir() if f.suffix in kinds and f.name not in ('manifest.json', 'training.json'))
 
 def _stamp(folder):
     "What tells a replaced file from the old one, without reading it."
@@ -233,7 +233,7 @@ class Crop:
     def __call__(self, clip: Clip, picture: Image.Image, seed: int) -> torch.Tensor:
         "(3, H, W), normalised as the CLIP's own transform does. Not for threads: it borrows torch's random state for a moment."
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # of the CPU alone
             box, mirrored = RandomResizedCrop.get_params(picture, (self.smallest, 1.), (3/4, 4/3)), torch.rand(()) < self.flip
         size = list(np.broadcast_to(clip.model.visual.image_size, 2))
         cut = resized_crop(picture, *box, size, InterpolationMode(self.interpolation))

@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from .metrics import paired_interval
 from .runs import atomic_write, merge_rows, note_output, stage_folder, stages
 from .scales import get_scale
@@ -136,8 +137,9 @@ def save_figure(fig, name: str, scale, root: Path):
 def merge_results(scale, root: Path) -> pd.DataFrame:
     "Write results.csv and manifest.json of a scale to its figures folder; return the rows."
     scale, folder = get_scale(scale), figures_folder(scale, root)
-    rows = merge_rows(root, scale.name)
-    atomic_write(folder/'results.csv', rows.to_csv(index=False))
+    with FileLock(Path(root)/scale.name/'.results.lock'):  # of two at once, the later one has read the rows of both
+        rows = merge_rows(root, scale.name)
+        atomic_write(folder/'results.csv', rows.to_csv(index=False))
     found = sorted({int(s) for s in rows.seed}) or scale.seeds
     behind = {stage_folder(name, scale, s, root) for name in stages.names() for s in found}
     manifests = {f.relative_to(root).as_posix(): json.loads((f/'manifest.json').read_text()) for f in sorted(behind) if f.exists()}

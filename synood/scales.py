@@ -162,7 +162,8 @@ scales['mini'] = Scale(
 scales['dev'] = replace(scales['mini'], name='dev', world='dev')
 
 scales['smoke'] = replace(scales['dev'], name='smoke', n_train=4, m=20, n_test=40, draws=1, iterations=2, batch=5,
-                          epochs=1, label_epochs=1, views=8, picked=2, krnft_steps=2, cma_epochs=1, seeds=(0,))
+                          epochs=1, label_epochs=1, views=8, picked=2, krnft_steps=2,
+                          cma_epochs=1, cma_batch=20, cma_chunk=20, cma_warmup=1, seeds=(0,))
 
 # %% ../nbs/00_scales.ipynb #77c2ed17
 def _checked(field, value, where):
