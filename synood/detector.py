@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays, save as save_arrays
-from .features import encode_images, load_clip, unit
+from .features import encode_images, find_model, load_clip, unit
 from .finetuning import Projection, projected
 from .images import ImageSet, read_image
 from .negatives import mine
@@ -72,7 +72,7 @@ class OODDetector:
     @classmethod
     def from_method(cls, method: Method, names: list[str], negative_names: list[str], scale: Scale) -> 'OODDetector':
         "A detector from a fitted method, for the names and negatives it was fitted with; scale: whose CLIP it was fitted on, see `with_backbone`."
-        if method.transductive or not hasattr(method, 'negatives'): raise ValueError(f'{method.name} cannot be kept as a detector: its score is not a mass of class names against fixed negatives')
+        if method.transductive or not hasattr(method, 'negatives') or getattr(method, 'half', False) or getattr(method, 'seed', 0) != 0: raise ValueError(f'{method.name} cannot be kept as a detector: its score is not a mass of class names against fixed negatives, in full precision and the usual groups')
         if (len(names), len(negative_names)) != (len(method.text), len(method.negatives)):
             raise ValueError(f'{len(names)} names and {len(negative_names)} negatives for {len(method.text)} and {len(method.negatives)} labels')
         return cls(tuple(names), tuple(negative_names), *map(np.asarray, (method.text, method.negatives)), scale.clip, load_clip(scale.clip).hash,
@@ -80,7 +80,7 @@ class OODDetector:
 
     def score(self, images) -> np.ndarray:
         "Scores (N,) float64 in (0, 1), larger = more ID (Eqs. 1-2)."
-        return _scores(self, _features(self, images)[1])
+        return _judged(self, _features(self, images)[1])[0]
 
     def predict(self, images) -> pd.DataFrame:
         "One line per image: path, score, is_ood (None without a threshold), nearest ID label, its confidence, nearest negative label."
@@ -128,21 +128,22 @@ def _cosines(detector, features):
     "Cosines (N, C) and (N, M) to class names and negatives, as float32 tensors."
     images, text, negatives = (torch.from_numpy(np.asarray(x, np.float32)) for x in (features, detector.text, detector.negatives))
     if detector.learner is None: return images @ text.T, images @ negatives.T
-    with torch.inference_mode(): found = torch.cat([detector.learner.cosines(text, negatives, part) for part in images.split(256)])
+    with torch.inference_mode(): found = detector.learner.cosines(text, negatives, images)
     return found.split([len(text), len(negatives)], 1)
 
-def _scores(detector, features):
-    of_classes, of_negatives = (cosines/detector.temperature for cosines in _cosines(detector, features))
-    columns = group_columns(len(detector.negatives), detector.groups, keep=detector.tuned)
-    return grouped_mass(of_classes, of_negatives[:, columns]).numpy()
+def _judged(detector, features):
+    "Score, best class, its share of the classes' mass and best negative of every image, (N,) each; 256 images at a time."
+    columns, parts = group_columns(len(detector.negatives), detector.groups, keep=detector.tuned), []
+    for part in np.array_split(features, max(1, -(-len(features)//256))):
+        of_classes, of_negatives = (cosines/detector.temperature for cosines in _cosines(detector, part))
+        confidence, label = of_classes.softmax(1).max(1)
+        parts.append((grouped_mass(of_classes, of_negatives[:, columns]), label, confidence, of_negatives.argmax(1)))
+    return [torch.cat(column).numpy() for column in zip(*parts)]
 
 def _table(detector, paths, features):
-    id_cos, neg_cos = (cosines.numpy() for cosines in _cosines(detector, features))
-    p = np.exp((id_cos - id_cos.max(1, keepdims=True))/detector.temperature)
-    scores = _scores(detector, features)
+    scores, label, confidence, negative = _judged(detector, features)
     return pd.DataFrame(dict(path=paths, score=scores, is_ood=None if detector.threshold is None else scores < detector.threshold,
-                             label=[detector.names[i] for i in id_cos.argmax(1)], confidence=p.max(1)/p.sum(1),
-                             negative=[detector.negative_names[i] for i in neg_cos.argmax(1)]))
+                             label=[detector.names[i] for i in label], confidence=confidence, negative=[detector.negative_names[i] for i in negative]))
 
 # %% ../nbs/11_detector.ipynb #3bb958dd
 _FORMAT = 2
@@ -165,7 +166,8 @@ def _save(detector, folder):
 
 def own_folder(ids: tuple[str, ...]) -> Path | None:
     "The folder of a CLIP that has no public name, which a detector takes along; None for embedded and published ones."
-    return Path(ids[0]).expanduser() if Path(ids[0]).expanduser().is_dir() else None
+    folder = find_model(ids)  # the one that is used may not be the first
+    return folder if folder in [Path(name).expanduser() for name in ids if not name.startswith('embedded:')] else None
 
 # %% ../nbs/11_detector.ipynb #f6290a59
 def _read_meta(folder):
@@ -201,6 +203,7 @@ def _load(folder):
     need(len(text) == len(meta['names']) and len(negatives) == len(meta['negative_names']), 'label counts do not match the arrays')
     need(text.ndim == negatives.ndim == 2 and text.shape[1] == negatives.shape[1], 'widths of ID and negative labels differ')
     need(all(np.isfinite(a).all() for a in arrays.values()), 'values are not finite')
+    need(all(np.allclose(np.linalg.norm(rows, axis=1), 1, atol=.01) for rows in (text, negatives)), 'label features are not of unit length')
     need(((0 <= tuned) & (tuned < len(negatives))).all(), 'tuned labels point outside the negatives')
     projection = None if meta['residual'] is None else _filled(folder, 'projection', Projection(text.shape[1], meta['residual'], torch.Generator()), arrays)
     learner = None if meta['learner'] is None else _filled(folder, 'learner', _learner(folder, meta['learner']), arrays)
