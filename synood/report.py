@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['published', 'half_width', 't_interval', 'cell', 'paired', 'difference_cell', 'averages', 'wide', 'gains', 'where',
-           'figures_folder', 'save_table', 'markdown', 'latex', 'save_figure', 'merge_results', 'ledger']
+           'figures_folder', 'save_table', 'markdown', 'latex', 'save_figure', 'merge_results', 'folders_used',
+           'ledger']
 
 # %% ../nbs/04b_report.ipynb #662fbf54
 import dataclasses, io, json
@@ -141,10 +142,18 @@ def merge_results(scale, root: Path) -> pd.DataFrame:
         rows = merge_rows(root, scale.name)
         atomic_write(folder/'results.csv', rows.to_csv(index=False))
     found = sorted({int(s) for s in rows.seed}) or scale.seeds
-    behind = {stage_folder(name, scale, s, root) for name in stages.names() for s in found}
+    behind = {stage_folder(name, scale, s, root) for name in stages.names() for s in found} | folders_used(root, scale.name, folder/'manifest.json')
     manifests = {f.relative_to(root).as_posix(): json.loads((f/'manifest.json').read_text()) for f in sorted(behind) if f.exists()}
-    atomic_write(folder/'manifest.json', json.dumps(dict(scale=dataclasses.asdict(scale), stages=manifests), indent=1, sort_keys=True) + '\n')
+    text = json.dumps(dict(scale=dataclasses.asdict(scale), stages=manifests), indent=1, sort_keys=True) + '\n'
+    atomic_write(folder/'manifest.json', text.replace(str(Path(root).resolve()), Path(root).name))  # a network of one's own is named by its place
     return rows
+
+def folders_used(root: Path, scale: str, manifest: Path) -> set[Path]:
+    "Stage folders that the records of a scale's notebooks name, for experiments that change settings, and those of the last manifest."
+    root, noted = Path(root), []
+    for record in (root/scale/'notebooks').glob('*.json'): noted += json.loads(record.read_text())['outputs']
+    folders = {root/Path(name).relative_to(root.resolve()) for name in noted if Path(name).is_relative_to(root.resolve()) and (Path(name)/'manifest.json').exists()}
+    return folders | ({root/name for name in json.loads(manifest.read_text())['stages']} if manifest.exists() else set())
 
 # %% ../nbs/04b_report.ipynb #15b7fffc
 def ledger(scale, root: Path) -> pd.DataFrame:
