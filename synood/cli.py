@@ -131,7 +131,7 @@ def _execute(nb, source, folder, given):
     atomic_write(work, json.dumps(nb))
     os.environ['SYNOOD_TRACE'] = str(trace)
     try: papermill.execute_notebook(str(work), str(folder/source.name), parameters=given, cwd=str(source.parent), kernel_name='python3', progress_bar=False,
-                                        extra_arguments=['--log-level=40'])
+                                        extra_arguments=['--log-level=50'])  # kernels call their own end an error
     except papermill.PapermillExecutionError as e: raise NotebookError(f'{source.name} stopped at {e.ename}: {e.evalue}; all it printed is in {folder/source.name}') from None
     finally: del os.environ['SYNOOD_TRACE']; work.unlink(missing_ok=True)
 
