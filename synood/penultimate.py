@@ -9,6 +9,7 @@ __all__ = ['gradnorm', 'react', 'ash', 'dice_weight', 'knn', 'rmds', 'vim']
 import numpy as np
 import torch
 from scipy.special import logsumexp, softmax
+from .features import unit
 
 # %% ../nbs/12b_penultimate.ipynb #d1ad6a0f
 def gradnorm(features: np.ndarray, logits: np.ndarray) -> np.ndarray:
@@ -53,9 +54,9 @@ def knn(train: np.ndarray, features: np.ndarray, k: int = 50, block: int = 1024)
     return 2*np.concatenate(found) - 2
 
 def _unit(x, name):
-    length = np.linalg.norm(np.asarray(x, np.float64), axis=1, keepdims=True)
-    if not (length > 0).all(): raise ValueError(f'{name} image {int((length == 0).argmax())} has a zero feature: it has no direction')
-    return (x/length).astype(np.float64)
+    zero = ~np.any(x, axis=1)
+    if zero.any(): raise ValueError(f'{name} image {int(zero.argmax())} has a zero feature: it has no direction')
+    return unit(np.asarray(x, np.float64))
 
 # %% ../nbs/12b_penultimate.ipynb #7d3df8b8
 def rmds(train: np.ndarray, labels: np.ndarray, features: np.ndarray) -> np.ndarray:
