@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BATCH', 'unit', 'cosine', 'hub_repository', 'find_model', 'Clip', 'load_clip', 'encode_text', 'encode_images',
            'encode_pixels', 'Crop', 'Classifier', 'load_classifier', 'classify', 'describe', 'save_clip', 'read_arrays',
-           'cached', 'image_features', 'classifier_features', 'text_features']
+           'cached', 'image_features', 'classifier_features', 'Pixels', 'text_features']
 
 # %% ../nbs/05_features.ipynb #c1923cd8
 import hashlib, json, math, os, re, shutil, warnings
@@ -257,6 +257,7 @@ class Classifier:
     interpolation: str
     weight: np.ndarray  # (C, Z) float32, of the last layer
     bias: np.ndarray  # (C,) float32
+    clip: Clip | None = None  # whose image features are its penultimate ones, for a linear head on CLIP
 
 def load_classifier(ids: tuple[str, ...]  # tried in order, see `find_model`
                    ) -> Classifier:
@@ -399,9 +400,27 @@ def image_features(clip: Clip, images: ImageSet, cache: Path | None = None) -> n
 
 def classifier_features(classifier: Classifier, images: ImageSet, cache: Path | None = None
                        ) -> tuple[np.ndarray, np.ndarray]:
-    "Logits (N, C) and penultimate features (N, Z) of an image set, float32, both from one pass."
+    "Logits (N, C) and penultimate features (N, Z) of an image set, float32, both from one pass; from none for a head on a CLIP that has seen it."
+    if classifier.clip:
+        penultimate = image_features(classifier.clip, images, cache)
+        return penultimate @ classifier.weight.T + classifier.bias, penultimate
     found = _set_features(classifier, _classifier_forward(classifier), images, cache, 'classifier')
     return found['logits'], found['penultimate']
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    "N images as a network sees them, for methods that want more of it than its features."
+    network: Clip | Classifier
+    images: ImageSet
+    cache: Path | None = None
+
+    def __len__(self): return len(self.images)
+
+    def through(self, forward: Callable,  # tensor (B, 3, H, W) -> {name: tensor of B rows}
+                name: str  # of what `forward` does, with all that decides it: the arrays are kept under it
+               ) -> dict[str, np.ndarray]:
+        "What `forward` makes of all images, float32, from the cache if it is there. It runs without gradients; see `torch.inference_mode`."
+        return _set_features(self.network, forward, self.images, self.cache, name)
 
 def text_features(clip: Clip, prompts: list[str], cache: Path | None = None) -> np.ndarray:
     "What `encode_text` gives, from the cache if it is there: for dictionaries, whose prompts take a network minutes to hours."

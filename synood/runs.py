@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['stages', 'ROW', 'temporary', 'atomic_write', 'atomic_folder', 'digest', 'file_hash', 'folder_hash', 'embedded_folder',
            'code_hash', 'listing_hash', 'fingerprint', 'Stage', 'stage', 'stage_key', 'stage_folder', 'progress',
-           'ScaleView', 'Job', 'versions', 'log_time', 'note_output', 'run_stage', 'Rows', 'merge_rows']
+           'ScaleView', 'Job', 'versions', 'log_time', 'note_output', 'run_stage', 'Rows', 'read_rows', 'merge_rows']
 
 # %% ../nbs/01_runs.ipynb #d3eac5a0
 import ast, hashlib, importlib.metadata, json, os, platform, shutil, sys, time, uuid
@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
-from .scales import Registry, Scale, get_scale
+from .scales import NETWORKS, Registry, Scale, get_scale
 
 # %% ../nbs/01_runs.ipynb #d4871fb0
 def temporary(path: Path) -> Path:
@@ -93,8 +93,6 @@ def listing_hash(folder: str) -> str:
     return digest(sorted((p.relative_to(folder).as_posix(), p.stat().st_size) for p in Path(folder).rglob('*') if p.is_file()))
 
 # %% ../nbs/01_runs.ipynb #76001357
-_NETWORKS = ('clip', 'backbones', 'classifier', 'inpainting', 'lister')
-
 def _asset(*parts): return Path(str(files('synood').joinpath('assets', *parts)))
 
 def _network(model_id):
@@ -106,7 +104,7 @@ def _network(model_id):
 def fingerprint(scale: Scale, field: str):
     "A field of a scale as it enters a key: its value, or the content of the files it stands for."
     value = getattr(scale, field)
-    if field in _NETWORKS: return [_network(v) for v in value]
+    if field in NETWORKS: return [_network(v) for v in value]
     if field == 'data' and value: return [value, listing_hash(value)]
     if field == 'world' and value in ('dev', 'test'): return [value, file_hash(_asset('world.json')), file_hash(_asset('glyphs.png'))]
     if field == 'corpus':
@@ -280,35 +278,44 @@ ROW = ('scale', 'world', 'protocol', 'method', 'backbone', 'images', 'training',
        'n_id', 'n_ood', 'list_hash', 'prompts', 'transform', 'weights', 'dataset', 'group', 'auroc', 'fpr95',
        'fpr95_ood_positive', 'aupr_in', 'aupr_out', 'id_acc')
 
+_CELLS = ['images', 'training', 'strategy', 'm']
+
 @dataclass(frozen=True)
 class Rows:
-    "The result files of one experiment at one scale: runs/<scale>/rows/<experiment>/<context>/<params_hash>.csv."
-    folder: Path  # runs/<scale>/rows/<experiment>
+    "Result files of one scale, runs/<scale>/rows/<context>/<params_hash>.csv. Whoever asks for the same row finds the same file."
+    folder: Path  # runs/<scale>/rows
     context: str  # hash of the data and stages behind the rows
 
     def path(self, params: dict) -> Path: return self.folder/self.context/f'{digest(params)}.csv'
 
-    def write(self, params: dict, rows: list[dict]):
-        "Write the rows of one parameter set atomically. Unknown or missing columns are an error."
-        if wrong := {k for r in rows for k in set(r) ^ set(ROW)}: raise ValueError(f'rows do not fit the columns: {sorted(wrong)}')
+    def make(self, params: dict, rows: Callable):
+        "The file of one parameter set, written with what `rows()` gives if it is missing. Nobody waits: processes that share a run share its stages."
         path = self.path(params)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, pd.DataFrame(rows, columns=ROW).to_csv(index=False))
+        if not path.exists():
+            found = rows()
+            if wrong := {k for r in found for k in set(r) ^ set(ROW)}: raise ValueError(f'rows do not fit the columns: {sorted(wrong)}')
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(path, pd.DataFrame(found, columns=ROW).to_csv(index=False))
+        return path
 
-    def publish(self, params: list[dict]):
-        "Make the files of these parameter sets the ones that results are merged from."
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def publish(self, experiment: str, params: list[dict], ablation: bool = False) -> pd.DataFrame:
+        "Make the files of these parameter sets the ones that an experiment shows; return their rows in this order."
         names = [self.path(p).relative_to(self.folder).as_posix() for p in params]
-        atomic_write(self.folder/'current.json', json.dumps(sorted(set(names)), indent=1))
+        atomic_write(self.folder/f'{experiment}.json', json.dumps(dict(ablation=ablation, files=sorted(set(names))), indent=1))
+        return pd.concat([read_rows(self.folder/name, ablation) for name in names], ignore_index=True)
+
+def read_rows(path: Path, ablation: bool) -> pd.DataFrame:
+    "The rows of a file; the columns that describe ablation cells are empty unless it is one."
+    rows = pd.read_csv(path, keep_default_na=False)
+    return rows if ablation else rows.assign(**dict.fromkeys(_CELLS, ''))
 
 # %% ../nbs/01_runs.ipynb #67c89340
 def merge_rows(root: Path, scale: str) -> pd.DataFrame:
     "The published rows of a scale, sorted; the experiment is named in the first column."
     found = []
-    for current in sorted((Path(root)/scale/'rows').glob('*/current.json')):
-        for name in json.loads(current.read_text()):
-            found.append(pd.read_csv(current.parent/name, keep_default_na=False).assign(experiment=current.parent.name))
+    for listed in sorted((Path(root)/scale/'rows').glob('*.json')):
+        shown = json.loads(listed.read_text())
+        found += [read_rows(listed.parent/name, shown['ablation']).assign(experiment=listed.stem) for name in shown['files']]
     if not found: return pd.DataFrame(columns=['experiment', *ROW])
     rows = pd.concat(found)[['experiment', *ROW]]
-    return rows.sort_values(['experiment', 'method', 'images', 'training', 'strategy', 'm', 'seed', 'dataset'],
-                            ignore_index=True, key=lambda c: c.astype(str))
+    return rows.sort_values(['experiment', 'method', *_CELLS, 'seed', 'dataset'], ignore_index=True, key=lambda c: c.astype(str))

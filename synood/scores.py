@@ -13,12 +13,13 @@ from typing import Callable, ClassVar
 import numpy as np
 import torch
 from .features import Clip, unit
+from .heads import ROLES
 from .negatives import as_unit
 from .scales import Registry, Scale
 
 # %% ../nbs/07_scores.ipynb #9d76e288
-Features = dict[tuple[str, str], np.ndarray]  # (backbone, kind) -> (N, D) float32, raw
-BACKBONES = 'clip', 'classifier'
+Features = dict[tuple[str, str], np.ndarray]  # (backbone, kind) -> (N, D) float32, raw; of kind 'pixels' the images, see `Pixels`
+BACKBONES = 'clip', *ROLES
 KINDS = 'pixels', 'image', 'patch', 'text', 'penultimate', 'logits'
 
 # %% ../nbs/07_scores.ipynb #5df20bd1
@@ -41,7 +42,7 @@ class Train:
     rest: np.ndarray | None = None  # (K, D) features of candidates that were not chosen as negatives
     prompts: tuple[str, ...] = ()  # the templates behind the text features
     clip: Callable[[], Clip] | None = None  # loads the network, for methods that show it something
-    head: tuple[np.ndarray, np.ndarray] | None = None  # classifier's (C, Z), (C,)
+    head: tuple[np.ndarray, np.ndarray] | None = None  # weights (C, Z) and biases (C,) of its classifier's last layer
     synthetic: Callable[[str], Synthetic] | None = None  # kind of image -> its features
     stage: Callable[..., Path] | None = None  # name of a stage, and fields of the scale to change for it -> its finished folder
     seed: int = 0
