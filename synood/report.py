@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['published', 'half_width', 't_interval', 'cell', 'paired', 'difference_cell', 'averages', 'wide', 'gains', 'where',
-           'figures_folder', 'save_table', 'markdown', 'latex', 'save_figure', 'merge_results', 'folders_used',
-           'ledger']
+           'figures_folder', 'save_table', 'marked', 'markdown', 'latex', 'save_figure', 'merge_results',
+           'folders_used', 'ledger']
 
 # %% ../nbs/04b_report.ipynb #662fbf54
 import dataclasses, io, json
@@ -99,16 +99,28 @@ def _write(path, content):
     atomic_write(path, content)
     note_output(path)
 
-def save_table(frame: pd.DataFrame, name: str, scale, root: Path, caption: str) -> pd.DataFrame:
-    "Write <name>.csv, .md and .tex with the caption; return the frame, to be shown."
+def save_table(frame: pd.DataFrame, name: str, scale, root: Path, caption: str, mark: bool = False) -> pd.DataFrame:
+    "Write <name>.csv, .md and .tex with the caption; return the frame, to be shown. `mark`: the best two of every measure in .md and .tex, see `marked`."
     folder = figures_folder(scale, root)
     flat = frame.copy()
     flat.columns = [' '.join(c).strip() if isinstance(c, tuple) else c for c in frame.columns]
     flat = flat.reset_index().map(lambda v: v + 0. if isinstance(v, float) else v)  # no minus before a zero
     _write(folder/f'{name}.csv', flat.to_csv(index=False))
-    _write(folder/f'{name}.md', f'{caption}\n\n{markdown(flat)}\n')
-    _write(folder/f'{name}.tex', latex(flat, caption, name))
+    bold, slanted = (marked(flat, *formats) if mark else flat for formats in (('**{}**', '_{}_'), (r'\textbf{{{}}}', r'\underline{{{}}}')))
+    _write(folder/f'{name}.md', f'{caption}\n\n{markdown(bold)}\n')
+    _write(folder/f'{name}.tex', latex(slanted, caption, name))
     return frame
+
+_LARGER = {'auroc': True, 'id_acc': True, 'fpr95': False, 'fpr95_ood_positive': False}  # is it better?
+
+def marked(frame: pd.DataFrame, best: str, second: str) -> pd.DataFrame:
+    "The frame as text, the best and second-best cells of every column whose last word is a measure in the formats given; equal ones share a rank."
+    shown = frame.astype(object)
+    for column in (c for c in frame if c.split()[-1] in _LARGER):
+        values = frame[column].map(lambda cell: float(str(cell).split()[0]))
+        for value, format in zip(sorted(values.dropna().unique(), reverse=_LARGER[column.split()[-1]]), (best, second)):
+            shown.loc[values == value, column] = frame.loc[values == value, column].map(format.format)
+    return shown
 
 # %% ../nbs/04b_report.ipynb #0ea80e67
 def markdown(frame: pd.DataFrame) -> str:

@@ -170,7 +170,7 @@ scales['release'] = replace(scales['paper'], name='release', clean=False, sample
 scales['mini'] = Scale(
     name='mini', world='test', n_train=40, n_test=400, draws=5, m=400,
     clip=('embedded:clip',), backbones=('embedded:clip-small', 'embedded:clip-vit', 'embedded:clip'), classifier=('embedded:classifier',),
-    finetuned=(), **dict.fromkeys(('resnet', 'augmix', 'vit', 'swin'), ('embedded:classifier',)), vim_dim=20, knn_k=10, vos_blocks=0,
+    finetuned=(), **dict.fromkeys(('resnet', 'augmix', 'vit', 'swin'), ('embedded:classifier',)), vim_dim=5, knn_k=1, vos_blocks=0,
     inpainting=('embedded:inpainting',), lister=('embedded:lister',),
     corpus='miniature', fraction=.6, openood_total=99, temperature=.05, groups=1, adaneg_groups=1, activated=80, krnft_total=99, krnft_groups=1,
     cma_epochs=5, cma_batch=100, cma_chunk=100, cma_lr=1e-4, cma_warmup=4,

@@ -8,6 +8,7 @@ __all__ = ['BATCH', 'LAMBDA', 'SAMPLES', 'class_clouds', 'virtual_outliers', 'we
 
 # %% ../nbs/12c_vos.ipynb #270210d1
 import copy, json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -18,12 +19,12 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from scipy.stats import chi2
 from .features import Classifier, Pixels, classifier_features, load_classifier, load_clip
-from .finetuning import epoch_batches, update
+from .finetuning import epoch_batches, one_thread, update
 from .heads import probe
 from .images import ImageSet, open_sets
 from .penultimate import LastLayer
 from .runs import atomic_write, progress, stage
-from .scales import Scale, rng, seed
+from .scales import Scale, rng
 from .scores import Features, Train, register
 from .training import FineTuning, learning_rate
 
@@ -61,14 +62,14 @@ def vos_losses(logits: torch.Tensor, labels: torch.Tensor, virtual: torch.Tensor
 
 # %% ../nbs/12c_vos.ipynb #1733ab7d
 class Outlook(torch.nn.Module):
-    "What VOS trains: head, energy weights and the line through the energy; with `blocks`, the last ones of a copy of the network and what follows them."
-    def __init__(self, classifier: Classifier, blocks: int = 0, seed: int = 0):
+    "What VOS trains: head, energy weights and the line through the energy; with `blocks`, the last ones of a copy of the network and what follows them. The line starts flat, where the release draws it."
+    def __init__(self, classifier: Classifier, blocks: int = 0):
         super().__init__()
         self.head = torch.nn.Linear(*classifier.weight.shape[::-1])
         self.head.load_state_dict(dict(weight=torch.from_numpy(classifier.weight), bias=torch.from_numpy(classifier.bias)))
         self.energy_weight = torch.nn.Parameter(torch.ones(len(classifier.bias)))
-        self.logistic, draws = torch.nn.Linear(1, 2), torch.Generator().manual_seed(seed)
-        for parameter in self.logistic.parameters(): torch.nn.init.uniform_(parameter, -1, 1, generator=draws)
+        self.logistic = torch.nn.Linear(1, 2)
+        for parameter in self.logistic.parameters(): torch.nn.init.zeros_(parameter)
         self.network = copy.deepcopy(classifier.model) if blocks else None
         for part in last_blocks(self.network, blocks) if blocks else (): part.requires_grad_(True)
         self.queue = None  # of the features that move
@@ -106,9 +107,9 @@ class Queue(torch.nn.Module):
 # %% ../nbs/12c_vos.ipynb #03f55162
 BATCH, LAMBDA, SAMPLES = 256, .1, 10_000  # OpenOOD's batch on two devices; weight of the regulariser and draws of the release
 
-def start_vos(classifier: Classifier, scale: Scale, run_seed: int) -> FineTuning:
+def start_vos(classifier: Classifier, scale: Scale) -> FineTuning:
     "An `Outlook` and its optimiser."
-    outlook = Outlook(classifier, scale.vos_blocks, seed(run_seed, 'vos', '', 'init')).to(next(classifier.model.parameters()).device)
+    outlook = Outlook(classifier, scale.vos_blocks).to(next(classifier.model.parameters()).device)
     free = [p for p in outlook.parameters() if p.requires_grad]
     return FineTuning(outlook, torch.optim.SGD(free, scale.vos_lr, momentum=.9, nesterov=True, weight_decay=5e-4))
 
@@ -117,13 +118,17 @@ def train_vos(course: FineTuning, classifier: Classifier, images: ImageSet, scal
     """Train to the end, from wherever `path` stands.
 
     A step without blocks costs some B C D multiplications; with blocks a forward pass of 256 images, a backward pass through the blocks, and a covariance of 1,000 C features. FloatingPointError if a loss is not finite."""
-    outlook, labels = course.model, torch.from_numpy(images.labels)
-    features, device = torch.from_numpy(classifier_features(classifier, images, cache)[1]), outlook.head.weight.device
-    queue = Queue(features.to(device), labels.to(device))
+    outlook, features = course.model, torch.from_numpy(classifier_features(classifier, images, cache)[1])
+    queue = Queue(*(x.to(outlook.head.weight.device) for x in (features, torch.from_numpy(images.labels))))
     if outlook.network is not None: outlook.queue = queue
     course.restore(path)
-    clouds = queue.clouds()
-    plan = [rows for epoch in range(scale.vos_epochs) for rows in epoch_batches(len(labels), BATCH, run_seed, 'vos', epoch, 'order')]
+    plan = [rows for epoch in range(scale.vos_epochs) for rows in epoch_batches(len(images), BATCH, run_seed, 'vos', epoch, 'order')]
+    with one_thread() if outlook.network is None and features.numel() < 2**20 else nullcontext():
+        _steps(course, classifier, images, scale, run_seed, features, queue, plan, path, seconds_between)
+    return course
+
+def _steps(course, classifier, images, scale, run_seed, features, queue, plan, path, seconds_between):
+    outlook, labels, device, clouds = course.model, torch.from_numpy(images.labels), queue.features.device, queue.clouds()
     for step in progress(range(len(course.losses), len(plan)), 'VOS'):
         rows = plan[step]
         for group in course.optimiser.param_groups: group['lr'] = learning_rate(step, len(plan), 0, scale.vos_lr)
@@ -135,7 +140,6 @@ def train_vos(course: FineTuning, classifier: Classifier, images: ImageSet, scal
         if outlook.queue is not None: queue.add(real.detach(), labels[rows]); clouds = queue.clouds()
         course.losses.append((known + LAMBDA*outside).item())
         course.checkpoint(path, seconds_between)
-    return course
 
 # %% ../nbs/12c_vos.ipynb #e0f8078d
 @stage('vos', needs=('images',), seeded=True, shared=True, uses=('clip', 'finetuned', 'vos_epochs', 'vos_lr', 'vos_blocks'))
@@ -148,7 +152,7 @@ def vos_stage(job):
         train = open_sets(job.inputs['images'])['train']
         if job.scale.finetuned: classifier = load_classifier(job.scale.finetuned)
         else: classifier = probe(load_clip(job.scale.clip), train, job.cache)
-        course = train_vos(start_vos(classifier, job.scale, job.seed), classifier, train, job.scale, job.seed, job.cache, checkpoint)
+        course = train_vos(start_vos(classifier, job.scale), classifier, train, job.scale, job.seed, job.cache, checkpoint)
         free = {name for name, p in course.model.named_parameters() if p.requires_grad}
         save_file({k: v.cpu().contiguous() for k, v in course.model.state_dict().items() if k in free}, job.folder/'vos.safetensors')
         checkpoint.unlink(missing_ok=True)
