@@ -22,11 +22,10 @@ from .detector import learners
 from .features import Crop, encode_pixels, load_clip, text_features, unit
 from .finetuning import one_thread, update
 from .images import open_sets
-from .negatives import fill, mine_openood, openood_pool, read_negatives, save_negatives
+from .negatives import fill, read_negatives, write_openood
 from .runs import atomic_write, progress, stage
 from .scales import Scale, generator, seed
 from .scores import Features, Method, Train, group_columns, grouped_mass, register
-from .words import corpus_words
 
 # %% ../nbs/15_krnft.ipynb #4d98d8f0
 class MetaNet(nn.Module):
@@ -184,10 +183,8 @@ def read_views(folder: Path) -> Views:
 
 @stage('negatives_krnft', needs=('images',), uses=('clip', 'corpus', 'clean', 'quantile', 'krnft_total'))
 def krnft_negatives(job):
-    "Negatives by OpenOOD-VLM's recipe, in KR-NFT's number; see `mine_openood`."
-    names, scale = open_sets(job.inputs['images'])['train'].classes, job.scale
-    candidates = openood_pool(corpus_words(scale.corpus), names, scale.clean)
-    save_negatives(mine_openood(load_clip(scale.clip), names, candidates, scale.krnft_total, scale.quantile, job.cache), job.folder)
+    "Negatives in KR-NFT's number; see `write_openood`."
+    write_openood(job, job.scale.krnft_total)
 
 # %% ../nbs/15_krnft.ipynb #6421bdb9
 def visits(count: int, steps: int, run_seed: int) -> torch.Tensor:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OPENOOD_PROMPTS', 'fill', 'negative_prompts', 'as_unit', 'row_quantiles', 'similarity_quantiles', 'ranked',
            'neg_mining', 'openood_mining', 'Negatives', 'mine', 'save_negatives', 'read_negatives', 'openood_pool',
-           'mine_openood', 'negatives_stage', 'openood_stage']
+           'mine_openood', 'negatives_stage', 'write_openood', 'openood_stage']
 
 # %% ../nbs/06_negatives.ipynb #3f872b3e
 import json
@@ -175,9 +175,13 @@ def negatives_stage(job):
     names, scale = open_sets(job.inputs['images'])['train'].classes, job.scale
     save_negatives(mine(load_clip(scale.clip), names, pool(scale.corpus, scale.clean), scale, job.cache), job.folder)
 
-@stage('negatives_openood', needs=('images',), uses=('clip', 'corpus', 'clean', 'quantile', 'openood_total'))
-def openood_stage(job):
-    "Negatives by OpenOOD-VLM's recipe, and all other candidates; see `mine_openood`."
+def write_openood(job, total: int):
+    "Fill a stage's folder with `total` negatives by OpenOOD-VLM's recipe, and all other candidates; see `mine_openood`."
     names, scale = open_sets(job.inputs['images'])['train'].classes, job.scale
     candidates = openood_pool(corpus_words(scale.corpus), names, scale.clean)
-    save_negatives(mine_openood(load_clip(scale.clip), names, candidates, scale.openood_total, scale.quantile, job.cache), job.folder)
+    save_negatives(mine_openood(load_clip(scale.clip), names, candidates, total, scale.quantile, job.cache), job.folder)
+
+@stage('negatives_openood', needs=('images',), uses=('clip', 'corpus', 'clean', 'quantile', 'openood_total'))
+def openood_stage(job):
+    "See `write_openood`."
+    write_openood(job, job.scale.openood_total)

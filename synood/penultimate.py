@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['gradnorm', 'LastLayer', 'GradNorm', 'react', 'ash', 'dice_weight', 'Treated', 'ReAct', 'DICE', 'ASH', 'ASHP', 'ASHB',
-           'ASHS', 'AugMixReAct', 'AugMixASH', 'knn', 'KNN', 'RMDS', 'ViM']
+           'ASHS', 'AugMixReAct', 'AugMixASH', 'knn', 'KNN', 'second_moment', 'RMDS', 'ViM']
 
 # %% ../nbs/12b_penultimate.ipynb #982eb787
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 from .features import unit
+from .images import spread
 from .scores import Features, Train, register
 from .visual import LogitScore, energy
 
@@ -79,14 +80,15 @@ class Treated(LastLayer):
 @register
 @dataclass
 class ReAct(Treated):
-    "Features clipped at a percentile of all training activations, see `react`."
+    "Features clipped at a percentile of the training activations (of 10,000 images, evenly spread, if there are more), see `react`."
     name: ClassVar[str] = 'ReAct'
     source: ClassVar[str] = 'Sun et al., NeurIPS 2021; 90 in the paper and in OpenOOD, on ID validation images'
     trains: ClassVar[bool] = True
     percentile: float = 90.
 
     def fit(self, train: Train):
-        self.threshold = np.percentile(self.penultimate(train.features), self.percentile).astype(np.float32)
+        features = self.penultimate(train.features)
+        self.threshold = np.percentile(features[spread(len(features), 10_000)], self.percentile).astype(np.float32)
         return super().fit(train)
 
     def treat(self, features): return react(features, self.threshold)
@@ -102,7 +104,7 @@ class DICE(Treated):
 
     def fit(self, train: Train):
         super().fit(train)
-        self.weight = dice_weight(self.weight, self.penultimate(train.features).mean(0), self.percentile)
+        self.weight = dice_weight(self.weight, self.penultimate(train.features).mean(0, dtype=np.float64).astype(np.float32), self.percentile)
         return self
 
 # %% ../nbs/12b_penultimate.ipynb #e0c1b04d
@@ -165,7 +167,10 @@ def knn(train: np.ndarray, features: np.ndarray, k: int = 50) -> np.ndarray:
 
     Costs N M D multiplications, a block of images at a time. ValueError if there are fewer than k or a feature is zero. Source: Sun et al., ICML 2022."""
     if not 1 <= k <= len(train): raise ValueError(f'k = {k} neighbours of {len(train)} training images: choose 1 to {len(train)}')
-    train, features = _directions(train, 'training'), _directions(features, 'test')
+    return _nearest(_directions(train, 'training'), _directions(features, 'test'), k)
+
+def _nearest(train, features, k):
+    "`knn` of features that have unit length already."
     rows, found = max(1, 2**25//len(train)), []
     for start in range(0, len(features), rows):
         cosines = features[start:start + rows] @ train.T
@@ -187,12 +192,23 @@ class KNN(LastLayer):
     k: int | None = None  # None: the scale's; published 1,000 of all ImageNet
 
     def fit(self, train: Train):
-        self.known, self.nth = self.penultimate(train.features), train.scale.knn_k if self.k is None else self.k
+        self.known, self.nth = _directions(self.penultimate(train.features), 'training'), train.scale.knn_k if self.k is None else self.k
+        if not 1 <= self.nth <= len(self.known): raise ValueError(f'KNN: knn_k = {self.nth} neighbours of {len(self.known)} training images: choose 1 to {len(self.known)}')
         return self
 
-    def score(self, test: Features) -> np.ndarray: return knn(self.known, self.penultimate(test), self.nth)
+    def score(self, test: Features) -> np.ndarray: return _nearest(self.known, _directions(self.penultimate(test), 'test'), self.nth)
 
 # %% ../nbs/12b_penultimate.ipynb #7d3df8b8
+def second_moment(features: np.ndarray, middle: np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
+    "Mean outer product (D, D) float64 of features (N, D) less `middle` (D,), or less row `which[i]` of it (C, D), for row i. Costs N D^2, memory for 65,536 rows."
+    total = np.zeros((features.shape[1],)*2)
+    for start in range(0, len(features), 2**16):
+        rows = slice(start, start + 2**16)
+        part = features[rows] - np.float64(middle if which is None else middle[which[rows]])
+        total += part.T @ part
+    return total/len(features)
+
+# %% ../nbs/12b_penultimate.ipynb #14501e77
 @register
 @dataclass
 class RMDS(LastLayer):
@@ -206,12 +222,12 @@ class RMDS(LastLayer):
     convention: ClassVar[str] = 'ood'
 
     def fit(self, train: Train):
-        features, labels = np.asarray(self.penultimate(train.features), np.float64), np.asarray(train.labels)
-        classes, which = np.unique(labels, return_inverse=True)
+        features = self.penultimate(train.features)
+        classes, which = np.unique(train.labels, return_inverse=True)
         if len(classes) < 2: raise ValueError(f'{len(classes)} class: relative distances need at least two')
-        self.middle = features.mean(0)
-        means = np.stack([features[which == c].mean(0) for c in range(len(classes))])
-        inner, outer = (np.linalg.pinv(x.T @ x/len(x), hermitian=True) for x in (features - means[which], features - self.middle))
+        self.middle = features.mean(0, dtype=np.float64)
+        means = np.stack([features[which == c].mean(0, dtype=np.float64) for c in range(len(classes))])
+        inner, outer = (np.linalg.pinv(moment, hermitian=True) for moment in (second_moment(features, means, which), second_moment(features, self.middle)))
         towards = means - self.middle
         self.square, self.slope, self.level = inner - outer, 2*inner @ towards.T, ((towards @ inner)*towards).sum(1)
         return self
@@ -237,10 +253,10 @@ class ViM(LastLayer):
         width, kept = weight.shape[1], train.scale.vim_dim if self.dim is None else self.dim
         if not 0 <= kept < width: raise ValueError(f'ViM: {kept} of {width} directions leave no residual: choose vim_dim from 0 to {width - 1}')
         self.origin = -np.linalg.pinv(weight) @ bias
-        centred = features - self.origin
-        self.outside = np.linalg.eigh(centred.T @ centred/len(features))[1][:, :width - kept]  # ascending
+        moment = second_moment(features, self.origin)
+        self.outside = np.linalg.eigh(moment)[1][:, :width - kept]  # ascending
         length = self.residual(features).mean()
-        if not length > 1e-6*np.linalg.norm(centred, axis=1).mean(): raise ValueError(f'ViM: the {len(features)} training features have no residual outside {kept} directions: choose a smaller vim_dim')
+        if not length > 1e-6*np.sqrt(np.trace(moment)): raise ValueError(f'ViM: the {len(features)} training features have no residual outside {kept} directions: choose a smaller vim_dim')
         self.alpha = self.logits(train.features).max(1).mean(dtype=np.float64)/length
         return self
 

@@ -1,7 +1,9 @@
 """Scores next to the straightforward way of computing them, in one run: time, memory, difference.
 
-    python tools/bench_scores.py              every pair, at the sizes of ImageNet and CLIP ViT-B/16
+    python tools/bench_scores.py              everything, at the sizes of ImageNet, CLIP ViT-B/16 and ResNet-50
     python tools/bench_scores.py neglabel --images 500 --repeats 1
+    python tools/bench_scores.py visual       the scores on a classifier's features that pytorch-ood has, too
+    python tools/bench_scores.py published    three of them as the published code computes them
     OMP_NUM_THREADS=1 python tools/bench_scores.py
 """
 import argparse
@@ -9,19 +11,23 @@ import resource
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from synood.krnft import NFTLearner, learned_cosines
+from synood.penultimate import ASHB, ASHP, ASHS, DICE, KNN, RMDS, GradNorm, ReAct, ViM
 from synood.scores import Train, neglabel
+from synood.visual import MSP, Energy, MaxLogit
 from synood.zeroshot import AdaNeg
 
 TEMPERATURE, BATCH = .01, 256  # BATCH: images at once in the released code
 SIZES = {'images': 10_000, 'classes': 1000, 'negatives': 10_499, 'width': 512, 'groups': 100}
+CLASSIFIER = {'penultimate': 2048, 'train': 5000, 'few': 100}  # few: images for what is too slow for all
 SMALL = {'images': 20, 'classes': 3, 'negatives': 8, 'width': 4, 'groups': 2}
 
 
@@ -150,46 +156,205 @@ def in_new_process(function, *arguments):
         return pool.submit(function, *arguments).result()
 
 
-def seconds(score, inputs, groups):
+def seconds(call):
     begin = time.perf_counter()
-    score(*inputs, groups)
+    call()
     return time.perf_counter() - begin
 
 
-def line(title, plain, ours, digits):
+def medians(calls, repeats):
+    "Median seconds of each of several calls, made in turn so that a slow minute hits all of them."
+    return [median(column) for column in zip(*([seconds(call) for call in calls] for _ in range(repeats)))]
+
+
+def title(name, sizes, repeats):
+    return (f'{name}: ' + ', '.join(f'{kind} {size}' for kind, size in sizes.items())
+            + f'; threads {torch.get_num_threads()}, median of {repeats}')
+
+
+def line(what, plain, ours, digits):
     ratio = f'{ours/plain:.2f}' if plain else '-'
-    return f'{title:10}{plain:18.{digits}f}{ours:12.{digits}f}{ratio:>10}'
+    return f'{what:10}{plain:18.{digits}f}{ours:12.{digits}f}{ratio:>10}'
 
 
 def compare(name, sizes, repeats, megabytes):
     "Print one pair side by side."
     pair = PAIRS[name]
     inputs, groups = features(sizes), sizes['groups']
-    plain, ours = (score(*inputs, groups) for score in pair)  # also warms up
-    times = [[seconds(score, inputs, groups) for score in pair] for _ in range(repeats)]
-    print(f'{name}: ' + ', '.join(f'{kind} {size}' for kind, size in sizes.items())
-          + f'; threads {torch.get_num_threads()}, median of {repeats}')
+    calls = [partial(score, *inputs, groups) for score in pair]
+    plain, ours = (call() for call in calls)  # also warms up
+    times = medians(calls, repeats)
+    print(title(name, sizes, repeats))
     print(f'{"":10}{"straightforward":>18}{"ours":>12}{"ratio":>10}')
-    print(line('seconds', *(median(column) for column in zip(*times)), 3))
+    print(line('seconds', *times, 3))
     print(line('peak MB', *megabytes, 1))
     print(f'largest difference {np.abs(plain - ours).max():.1e}')
 
 
+class Classifier(NamedTuple):
+    "A last layer and the features it sees, as random numbers in float32."
+    weight: np.ndarray  # (C, D)
+    bias: np.ndarray  # (C,)
+    train: np.ndarray  # (M, D), none negative
+    labels: np.ndarray  # (M,)
+    test: np.ndarray  # (N, D), likewise
+
+    def logits(self, features): return features @ self.weight.T + self.bias
+
+    def features(self, method, rows):
+        "Features and logits under the names a method asks for."
+        role = method.needs[0][0]
+        return {(role, 'penultimate'): rows, (role, 'logits'): self.logits(rows)}
+
+    def known(self, method):
+        return Train(self.features(method, self.train), self.labels, np.eye(2), np.eye(2), 1., head=(self.weight, self.bias))
+
+    def layer(self):
+        "The last layer as a module."
+        layer = torch.nn.Linear(*self.weight.shape[::-1])
+        layer.load_state_dict({'weight': torch.from_numpy(self.weight), 'bias': torch.from_numpy(self.bias)})
+        return layer
+
+
+def classifier(sizes):
+    "Images lie around a centre for each class, and what is negative is cut off as by a ReLU."
+    draw, classes, width = np.random.default_rng(0), sizes['classes'], sizes['penultimate']
+
+    def normal(*shape): return draw.standard_normal(shape, np.float32)
+    weight, bias, centres = .05*normal(classes, width), .1*normal(classes), normal(classes, width)
+
+    def near(labels): return np.maximum(centres[labels] + normal(len(labels), width), 0)
+    labels = np.arange(sizes['train']) % classes
+    return Classifier(weight, bias, near(labels), labels, near(draw.integers(classes, size=sizes['images'])))
+
+
+def counterparts(net):
+    "Pairs of a method and the same of pytorch-ood, and what the latter reads."
+    from pytorch_ood import detector as library  # here, because it is large and needed nowhere else
+
+    weight, bias = torch.from_numpy(net.weight), torch.from_numpy(net.bias)
+    head = torch.nn.Sequential(torch.nn.Flatten(), net.layer()).requires_grad_(False)
+    dim = min(1000, net.weight.shape[1]//2)
+    return [(MSP(), library.MaxSoftmax(None), 'logits'),
+            (MaxLogit(), library.MaxLogit(None), 'logits'),
+            (Energy(), library.EnergyBased(None), 'logits'),
+            (ReAct(), library.ReAct(None, head, percentile=.9), 'feature_maps'),
+            (ASHP(), library.ASH(None, head, 'ash-p', .9), 'feature_maps'),
+            (ASHB(), library.ASH(None, head, 'ash-b', .9), 'feature_maps'),
+            (ASHS(), library.ASH(None, head, 'ash-s', .9), 'feature_maps'),
+            (DICE(), library.DICE(None, weight, bias, .7), 'features'),
+            (KNN(k=1), library.KNN(None, k=1), 'features'),
+            (RMDS(), library.RMD(None), 'features'),
+            (ViM(dim=dim), library.ViM(None, dim, weight, bias), 'features')]
+
+
+SLOW = 'DICE', 'RMDS'  # pytorch-ood multiplies (N, C, D) numbers one by one, and D x D matrices for every class
+
+
+def largest_difference(ours, reference):
+    "Relative to the largest score: some scores are differences and come near 0."
+    return np.abs(ours - reference).max()/np.abs(reference).max()
+
+
+def agreement(name, ours, theirs, images):
+    "In words, of scores of both libraries; by design, that of KNN is not squared and RMD's scatters are not divided by the training images."
+    if name == 'KNN': return f'differs by design; squared {largest_difference(ours, -theirs**2):.1e}'
+    if name == 'RMDS': return f'differs by design; times {images} {largest_difference(ours, theirs*images):.1e}'
+    return f'{largest_difference(ours, theirs):.1e}'
+
+
+def visual(sizes, repeats):
+    "Print each method next to pytorch-ood's: scoring what is cached, after `fit`, in one call; fitting once."
+    net = classifier(sizes)
+    labels = torch.from_numpy(net.labels)
+    print(title('visual', sizes, repeats))
+    print(f'{"seconds":10}{"images":>8}{"pytorch-ood":>13}{"ours":>9}{"ours/theirs":>13}{"fit theirs":>12}{"fit ours":>10}  largest difference')
+
+    def tensors(rows):
+        z = torch.from_numpy(rows)
+        return {'features': z, 'feature_maps': z[:, :, None, None], 'logits': torch.from_numpy(net.logits(rows))}
+
+    for method, detector, kind in counterparts(net):
+        rows = net.test[:sizes['few']] if method.name in SLOW else net.test
+        theirs_train, ours_train = tensors(net.train)[kind], net.known(method)
+        fits = seconds(lambda: getattr(detector, f'fit_{kind}')(theirs_train, labels)), seconds(lambda: method.fit(ours_train))
+        calls = partial(getattr(detector, f'predict_{kind}'), tensors(rows)[kind]), partial(method.score, net.features(method, rows))
+        found, ours = (call() for call in calls)  # also warms up
+        theirs, mine = medians(calls, repeats)
+        print(f'{method.name:10}{len(rows):8}{theirs:13.4f}{mine:9.4f}{mine/theirs:13.2f}{fits[0]:12.1f}{fits[1]:10.1f}  '
+              + agreement(method.name, ours, -found.double().numpy(), len(net.train)), flush=True)
+
+
+def plain_gradnorm(net, images):
+    "GradNorm as released: for each image a pass forward and backward through the last layer."
+    layer, images = net.layer(), torch.from_numpy(images)
+
+    def score():
+        norms = []
+        for image in images:
+            layer.zero_grad()
+            (-layer(image[None]).log_softmax(1)).sum().backward()
+            norms.append(layer.weight.grad.abs().sum())
+        return torch.stack(norms)
+    return score
+
+
+def plain_dice(net, images, batch=200):
+    "DICE as released: every weight that was kept times every feature, and then the sums."
+    weight, bias, images = (torch.from_numpy(x) for x in (net.weight, net.bias, images))
+    contribution = weight*torch.from_numpy(net.train).mean(0)
+    kept = torch.where(contribution > np.percentile(contribution.numpy(), 70), weight, 0)
+    return lambda: torch.cat([((rows[:, None]*kept).sum(2) + bias).logsumexp(1) for rows in images.split(batch)])
+
+
+def plain_rmds(net, images):
+    "Relative Mahalanobis distance as released: for each class, all images times the precision, in float32."
+    train = net.train.astype(np.float64)
+    means = np.stack([train[net.labels == c].mean(0) for c in range(len(net.weight))])
+    inner, outer = (np.linalg.inv(x.T @ x/len(x)) for x in (train - means[net.labels], train - train.mean(0)))
+    means, middle, inner, outer, images = (torch.from_numpy(x).float() for x in (means, train.mean(0), inner, outer, images))
+
+    def distance(mean, precision): return ((images - mean) @ precision*(images - mean)).sum(1)
+    return lambda: -(torch.stack([distance(mean, inner) for mean in means]) - distance(middle, outer)).amin(0)
+
+
+def published(sizes, repeats):
+    "Print GradNorm, DICE and RMDS next to the form of the published code, which is too slow for all images."
+    net = classifier(sizes)
+    images = net.test[:sizes['few']]
+    print(title('published', sizes, repeats))
+    print(f'{"seconds":10}{"images":>8}{"plain":>13}{"ours":>9}{"plain/ours":>13}  largest difference')
+    for method, plain in (GradNorm(), plain_gradnorm), (DICE(), plain_dice), (RMDS(), plain_rmds):
+        method.fit(net.known(method))
+        calls = plain(net, images), partial(method.score, net.features(method, images))
+        reference, ours = (call() for call in calls)  # also warms up
+        theirs, mine = medians(calls, repeats)
+        print(f'{method.name:10}{len(images):8}{theirs:13.4f}{mine:9.4f}{theirs/mine:13.1f}  '
+              f'{largest_difference(ours, reference.double().numpy()):.1e}', flush=True)
+
+
+TABLES = {'visual': visual, 'published': published}
+
+
 def main(arguments=None):
+    known = [*PAIRS, *TABLES]
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('names', nargs='*', metavar='NAME', help=f'which: {", ".join(PAIRS)}')
+    parser.add_argument('names', nargs='*', metavar='NAME', help=f'which: {", ".join(known)}')
     parser.add_argument('--repeats', type=int, default=7)
-    for kind, size in SIZES.items():
+    for kind, size in (SIZES | CLASSIFIER).items():
         parser.add_argument(f'--{kind}', type=int, default=size)
     args = parser.parse_args(arguments)
-    if unknown := set(args.names) - set(PAIRS):
-        parser.error(f'unknown {", ".join(sorted(unknown))}: choose from {", ".join(PAIRS)}')
-    sizes, names = {kind: getattr(args, kind) for kind in SIZES}, args.names or list(PAIRS)
+    if unknown := set(args.names) - set(known):
+        parser.error(f'unknown {", ".join(sorted(unknown))}: choose from {", ".join(known)}')
+    names = args.names or known
+
+    def sizes(kinds): return {kind: getattr(args, kind) for kind in kinds}
     # all the memory first, while this process is still small
-    megabytes = [[in_new_process(memory, score, sizes) for score in PAIRS[name]] for name in names]
-    for name, pair in zip(names, megabytes):
-        compare(name, sizes, args.repeats, pair)
+    megabytes = {name: [in_new_process(memory, score, sizes(SIZES)) for score in PAIRS[name]] for name in names if name in PAIRS}
+    for name in names:
+        if name in PAIRS: compare(name, sizes(SIZES), args.repeats, megabytes[name])
+        else: TABLES[name](sizes(('images', 'classes', *CLASSIFIER)), args.repeats)
 
 
 if __name__ == '__main__':
