@@ -33,13 +33,12 @@ def load_backbone(backbone: str, scale: Scale, root: Path) -> Clip | Classifier:
 def extract(images: ImageSet, needs, scale: Scale, root: Path) -> Features:
     "The needed (backbone, kind) features of an image set, each (N, D) float32, 'pixels' a `Pixels`; text features belong to no image."
     found, cache = {}, Path(root)/'cache'
+    of = lru_cache(lambda backbone: dict(zip(('logits', 'penultimate'), classifier_features(load_backbone(backbone, scale, root), images, cache))))
     for backbone, kind in needs:
         if kind == 'text': continue
-        network = load_backbone(backbone, scale, root)
-        if kind == 'pixels': found[backbone, kind] = Pixels(network, images, cache)
-        elif (backbone, kind) == ('clip', 'image'): found[backbone, kind] = image_features(network, images, cache)
-        elif backbone != 'clip' and kind in ('logits', 'penultimate'):
-            found[backbone, kind] = classifier_features(network, images, cache)[kind == 'penultimate']
+        if kind == 'pixels': found[backbone, kind] = Pixels(load_backbone(backbone, scale, root), images, cache)
+        elif (backbone, kind) == ('clip', 'image'): found[backbone, kind] = image_features(load_clip(scale.clip), images, cache)
+        elif backbone != 'clip' and kind in ('logits', 'penultimate'): found[backbone, kind] = of(backbone)[kind]
         else: raise ValueError(f'no features of kind {kind!r} from {backbone!r}: there are clip image, text and pixels, and logits, penultimate and pixels of a classifier')
     return found
 
@@ -99,7 +98,7 @@ def training_data(bench: Benchmark, method: type[Method], run_seed: int) -> Trai
         classifier = load_backbone(role, scale, bench.root)
         head = (classifier.weight, classifier.bias)
         if len(classifier.bias) != len(negatives.names):
-            raise ValueError(f'{method.name}: the classifier {getattr(scale, role)[0]} knows {len(classifier.bias)} classes, the images have {len(negatives.names)}: '
+            raise ValueError(f'{method.name}: the classifier {backbone_of(method, scale)} knows {len(classifier.bias)} classes, the images have {len(negatives.names)}: '
                              f'name another as {role}, or none ([]) for a linear head on CLIP')
     return Train(features=bench.features('train', method.needs) if method.trains else {}, labels=bench.sets['train'].labels,
                  text=negatives.text, negatives=negatives.features, rest=negatives.rest, prompts=negatives.prompts,
@@ -145,7 +144,7 @@ def context_of(scale: Scale) -> str:
 
 def params_of(method: Method) -> dict:
     "Name, hyperparameters and code of a method: what its rows are filed under, beside the seed."
-    names = {c.__module__ for c in type(method).__mro__} | {f'synood.{m}' for m in ('benchmark', 'metrics', 'negatives', 'scores')}
+    names = {c.__module__ for c in type(method).__mro__} | {f'synood.{m}' for m in ('benchmark', 'heads', 'metrics', 'negatives', 'scores')}
     modules = [sys.modules[name] for name in sorted(names) if hasattr(sys.modules.get(name), '__file__')]  # a notebook has none
     code = digest([code_hash(inspect.getsource(module)) for module in modules])
     return {'method': method.name, **{f.name: getattr(method, f.name) for f in dataclasses.fields(method)}, 'code': code}

@@ -275,7 +275,7 @@ def _timm(name, folder):
     source = dict(file=str(weights), source='file')
     return [weights], timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source)
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)  # Table 1 names six
 def _load_classifier(name, folder, stamp):
     files, model = _timm(name, folder)
     model, config = _frozen(model), timm.data.resolve_data_config({}, model=model)

@@ -6,6 +6,7 @@
 __all__ = ['ROLES', 'linear_head', 'headed', 'probe', 'probe_stage', 'load_role']
 
 # %% ../nbs/05c_heads.ipynb #c05fd1e1
+from functools import lru_cache
 from pathlib import Path
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from .scales import Scale
 def linear_head(features: np.ndarray, labels: np.ndarray, penalty: float = 1.) -> tuple[np.ndarray, np.ndarray]:
     """Weights (C, D) and biases (C,) float32 of a logistic regression on features (N, D) with labels (N,) of 0 to C - 1, by L-BFGS.
 
-    penalty: of half the squared weights, for features of root mean square 1. ValueError unless every class has an image. Costs some hundred products N D C."""
+    penalty: of half the squared weights, beside the summed losses of all images, for features of root mean square 1. ValueError unless every class has an image. Costs some hundred products N D C."""
     features, labels = np.asarray(features, np.float64), np.asarray(labels)
     classes = np.unique(labels)
     if len(classes) < 2 or not np.array_equal(classes, np.arange(len(classes))):
@@ -47,10 +48,12 @@ class _Headed(torch.nn.Module):
 
 def headed(clip: Clip, weight: np.ndarray, bias: np.ndarray) -> Classifier:
     "A CLIP under a linear head, weights (C, D) and biases (C,), as a classifier."
-    norm, resize = (next(t for t in clip.transform.transforms if isinstance(t, kind)) for kind in (Normalize, Resize))
+    steps = {type(t): t for t in clip.transform.transforms}
+    if not {Normalize, Resize} <= set(steps): raise ValueError(f'a CLIP whose transform does not resize the shorter side cannot become a classifier: {clip.transform}')
+    norm, resize = steps[Normalize], steps[Resize]
     side = int(np.min(clip.model.visual.image_size))
     device = next(clip.model.parameters()).device
-    return Classifier(_Headed(clip.model.visual, weight, bias).to(device).eval().requires_grad_(False), clip.transform, digest([clip.hash, weight.tolist(), bias.tolist()]),
+    return Classifier(_Headed(clip.model.visual, weight, bias).to(device).eval().requires_grad_(False), clip.transform, digest([clip.hash, weight.tobytes().hex(), bias.tobytes().hex()]),
                       tuple(map(float, norm.mean)), tuple(map(float, norm.std)), int(np.min(resize.size)), side, resize.interpolation.value, weight, bias, clip)
 
 # %% ../nbs/05c_heads.ipynb #b4527f52
@@ -71,4 +74,7 @@ def load_role(role: str, scale: Scale, root: Path) -> Classifier:
     if role not in ROLES: raise ValueError(f'no classifier {role!r}: roles are {", ".join(ROLES)}')
     if ids := getattr(scale, role): return load_classifier(ids)
     folder = run_stage('probe', scale, scale.seeds[:1], root)[scale.seeds[0]]
-    return headed(load_clip(scale.clip), **load_file(folder/'head.safetensors'))
+    return _probed(load_clip(scale.clip), folder)
+
+@lru_cache(maxsize=4)
+def _probed(clip, folder): return headed(clip, **load_file(folder/'head.safetensors'))

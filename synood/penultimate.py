@@ -15,13 +15,13 @@ from scipy.special import softmax
 from .features import unit
 from .images import spread
 from .scores import Features, Train, register
-from .visual import LogitScore, energy
+from .visual import LogitScore, energy, finite
 
 # %% ../nbs/12b_penultimate.ipynb #d1ad6a0f
 def gradnorm(features: np.ndarray, logits: np.ndarray) -> np.ndarray:
     "L1 norm of the gradient of the uniform cross-entropy in the last layer's weights: (N,), of features (N, D) and logits (N, C). Source: Huang et al., NeurIPS 2021."
     p = softmax(np.asarray(logits, np.float64), axis=1)
-    return np.abs(features).sum(1, dtype=np.float64)*np.abs(logits.shape[1]*p - 1).sum(1)
+    return finite(np.abs(features).sum(1, dtype=np.float64)*np.abs(logits.shape[1]*p - 1).sum(1), 'features or logits')
 
 class LastLayer(LogitScore):
     "A score on penultimate features (N, D) of the classifier whose role comes first in `needs`; classes are those of its own logits."
@@ -54,7 +54,7 @@ def ash(features: np.ndarray, percentile: float, kind: str = 'b') -> np.ndarray:
     top = torch.from_numpy(np.ascontiguousarray(features)).topk(kept, 1).indices.numpy()  # among equal ones, zeros for instance, the references' choice
     values, before = np.take_along_axis(features, top, 1), features.sum(1, keepdims=True)
     if kind == 'b': values = np.broadcast_to(before/kept, values.shape)
-    if kind == 's': values = values*np.exp(before/values.sum(1, keepdims=True))
+    if kind == 's': values = values*np.exp(before/np.where(np.any(values, axis=1, keepdims=True), values.sum(1, keepdims=True), 1))
     shaped = np.zeros_like(features)
     np.put_along_axis(shaped, top, values.astype(features.dtype), 1)
     return shaped
@@ -175,7 +175,7 @@ def _nearest(train, features, k):
     for start in range(0, len(features), rows):
         cosines = features[start:start + rows] @ train.T
         found.append(np.partition(cosines, len(train) - k, axis=1)[:, len(train) - k])
-    return 2*np.concatenate(found).astype(np.float64) - 2
+    return 2*np.concatenate([np.zeros(0), *found]) - 2
 
 def _directions(x, name):
     zero = ~np.any(x, axis=1)

@@ -7,7 +7,8 @@ __all__ = ['class_clouds', 'virtual_outliers', 'weighted_energy', 'vos_losses', 
            'train_vos', 'vos_stage', 'VOS']
 
 # %% ../nbs/12c_vos.ipynb #270210d1
-import copy, json
+import copy, json, os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from .finetuning import epoch_batches, one_thread, update
 from .heads import probe
 from .images import ImageSet, open_sets
 from .penultimate import LastLayer
-from .runs import atomic_write, progress, stage
+from .runs import atomic_write, file_hash, progress, stage, stages
 from .scales import Scale, rng
 from .scores import Features, Train, register
 from .training import FineTuning, learning_rate
@@ -39,7 +40,7 @@ def class_clouds(features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Te
 
 # %% ../nbs/12c_vos.ipynb #50cc1539
 def virtual_outliers(means: torch.Tensor, covariance: torch.Tensor, samples: int, generator: np.random.Generator) -> torch.Tensor:
-    "One point (C, D) a class, distributed as the least likely of `samples` draws from its Gaussian. Costs C D^2. Source: Du et al., ICLR 2022, Eq. 3, which draws them all."
+    "One point (C, D) a class, distributed as the least likely of `samples` draws from its Gaussian. Costs C D^2. Source: Du et al., ICLR 2022, who draw them all."
     classes, width = means.shape
     length = np.sqrt(chi2.isf(-np.expm1(np.log(generator.uniform(size=classes))/samples), width))
     towards = generator.standard_normal((classes, width))
@@ -48,14 +49,14 @@ def virtual_outliers(means: torch.Tensor, covariance: torch.Tensor, samples: int
 
 # %% ../nbs/12c_vos.ipynb #3f54f03a
 def weighted_energy(logits: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    "log sum_c max(w_c, 0) exp(l_c): (N,), of logits (N, C) and weights (C,); without overflow. ValueError if no weight is positive."
+    "log sum_c max(w_c, 0) exp(l_c): (N,), of logits (N, C) and weights (C,); without overflow. A weight that has become negative gets no gradient any more. ValueError if no weight is positive."
     if not (weight > 0).any(): raise ValueError('VOS: no class has a positive energy weight')
     return (logits + weight.clamp(min=0).log()).logsumexp(1)
 
 def vos_losses(logits: torch.Tensor, labels: torch.Tensor, virtual: torch.Tensor, weight: torch.Tensor, logistic) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy of the classes, and of real against virtual: two means.
 
-    logits: (B, C) of real features, virtual: (V, C) of virtual ones, weight: see `weighted_energy`; logistic: energies (., 1) to two logits, the second for real. Source: Du et al., ICLR 2022, Eqs. 5-7."""
+    logits: (B, C) of real features, virtual: (V, C) of virtual ones, weight: see `weighted_energy`; logistic: energies (., 1) to two logits, the second for real. Source: Du et al., ICLR 2022."""
     energies = torch.cat([weighted_energy(logits, weight), weighted_energy(virtual, weight)])
     real = torch.arange(len(energies), device=logits.device) < len(logits)
     return F.cross_entropy(logits, labels), F.cross_entropy(logistic(energies[:, None]), real.long())
@@ -133,7 +134,9 @@ def _steps(course, classifier, images, scale, run_seed, features, queue, plan, p
         rows = plan[step]
         for group in course.optimiser.param_groups: group['lr'] = learning_rate(step, len(plan), 0, scale.vos_lr)
         real = features[rows].to(device)
-        if outlook.queue is not None: real = outlook.features(torch.stack([classifier.transform(images.read(i)) for i in rows.tolist()]).to(device))
+        if outlook.queue is not None:
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool: pixels = list(pool.map(lambda i: classifier.transform(images.read(i)), rows.tolist()))
+            real = outlook.features(torch.stack(pixels).to(device))
         virtual = virtual_outliers(*clouds, _SAMPLES, rng(run_seed, 'vos', step, 'outliers'))
         known, outside = vos_losses(outlook.head(real), labels[rows].to(device), outlook.head(virtual), outlook.energy_weight, outlook.logistic)
         update(known + _LAMBDA*outside, [(course.optimiser, None)])
@@ -142,33 +145,33 @@ def _steps(course, classifier, images, scale, run_seed, features, queue, plan, p
         course.checkpoint(path, seconds_between)
 
 # %% ../nbs/12c_vos.ipynb #e0f8078d
-@stage('vos', needs=('images',), seeded=True, shared=True, uses=('clip', 'finetuned', 'vos_epochs', 'vos_lr', 'vos_blocks'))
+@stage('vos', needs=('images',), seeded=True, shared=True, uses=('clip', 'finetuned', 'vos_epochs', 'vos_lr', 'vos_blocks'), version=stages['probe'].version)  # the head it may start from
 def vos_stage(job):
     "vos.safetensors: all that was trained, under the names of `Outlook`; training.json holds the loss of every step."
     checkpoint, done, lock = job.folder/'checkpoint.safetensors', job.folder/'training.json', job.final.parent/'.locks'/f'{job.final.name}.training.lock'
     lock.parent.mkdir(exist_ok=True)
     with FileLock(lock):  # a second run waits here, and finds it done
-        if done.exists() or job.final.exists(): return
+        if done.exists() or job.final.exists(): return checkpoint.unlink(missing_ok=True)
         train = open_sets(job.inputs['images'])['train']
         if job.scale.finetuned: classifier = load_classifier(job.scale.finetuned)
         else: classifier = probe(load_clip(job.scale.clip), train, job.cache)
         course = train_vos(start_vos(classifier, job.scale), classifier, train, job.scale, job.seed, job.cache, checkpoint)
         free = {name for name, p in course.model.named_parameters() if p.requires_grad}
         save_file({k: v.cpu().contiguous() for k, v in course.model.state_dict().items() if k in free}, job.folder/'vos.safetensors')
-        checkpoint.unlink(missing_ok=True)
         atomic_write(done, json.dumps(dict(losses=course.losses)))
+        checkpoint.unlink(missing_ok=True)
 
 @register
 @dataclass
 class VOS(LastLayer):
     "The weighted energy of a classifier that was trained against virtual outliers."
     name: ClassVar[str] = 'VOS'
-    source: ClassVar[str] = "Du et al., ICLR 2022; loss checked against pytorch-ood, schedule of OpenOOD"
+    source: ClassVar[str] = "Du et al., ICLR 2022, weighted energy; loss checked against pytorch-ood, schedule of OpenOOD"
     needs: ClassVar[tuple] = (('finetuned', 'pixels'), ('finetuned', 'penultimate'), ('finetuned', 'logits'))
 
     def fit(self, train: Train):
         folder = train.stage('vos')
-        self.tensors, self.key = load_file(folder/'vos.safetensors'), folder.name
+        self.tensors, self.key = load_file(folder/'vos.safetensors'), file_hash(folder/'vos.safetensors')[:12]
         return self
 
     def assess(self, test: Features) -> tuple[np.ndarray, np.ndarray]:
@@ -180,7 +183,8 @@ class VOS(LastLayer):
     def tuned(self, pixels: Pixels) -> np.ndarray:
         "Penultimate features (N, D) of the network with the blocks that were trained."
         network = copy.deepcopy(pixels.network.model)
-        network.load_state_dict({k.removeprefix('network.'): v for k, v in self.tensors.items() if k.startswith('network.')}, strict=False)
+        strange = network.load_state_dict({k.removeprefix('network.'): v for k, v in self.tensors.items() if k.startswith('network.')}, strict=False).unexpected_keys
+        if strange: raise ValueError(f'VOS: it was trained on another network than {type(network).__name__}, which has no {strange[0]}')
         def forward(batch): return {'penultimate': network.forward_head(network.forward_features(batch), pre_logits=True)}
         return pixels.through(forward, f'VOS {self.key}')['penultimate']
 

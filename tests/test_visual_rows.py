@@ -36,11 +36,11 @@ def passes(monkeypatch):
 
 def test_every_network_sees_an_image_once(passes, tmp_path):
     post_hoc = [m() for m in scores.methods().values() if m.needs[0][0] != 'clip' and m.name != 'ODIN']
-    assert len(post_hoc) == 16
+    assert {'MSP', 'VOS', 'GEN', 'RMDS', 'DICE', 'AugMix+ASH'} <= {m.name for m in post_hoc}
     rows = experiment('passes', post_hoc, SCALE, root=tmp_path)
     images = sum(map(len, load_benchmark(SCALE, tmp_path).sets.values()))
     assert passes == {'clip image': images, 'classifier': images}  # the linear head costs no pass of its own
-    assert len(rows) == 16*2*5 and rows.auroc.between(0, 100).all()
+    assert len(rows) == len(post_hoc)*2*5 and rows.auroc.between(0, 100).all()
     experiment('passes again', post_hoc, SCALE, root=tmp_path)
     assert passes == {'clip image': images, 'classifier': images}
     odin = experiment('odin', [scores.get_method('ODIN')()], SCALE, root=tmp_path)
