@@ -51,13 +51,12 @@ def ash(features: np.ndarray, percentile: float, kind: str = 'b') -> np.ndarray:
     width = features.shape[1]
     kept = width - round(width*percentile/100)
     if not 0 < kept <= width: raise ValueError(f'percentile {percentile} of {width} features leaves {kept} of them')
-    top = torch.from_numpy(np.ascontiguousarray(features)).topk(kept, 1).indices.numpy()  # among equal ones, zeros for instance, the references' choice
-    values, before = np.take_along_axis(features, top, 1), features.sum(1, keepdims=True)
-    if kind == 'b': values = np.broadcast_to(before/kept, values.shape)
-    if kind == 's': values = values*np.exp(before/np.where(np.any(values, axis=1, keepdims=True), values.sum(1, keepdims=True), 1))
-    shaped = np.zeros_like(features)
-    np.put_along_axis(shaped, top, values.astype(features.dtype), 1)
-    return shaped
+    rows = torch.from_numpy(np.ascontiguousarray(features))
+    values, top = rows.topk(kept, 1)  # among equal ones, zeros for instance, the references' choice
+    before, after = (x.sum(1, keepdim=True) for x in (rows, values))
+    if kind == 'b': values = (before/kept).expand_as(values)
+    if kind == 's': values = values*torch.exp(before/torch.where(after == 0, 1, after))
+    return torch.zeros_like(rows).scatter_(1, top, values).numpy()
 
 def dice_weight(weight: np.ndarray, mean: np.ndarray, percentile: float) -> np.ndarray:
     "The weights (C, D) whose contribution, weight * mean training feature (D,), exceeds that percentile of all; the others 0. Source: Sun and Li, ECCV 2022."

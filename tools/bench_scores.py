@@ -217,13 +217,15 @@ class Classifier(NamedTuple):
 
 
 def classifier(sizes):
-    "Images lie around a centre for each class, and what is negative is cut off as by a ReLU."
+    """Images lie around a centre for each class, and what is negative is cut off as by a ReLU.
+
+    They lie close enough that the C directions of the centres stand out: between equally strong ones ViM chooses at random."""
     draw, classes, width = np.random.default_rng(0), sizes['classes'], sizes['penultimate']
 
     def normal(*shape): return draw.standard_normal(shape, np.float32)
     weight, bias, centres = .05*normal(classes, width), .1*normal(classes), normal(classes, width)
 
-    def near(labels): return np.maximum(centres[labels] + normal(len(labels), width), 0)
+    def near(labels): return np.maximum(centres[labels] + .1*normal(len(labels), width), 0)
     labels = np.arange(sizes['train']) % classes
     return Classifier(weight, bias, near(labels), labels, near(draw.integers(classes, size=sizes['images'])))
 
@@ -245,7 +247,7 @@ def counterparts(net):
             (DICE(), library.DICE(None, weight, bias, .7), 'features'),
             (KNN(k=1), library.KNN(None, k=1), 'features'),
             (RMDS(), library.RMD(None), 'features'),
-            (ViM(dim=dim), library.ViM(None, dim, weight, bias), 'features')]
+            (ViM(dim=dim), library.ViM(None, dim, weight, bias), 'features')]  # whose score makes the logits anew
 
 
 SLOW = 'DICE', 'RMDS'  # pytorch-ood multiplies (N, C, D) numbers one by one, and D x D matrices for every class
@@ -281,7 +283,7 @@ def visual(sizes, repeats):
         calls = partial(getattr(detector, f'predict_{kind}'), tensors(rows)[kind]), partial(method.score, net.features(method, rows))
         found, ours = (call() for call in calls)  # also warms up
         theirs, mine = medians(calls, repeats)
-        print(f'{method.name:10}{len(rows):8}{theirs:13.4f}{mine:9.4f}{mine/theirs:13.2f}{fits[0]:12.1f}{fits[1]:10.1f}  '
+        print(f'{method.name:10}{len(rows):8}{theirs:13.4f}{mine:9.4f}{mine/theirs:13.3f}{fits[0]:12.1f}{fits[1]:10.1f}  '
               + agreement(method.name, ours, -found.double().numpy(), len(net.train)), flush=True)
 
 
