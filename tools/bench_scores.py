@@ -27,7 +27,8 @@ from synood.zeroshot import AdaNeg
 
 TEMPERATURE, BATCH = .01, 256  # BATCH: images at once in the released code
 SIZES = {'images': 10_000, 'classes': 1000, 'negatives': 10_499, 'width': 512, 'groups': 100}
-CLASSIFIER = {'penultimate': 2048, 'train': 5000, 'few': 100}  # few: images for what is too slow for all
+# train: more than penultimate + classes, else covariances are singular; few: images for what is too slow for all
+CLASSIFIER = {'penultimate': 2048, 'train': 5000, 'few': 100}
 SMALL = {'images': 20, 'classes': 3, 'negatives': 8, 'width': 4, 'groups': 2}
 
 
@@ -231,8 +232,8 @@ def classifier(sizes):
 
 
 def counterparts(net):
-    "Pairs of a method and the same of pytorch-ood, and what the latter reads."
-    from pytorch_ood import detector as library  # here, because it is large and needed nowhere else
+    "Triples: a method, the same of pytorch-ood, which is imported here because nothing else needs it, and what that one reads."
+    from pytorch_ood import detector as library
 
     weight, bias = torch.from_numpy(net.weight), torch.from_numpy(net.bias)
     head = torch.nn.Sequential(torch.nn.Flatten(), net.layer()).requires_grad_(False)
@@ -279,7 +280,7 @@ def visual(sizes, repeats):
     for method, detector, kind in counterparts(net):
         rows = net.test[:sizes['few']] if method.name in SLOW else net.test
         theirs_train, ours_train = tensors(net.train)[kind], net.known(method)
-        fits = seconds(lambda: getattr(detector, f'fit_{kind}')(theirs_train, labels)), seconds(lambda: method.fit(ours_train))
+        fits = seconds(partial(getattr(detector, f'fit_{kind}'), theirs_train, labels)), seconds(partial(method.fit, ours_train))
         calls = partial(getattr(detector, f'predict_{kind}'), tensors(rows)[kind]), partial(method.score, net.features(method, rows))
         found, ours = (call() for call in calls)  # also warms up
         theirs, mine = medians(calls, repeats)
