@@ -52,7 +52,7 @@ def ash(features: np.ndarray, percentile: float, kind: str = 'b') -> np.ndarray:
     kept = width - round(width*percentile/100)
     if not 0 < kept <= width: raise ValueError(f'percentile {percentile} of {width} features leaves {kept} of them')
     rows = torch.from_numpy(np.ascontiguousarray(features))
-    values, top = rows.topk(kept, 1)  # among equal ones, zeros for instance, the references' choice
+    values, top = rows.topk(kept, 1, sorted=False)  # among equal ones, zeros for instance, the references' choice
     before, after = (x.sum(1, keepdim=True) for x in (rows, values))
     if kind == 'b': values = (before/kept).expand_as(values)
     if kind == 's': values = values*torch.exp(before/torch.where(after == 0, 1, after))
@@ -177,8 +177,8 @@ def _nearest(train, features, k):
     return 2*np.concatenate([np.zeros(0), *found]) - 2
 
 def _directions(x, name):
-    zero = ~np.any(x, axis=1)
-    if zero.any(): raise ValueError(f'{name} image {int(zero.argmax())} has a zero feature: it has no direction')
+    lost = ~np.any(x, axis=1) | ~np.isfinite(x).all(1)
+    if lost.any(): raise ValueError(f'{name} image {int(lost.argmax())} has a feature that is zero or not finite: it has no direction')
     return unit(x)
 
 @register
@@ -233,7 +233,7 @@ class RMDS(LastLayer):
 
     def score(self, test: Features) -> np.ndarray:
         centred = self.penultimate(test) - self.middle
-        return -((centred @ self.square*centred).sum(1) + (self.level - centred @ self.slope).min(1))
+        return finite(-((centred @ self.square*centred).sum(1) + (self.level - centred @ self.slope).min(1)), 'features')
 
 # %% ../nbs/12b_penultimate.ipynb #d4091ef4
 @register
@@ -264,4 +264,4 @@ class ViM(LastLayer):
         dtype = features.dtype
         return np.linalg.norm((features - self.origin.astype(dtype)) @ self.outside.astype(dtype), axis=1).astype(np.float64)
 
-    def score(self, test: Features) -> np.ndarray: return energy(self.logits(test)) - self.alpha*self.residual(self.penultimate(test))
+    def score(self, test: Features) -> np.ndarray: return finite(energy(self.logits(test)) - self.alpha*self.residual(self.penultimate(test)), 'features')

@@ -17,7 +17,7 @@ from .scores import Features, Method, Train, register
 def best_and_rest(logits) -> tuple[np.ndarray, np.ndarray]:
     """The largest logit m of every row and the sum of all others' exp(l - m): two (N,) float64.
 
-    logits: (N, C), C > 1. ValueError for another shape or a row that is not finite. Costs N C exponentials."""
+    logits: (N, C), C > 1; minus infinity rules a class out. ValueError for another shape or a row with NaN or infinity. Costs N C exponentials."""
     logits = np.asarray(logits)
     if not np.issubdtype(logits.dtype, np.floating): logits = logits.astype(np.float64)
     if logits.ndim != 2 or logits.shape[1] < 2: raise ValueError(f'logits have shape {logits.shape}: give (images, classes), two classes or more')

@@ -100,14 +100,14 @@ def test_vim(library):
 @pytest.mark.parametrize('k', [1, 5, 20])
 def test_knn(k):
     close(scores(fitted(KNN(k=k))), f'knn_K{k}__openood')
-    if k == 1:  # pytorch-ood does not normalise, nor square
+    if k == 1:  # pytorch-ood, as it was when this file was made, did not normalise, nor square
         assert np.abs(knn(TRAIN, TEST, 1) - GOLDEN['knn_k1_unnorm__pytorch_ood']).min() > 1
 
 
 def test_rmds():
     found = scores(fitted(RMDS()))
     close(found, 'rmds__openood')
-    # pytorch-ood forgets to divide the background's scatter: what is left is close to plain Mahalanobis
+    # pytorch-ood then did not divide the background's scatter: what was left is close to plain Mahalanobis
     wrong, plain = GOLDEN['rmds__pytorch_ood'], GOLDEN['mds__openood']
     assert np.abs(found - wrong).min() > 1 and np.abs(wrong - plain).max() < .05*np.abs(plain).max()
 
@@ -177,6 +177,13 @@ def test_logits_that_are_no_numbers(score, bad):
     logits = LOGITS.copy()
     logits[5, 3] = bad
     with pytest.raises(ValueError, match='logits of image 5 are not finite'): score(logits)
+
+
+@pytest.mark.parametrize('method', LAST_LAYER, ids=lambda m: m.name)
+def test_features_that_are_no_numbers(method):
+    z = TEST.copy()
+    z[5, 3] = np.nan
+    with pytest.raises(ValueError, match='image 5'): scores(fitted(method), z)
 
 
 @pytest.mark.parametrize('score', [msp, energy, gen])
