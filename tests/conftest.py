@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import venv
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,8 +100,7 @@ def wheel(root, tracked, tmp_path_factory):
     make_sdist = f'from setuptools.build_meta import build_sdist; build_sdist({str(place)!r})'
     call(sys.executable, '-c', make_sdist, cwd=place/'checkout')
     archive, = place.glob('*.tar.gz')
-    with tarfile.open(archive) as packed:
-        packed.extractall(place/'sdist', filter='data')
+    shutil.unpack_archive(archive, place/'sdist')
     source, = (place/'sdist').iterdir()
     call(sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation',
          '--no-index', '--wheel-dir', place/'wheel', source)
