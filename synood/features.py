@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BATCH', 'unit', 'cosine', 'hub_repository', 'find_model', 'Clip', 'load_clip', 'encode_text', 'encode_images',
            'encode_pixels', 'Crop', 'Classifier', 'load_classifier', 'classify', 'describe', 'save_clip', 'read_arrays',
-           'cached', 'image_features', 'classifier_features', 'Pixels', 'text_features']
+           'cached', 'set_hash', 'image_features', 'classifier_features', 'Pixels', 'text_features']
 
 # %% ../nbs/05_features.ipynb #c1923cd8
 import hashlib, json, math, os, re, shutil, warnings
@@ -26,7 +26,7 @@ from safetensors.numpy import load_file, save
 from torchvision.transforms import Compose, InterpolationMode, Normalize, RandomResizedCrop, ToTensor
 from torchvision.transforms.functional import hflip, resized_crop
 from .images import ImageSet
-from .runs import atomic_write, digest, embedded_folder, file_hash, progress
+from .runs import atomic_write, digest, embedded_folder, file_hash, progress, work_off
 
 # %% ../nbs/05_features.ipynb #55c0216c
 def unit(x: np.ndarray) -> np.ndarray:
@@ -345,18 +345,25 @@ def read_arrays(path: Path, count: int) -> dict[str, np.ndarray] | None:
     warnings.warn(f'{path} is damaged ({problem}) and is made again')
 
 # %% ../nbs/05_features.ipynb #8425c1eb
-def _parts(count, make, folder=None):
-    "Arrays of `count` rows, made BATCH at a time; in a folder, batches are kept and found again."
-    parts = []
-    for k, start in enumerate(progress(range(0, count, BATCH), 'features')):
-        rows = range(start, min(start + BATCH, count))
-        path = folder and folder/f'{k:05d}.safetensors'
-        found = path and read_arrays(path, len(rows))
-        if not found:
-            found = make(rows)
-            if path: atomic_write(path, save(found))
-        parts.append(found)
+def _joined(parts):
+    "One dictionary of arrays from many."
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+def _make_whole(final, ranges, make, about):
+    "Make the parts that are missing, beside whoever else does, and one file of them all."
+    parts, locks = final.with_suffix('.parts'), final.parent/'.locks'
+    for folder in (parts, locks): folder.mkdir(exist_ok=True)
+    def part(k): return read_arrays(parts/f'{k:05d}.safetensors', len(ranges[k]))
+    def stands(k): return part(k) is not None or final.exists()  # in this order: parts go when the whole is there
+    def fill(k): atomic_write(parts/f'{k:05d}.safetensors', save(make(ranges[k])))
+    def lock(name): return locks/f'{final.stem}-{name}.lock'
+    with FileLock(lock('whole')):
+        if final.exists() and read_arrays(final, ranges[-1].stop) is None: final.unlink()  # damaged
+    with progress(desc='features', total=ranges[-1].stop) as bar:
+        work_off(len(ranges), stands, fill, lock, lambda k: bar.update(len(ranges[k])))
+    with FileLock(lock('whole')):
+        if not final.exists(): atomic_write(final, save(_joined([part(k) for k in range(len(ranges))]), metadata={'about': about}))
+    for used in locks.glob(lock('*').name): used.unlink(missing_ok=True)
 
 def cached(cache: Path | None,  # folder; None computes without keeping
            about: dict,  # all that decides the arrays; its hash is the file's name
@@ -365,23 +372,30 @@ def cached(cache: Path | None,  # folder; None computes without keeping
           ) -> dict[str, np.ndarray]:
     "The arrays, from the cache or made now: once, whole, resumable, whoever else asks for them."
     if count < 1: raise ValueError('there are no images to make features of')
-    if cache is None: return _parts(count, make)
+    ranges = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+    if cache is None: return _joined([make(rows) for rows in progress(ranges, 'features')])
     text = json.dumps(about, sort_keys=True)
-    key, cache = hashlib.sha256(text.encode()).hexdigest(), Path(cache)
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache/f'{key}.lock'):
-        found, parts = read_arrays(cache/f'{key}.safetensors', count), cache/f'{key}.parts'
-        if found is None:
-            parts.mkdir(exist_ok=True)
-            found = _parts(count, make, parts)
-            atomic_write(cache/f'{key}.safetensors', save(found, metadata={'about': text}))
-        shutil.rmtree(parts, ignore_errors=True)  # also those of a process killed just before this line
+    final = Path(cache)/f'{hashlib.sha256(text.encode()).hexdigest()}.safetensors'
+    final.parent.mkdir(parents=True, exist_ok=True)
+    while (found := read_arrays(final, count)) is None: _make_whole(final, ranges, make, text)
+    shutil.rmtree(final.with_suffix('.parts'), ignore_errors=True)  # also those of a process killed just before this line
     return found
 
 # %% ../nbs/05_features.ipynb #c33dbae6
+def set_hash(images: ImageSet, cache: Path | None) -> str:
+    "`images.hash`, read from the cache while path, size and time of every file stay the same: hashing ImageNet reads 150 GB."
+    if cache is None: return images.hash
+    stats = [path.stat() for path in images.paths]
+    listing = digest([str(Path(images.root).resolve()), [(n, s.st_size, s.st_mtime_ns) for n, s in zip(images.files, stats)]])
+    known = Path(cache)/'hashes'/listing
+    if not known.exists():
+        known.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(known, images.hash)
+    return known.read_text()
+
 def _set_features(network, forward, images, cache, kind):
     "The arrays that a Clip or Classifier makes of an image set."
-    about = dict(weights=network.hash, transform=describe(network.transform), images=images.hash,
+    about = dict(weights=network.hash, transform=describe(network.transform), images=set_hash(images, cache),
                  count=len(images), kind=kind, batch=BATCH)
     def pixels(i): return network.transform(images.read(i))
     def make(rows):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'EXTENSIONS', 'HALVES', 'protocols', 'read_image', 'ImageSet', 'find_files', 'spread', 'image_folder',
            'sheet', 'as_jpeg', 'complexity', 'ranking', 'richest', 'check_images', 'at_most_per_class', 'class_half',
-           'Protocol', 'write_sets', 'open_sets', 'images_stage', 'select', 'read_selection', 'selection_stage']
+           'Protocol', 'Rehearsal', 'write_sets', 'open_sets', 'images_stage', 'select', 'read_selection',
+           'selection_stage']
 
 # %% ../nbs/03_images.ipynb #d87ecfcc
 import hashlib, io, json, os, warnings
@@ -324,6 +325,19 @@ choices['protocol'] = protocols
 protocols['mini'] = Protocol('mini', train='train', id='id', near=('near',),
                              far=('iNaturalist', 'SUN', 'Places', 'Textures'))
 for half in HALVES: protocols[f'mini-{half}'] = replace(protocols['mini'], name=f'mini-{half}', half=half)
+
+# %% ../nbs/03_images.ipynb #3bc11270
+@dataclass(frozen=True)
+class Rehearsal(Protocol):
+    "Any labelled folder: half of its classes are ID, for training and testing alike, the others OOD. It shows that things run, no more."
+    def load(self, root: Path, n_train: int = 0, n_test: int = 0) -> dict[str, ImageSet]:
+        images = image_folder(root)
+        known, unknown = (class_half(images, half) for half in HALVES)
+        unknown = replace(unknown, labels=np.full(len(unknown), -1), classes=())
+        sets = {'train': at_most_per_class(known, n_train) if n_train else known, 'id': known, **dict.fromkeys(self.far, unknown)}
+        return sets if not n_test else {k: v if k == 'train' else v.take(spread(len(v), n_test*(1 + (k == 'id')))) for k, v in sets.items()}
+
+protocols['rehearsal'] = Rehearsal('rehearsal', train='.', id='.', far=('unknown',))
 
 # %% ../nbs/03_images.ipynb #332e49f5
 def write_sets(sets: dict[str, ImageSet], folder: Path, home: Path | None = None):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['stages', 'ROW', 'temporary', 'atomic_write', 'atomic_folder', 'digest', 'file_hash', 'folder_hash', 'embedded_folder',
            'code_hash', 'listing_hash', 'fingerprint', 'Stage', 'stage', 'stage_key', 'stage_folder', 'progress',
-           'ScaleView', 'Job', 'versions', 'log_time', 'note_output', 'run_stage', 'Rows', 'read_rows', 'merge_rows']
+           'ScaleView', 'shares', 'work_off', 'Job', 'versions', 'log_time', 'note_output', 'run_stage', 'Rows',
+           'read_rows', 'merge_rows']
 
 # %% ../nbs/01_runs.ipynb #d3eac5a0
 import ast, hashlib, importlib.metadata, json, os, platform, shutil, sys, time, uuid
@@ -19,7 +20,7 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
-from .scales import NETWORKS, Registry, Scale, get_scale
+from .scales import NETWORKS, Registry, Scale, counted, get_scale
 
 # %% ../nbs/01_runs.ipynb #d4871fb0
 def temporary(path: Path) -> Path:
@@ -137,7 +138,7 @@ def stage(name: str, **kwargs):
 def stage_key(name: str, scale: Scale, seed: int | None = None) -> str:
     "The 12-digit key of everything the stage's result depends on."
     st = stages[name]
-    settings = {f: fingerprint(scale, f) for f in st.uses}
+    settings = {f: fingerprint(scale, f) for f in counted(scale, st.uses)}
     inputs = {n: stage_key(n, scale, seed) for n in st.needs}
     return digest(dict(stage=name, version=st.version, settings=settings, inputs=inputs,
                        seed=seed if st.seeded else None))
@@ -164,6 +165,33 @@ class ScaleView:
         return getattr(self._scale, field)
 
 # %% ../nbs/01_runs.ipynb #c5cf64ab
+def shares(count: int) -> list[int]:
+    "The numbers below `count`, those of this process (RANK of WORLD_SIZE) first, each process beginning elsewhere."
+    rank, world = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+    return sorted(range(count), key=lambda k: ((k - rank) % world, k))
+
+def work_off(count: int,
+             stands: Callable,  # k -> whether part k is there
+             make: Callable,  # makes part k, whole or not at all
+             lock: Callable,  # k -> path of its lock file, in a folder that exists
+             tick: Callable = lambda k: None):  # called for every part that stands
+    "Return when `count` parts stand, each made once, here or by other processes that work off the same."
+    todo = shares(count)
+    while todo:
+        todo = [k for k in todo if not _stands(k, stands, make, lock(k), tick)]
+        if todo: time.sleep(.1)  # the rest is in other processes' hands
+
+def _stands(k, stands, make, lock, tick):
+    "True when the part stands, made here or elsewhere; False while another process holds it."
+    if not stands(k):
+        try:
+            with FileLock(lock, timeout=0):
+                if not stands(k): make(k)
+        except Timeout: return False
+    tick(k)
+    return True
+
+# %% ../nbs/01_runs.ipynb #5e9d59d2
 @dataclass(frozen=True)
 class Job:
     "One making of one stage: what its function gets."
@@ -180,26 +208,25 @@ class Job:
 
         The folder of chunk k is NNNNN, or what `named(batch)` says."""
         plan = [items[i:i + size] for i in range(0, len(items), size)]
-        names = [named(batch) if named else f'{k:05d}' for k, batch in enumerate(plan)]
+        homes = [self.folder/(named(batch) if named else f'{k:05d}') for k, batch in enumerate(plan)]
+        def stands(k): return homes[k].exists() or self.final.exists()
+        def fill(k):
+            with atomic_folder(homes[k]) as folder: make(plan[k], folder)
+        with progress(desc=f'{self.stage} {self.final.name}', total=len(items)) as bar:
+            work_off(len(plan), stands, fill, lambda k: self._lock(f'{k:05d}'), lambda k: bar.update(len(plan[k])))
+
+    def settled(self, name: str, find: Callable):
+        "The JSON value `find()` of the first process that asks, kept in folder/<name>.json for all others and for restarts."
+        with FileLock(self._lock(name)):
+            path = self.folder/f'{name}.json'
+            if self.final.exists(): path = self.final/path.name
+            elif not path.exists(): atomic_write(path, json.dumps(find()) + '\n')
+            return json.loads(path.read_text())
+
+    def _lock(self, name):
         locks = self.final.parent/'.locks'
         locks.mkdir(parents=True, exist_ok=True)
-        todo, label = list(range(len(plan))), f'{self.stage} {self.final.name}'
-        with progress(desc=label, total=len(items)) as bar:
-            while todo:
-                for k in list(todo):
-                    lock = locks/f'{self.final.name}-{k:05d}.lock'
-                    if self._batch(self.folder/names[k], plan[k], make, lock): todo.remove(k); bar.update(len(plan[k]))
-                if todo: time.sleep(.1)  # the rest is in other processes' hands
-
-    def _batch(self, done, items, make, lock):
-        "True when the batch stands, made here or elsewhere; False while another process holds it."
-        if done.exists() or self.final.exists(): return True
-        try:
-            with FileLock(lock, timeout=0):
-                if not (done.exists() or self.final.exists()):
-                    with atomic_folder(done) as folder: make(items, folder)
-                return True
-        except Timeout: return False
+        return locks/f'{self.final.name}-{name}.lock'
 
 # %% ../nbs/01_runs.ipynb #18fdb4fe
 def versions() -> dict[str, str]:
@@ -209,7 +236,9 @@ def versions() -> dict[str, str]:
 
 def _manifest(st, scale, seed, folder, inputs):
     files = [p for p in folder.rglob('*') if p.is_file()]
-    return dict(stage=st.name, version=st.version, scale=scale.name, seed=seed,
+    used = getattr(sys.modules.get('synood.features'), 'models_used', {})  # which finds models; it imports this module
+    named = [i for f in st.uses if f in NETWORKS for i in getattr(scale, f)]
+    return dict(models={i: used[i] for i in named if i in used}, stage=st.name, version=st.version, scale=scale.name, seed=seed,
                 settings={f: getattr(scale, f) for f in st.uses}, fingerprints={f: fingerprint(scale, f) for f in st.uses},
                 inputs={n: p.name for n, p in inputs.items()}, files=len(files), bytes=sum(p.stat().st_size for p in files),
                 content=folder_hash(folder), packages=versions(), machine=platform.machine(), threads=torch.get_num_threads(),
