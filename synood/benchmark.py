@@ -21,7 +21,7 @@ from .metrics import id_accuracy, measure
 from .negatives import read_negatives
 from .report import merge_results
 from .runs import Rows, code_hash, digest, fingerprint, note_output, progress, run_stage, stages
-from .scales import Scale, check_scale, get_scale, rng
+from .scales import Scale, check_scale, counted, get_scale, rng
 from .scores import Features, Method, Synthetic, Train
 from .synthesis import read_synthetic
 
@@ -139,8 +139,9 @@ _VERSION = 1  # raise it when the same settings give other rows
 
 def context_of(scale: Scale) -> str:
     "Hash of everything but the name and the seeds of a scale: rows of one context may stand in one table."
-    settings = {f.name: fingerprint(scale, f.name) for f in dataclasses.fields(scale) if f.name not in ('name', 'seeds')}
-    return digest(dict(version=_VERSION, settings=settings, stages={n: stages[n].version for n in stages.names()}))
+    settings = {f: fingerprint(scale, f) for f in counted(scale) if f not in ('name', 'seeds')}
+    changed = {n: stages[n].version for n in stages.names() if stages[n].version > 1}  # a new stage changes no old row
+    return digest(dict(version=_VERSION, settings=settings, stages=changed))
 
 def params_of(method: Method) -> dict:
     "Name, hyperparameters and code of a method: what its rows are filed under, beside the seed."

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from .features import unit
 from .scales import Registry, Scale, choices, generator
-from .scores import Features, Method, Train, neglabel, register
+from .scores import Features, Method, Train, deal, register
 
 # %% ../nbs/10_finetuning.ipynb #a439c212
 def pair(images: np.ndarray, negatives: np.ndarray) -> np.ndarray:
@@ -231,11 +231,11 @@ class SynOOD(Method):
         self.text, self.negatives = unit(train.text), unit(train.negatives)
         self.negatives[data.matched] = unit(labels.numpy())
         self.tuned, self.tau, self.parts = data.matched, scale.temperature, scale.groups
+        self.dealt = deal(self.text, self.negatives, self.tau, self.parts, keep=self.tuned)
         return self
 
     def score(self, test: Features) -> np.ndarray:
-        images = projected(self.projection, test['clip', 'image'])
-        return neglabel(images, self.text, self.negatives, self.tau, self.parts, keep=self.tuned)
+        return self.dealt.score(projected(self.projection, test['clip', 'image']))
 
     def predict(self, test: Features) -> np.ndarray:
         return (projected(self.projection, test['clip', 'image']) @ self.text.T).argmax(1)

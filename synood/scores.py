@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Features', 'BACKBONES', 'KINDS', 'Synthetic', 'Train', 'Method', 'register', 'methods', 'get_method', 'mcm',
-           'grouped_mass', 'group_columns', 'neglabel', 'ZeroShot', 'MCM', 'NegLabel']
+           'grouped_mass', 'group_columns', 'Dealt', 'deal', 'neglabel', 'ZeroShot', 'MCM', 'NegLabel']
 
 # %% ../nbs/07_scores.ipynb #968494d2
 from dataclasses import dataclass
@@ -157,34 +157,53 @@ def group_columns(count: int, groups: int, seed: int | None = 0, keep=()) -> np.
     return columns.reshape(groups, -1)
 
 # %% ../nbs/07_scores.ipynb #e5584a10
-def neglabel(image, text, negatives, temperature: float = .01, groups: int = 100,
-             seed: int | None = 0, keep=(), chunk: int = 512, half: bool = False) -> np.ndarray:
-    """Softmax mass on the ID classes, averaged over groups of negatives: (N,) float64, larger = ID.
+@dataclass(frozen=True, eq=False)
+class Dealt:
+    "Labels ready to score images against, see `deal`."
+    text: torch.Tensor  # (C, D) float32
+    negatives: torch.Tensor  # (D, G S) float32, group after group
+    shape: tuple[int, int]  # G groups of S negatives
+    temperature: float
+    half: bool
 
-    image: (N, D), text: (C, D), negatives: (M, D), rows of unit length. `groups`, `seed`, `keep`:
-    see `group_columns`; `chunk`: images at once, a matter of memory; `half`: round image and
-    negatives to float16 first. One group is the plain softmax mass. ValueError on rows of another
-    length, widths that differ, no class, no negative, or more groups than negatives.
-    Source: Jiang et al., ICLR 2024; NegLabel's clip_ood.py."""
-    image, text = as_unit(image, 'image').float(), as_unit(text, 'text').float()
-    negatives = as_unit(negatives, 'negatives').float()
+    def score(self, image, chunk: int = 512) -> np.ndarray:
+        "Softmax mass on the ID classes of unit image features (N, D): (N,) float64; `chunk`: images at once, a matter of memory."
+        image = as_unit(image, 'image').float()
+        if image.shape[1] != self.text.shape[1]:
+            raise ValueError(f'widths differ: image {image.shape[1]}, text {self.text.shape[1]}')
+        if self.half: image = image.half().float()
+        # one for all chunks: fresh ones would tear the memory to pieces, and the process grows
+        scratch, scores = image.new_empty(min(chunk, len(image)), self.negatives.shape[1]), []
+        for part in image.split(chunk):
+            part = part/self.temperature
+            dealt = torch.mm(part, self.negatives, out=scratch[:len(part)]).unflatten(1, self.shape)
+            scores.append(grouped_mass(part @ self.text.T, dealt, out=dealt))
+        return torch.cat(scores).numpy()
+
+# %% ../nbs/07_scores.ipynb #26f85154
+def deal(text, negatives, temperature: float = .01, groups: int = 100, seed: int | None = 0, keep=(), half: bool = False) -> Dealt:
+    """Check text (C, D) and negatives (M, D), rows of unit length, and deal the negatives into groups.
+
+    `groups`, `seed`, `keep`: see `group_columns`; `half`: round images and negatives to float16 first. One group is the
+    plain softmax mass. ValueError on rows of another length, widths that differ, no class, no negative, or more groups than
+    negatives."""
+    text, negatives = as_unit(text, 'text').float(), as_unit(negatives, 'negatives').float()
     if not (len(text) and len(negatives)):
         raise ValueError(f'{len(text)} classes and {len(negatives)} negatives: '
                          'give at least one of each')
-    if len({x.shape[1] for x in (image, text, negatives)}) > 1:
-        raise ValueError(f'widths differ: image {image.shape[1]}, text {text.shape[1]}, '
-                         f'negatives {negatives.shape[1]}')
+    if text.shape[1] != negatives.shape[1]:
+        raise ValueError(f'widths differ: text {text.shape[1]}, negatives {negatives.shape[1]}')
     if not temperature > 0: raise ValueError(f'temperature {temperature} is not positive')
-    if half: image, negatives = image.half().float(), negatives.half().float()
+    if half: negatives = negatives.half().float()
     columns = group_columns(len(negatives), groups, seed, keep)
-    negatives, scores = negatives[columns.ravel()].T, []
-    # one for all chunks: fresh ones would tear the memory to pieces, and the process grows
-    scratch = image.new_empty(min(chunk, len(image)), columns.size)
-    for part in image.split(chunk):
-        part = part/temperature
-        dealt = torch.mm(part, negatives, out=scratch[:len(part)]).unflatten(1, columns.shape)
-        scores.append(grouped_mass(part @ text.T, dealt, out=dealt))
-    return torch.cat(scores).numpy()
+    return Dealt(text, negatives[columns.ravel()].T, columns.shape, temperature, half)
+
+def neglabel(image, text, negatives, *settings, chunk: int = 512, **named) -> np.ndarray:
+    """Softmax mass on the ID classes, averaged over groups of negatives: (N,) float64, larger = ID.
+
+    image: (N, D), rows of unit length; all else goes to `deal`, `chunk` to `Dealt.score`.
+    Source: Jiang et al., ICLR 2024; NegLabel's clip_ood.py."""
+    return deal(text, negatives, *settings, **named).score(image, chunk)
 
 # %% ../nbs/07_scores.ipynb #c0174987
 @dataclass
@@ -232,9 +251,8 @@ class NegLabel(ZeroShot):
         self.negatives = unit(train.negatives)
         self.tau = train.scale.temperature if self.temperature is None else self.temperature
         self.parts = train.scale.groups if self.groups is None else self.groups
+        self.dealt = deal(self.text, self.negatives, self.tau, self.parts, self.seed, half=self.half)
         return self
 
     def score(self, test: Features) -> np.ndarray:
-        image = unit(test['clip', 'image'])
-        return neglabel(image, self.text, self.negatives, self.tau, self.parts, self.seed,
-                        half=self.half)
+        return self.dealt.score(unit(test['clip', 'image']))

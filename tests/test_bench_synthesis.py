@@ -1,0 +1,28 @@
+"""tools/bench_synthesis.py on four pictures: both sides paint the same. How fast they are is not tested."""
+import json
+import subprocess
+import sys
+
+
+def bench(root, *arguments):
+    done = subprocess.run([sys.executable, 'tools/bench_synthesis.py', *arguments, '--rounds', '1', '--quick'], cwd=root,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_published_loop_and_ours_paint_the_same(root, tmp_path):
+    shown = bench(root, '--images', '4', '--batch', '4', '--out', str(tmp_path/'figures.json'))
+    found = json.loads((tmp_path/'figures.json').read_text())
+    assert found['difference'] <= 1
+    for side in ('reference', 'ours'):
+        assert 0 < found[side]['shares']['UNet'] < sum(found[side]['shares'].values()) < 1.05
+        assert 0 < found[side]['unet']['share'] < 1.2
+    assert found['ours']['shares']['text'] < found['reference']['shares']['text']  # once, not in every iteration
+    assert found['settings']['steps'] == 2 and f"ratio {found['ratio']:.2f}" in shown
+
+
+def test_growth_with_m_is_fitted(root):
+    shown = bench(root, 'linear', '--batch', '1').splitlines()
+    assert [line.split(':')[0] for line in shown[1:6]] == [f'm = {m:4}' for m in (1, 2, 4, 8, 16)]
+    assert .3 < float(shown[6].removeprefix('seconds grow with m to the power ')) < 1.7

@@ -1,0 +1,323 @@
+"""Synthesis next to the published procedure written as a plain loop: images per second, memory, where the time goes.
+
+    python tools/bench_synthesis.py                        scale mini, 25 rendered images, on this machine's GPU or CPU
+    python tools/bench_synthesis.py --scale paper-random --photos FOLDER --images 16 --reference-images 4 --out figures.json
+    python tools/bench_synthesis.py linear                 seconds for m = 32 ... 512 images, and the exponent of m
+    python tools/bench_synthesis.py --scale mini --images 4 --rounds 1 --quick
+
+Both sides run in processes of their own, take turns, and have loaded and warmed up everything before the clock starts. The
+reference computes in float32, two images at a time, encodes prompts and the blank image anew in every iteration, takes a gradient
+in every iteration and overwrites one file per image. It shares with ours the random streams of every image, the loss of each image
+and the mode of the blank image's latent, so that both can make the same pictures; `difference` is measured in float32.
+"""
+import argparse
+import json
+import platform
+import resource
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from synood import synthesis
+from synood.context import context_prompt, write_contexts
+from synood.features import load_classifier
+from synood.images import image_folder, write_sets
+from synood.runs import Job, ScaleView, stages, versions
+from synood.scales import get_scale, rng
+from synood.synthesis import (decode, encode_images, encode_prompts, judge, load_painter, noise, objectives, painter_of, prepared,
+                              read_synthetic, synthesis_stage, to_image, to_pixels)
+
+EXACT = dict(precision='no', vae_precision='no', compiled=False)
+TOGETHER = 2  # images at a time in the authors' script
+
+
+# ---- what to paint --------------------------------------------------------------------------------
+
+def rendered(folder, count):
+    "Scenes of the miniature's development world, one folder per class, and the prompt of each."
+    from synood.miniature import CLASSES, contexts, render, world
+    dev, prompts = world('dev'), {}
+    recipes = [dev.sample('id', rng(0, 'bench', i)) for i in range(count)]
+    for i, recipe in enumerate(recipes):
+        path = folder/recipe.subject/f'{i:04d}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(render(recipe, rng(0, 'bench', i, 'pixels'))).save(path)
+        prompts[f'{recipe.subject}/{i:04d}.png'] = contexts(recipe)
+    return prompts
+
+
+def prepare(folder, scale, photos, count):
+    "The finished inputs of the stage `synthesis` for `count` images: {stage: folder}."
+    root = Path(photos) if photos else folder/'scenes'
+    listed = {} if photos else rendered(root, count)
+    images = image_folder(root, limit=count)
+    if len(images) < count: sys.exit(f'{root} holds {len(images)} images: ask for no more')
+    inputs = {name: folder/name for name in ('images', 'selection', 'contexts')}
+    for path in (inputs['images'], inputs['selection'], inputs['contexts']/'00000'): path.mkdir(parents=True)
+    rows = [dict(path=name, label=int(label), name=images.classes[label]) for name, label in zip(images.files, images.labels)]
+    write_sets({'train': images}, inputs['images'])
+    (inputs['selection']/'selection.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    write_contexts(inputs['contexts']/'00000', [
+        dict(path=r['path'], name=r['name'], question='', answer='', items=(),
+             prompt=context_prompt(tuple(listed.get(r['path'], ('street', 'tree'))), scale.context_prompt, scale.context_chars)) for r in rows])
+    return inputs
+
+
+# ---- the two sides ----------------------------------------------------------------------------------
+
+def reference(painter, classifier, images, prompts, scale, folder):
+    "The published procedure, see above; writes NAME.png into the folder."
+    for start in range(0, len(images), TOGETHER):
+        names = images.files[start:start + TOGETHER]
+        pixels = torch.stack([to_pixels(images.read(n), scale.resolution) for n in names])
+        z_in = encode_images(painter, pixels, names, 0)
+        eps = noise(z_in, names, 0, 'eps')
+        for _ in range(scale.iterations):
+            with torch.no_grad():
+                text = encode_prompts(painter, [''] * len(names) + [prompts[n] for n in names])
+                blank = painter.vae.encode(torch.zeros_like(pixels).to(painter.device)).latent_dist.mode()*painter.factor
+                scheduler, timesteps = prepared(painter, scale.sampler, scale.steps, scale.strength)
+                z = scheduler.add_noise(z_in, eps, timesteps[:1])
+                for t in timesteps:
+                    x = torch.cat([scheduler.scale_model_input(torch.cat([z, z]), t),
+                                   torch.ones(2*len(z), 1, *z.shape[2:], device=z.device), torch.cat([blank, blank])], 1)
+                    plain, prompted = painter.unet(x, t, text).sample.chunk(2)
+                    z = scheduler.step(plain + scale.guidance*(prompted - plain), t, z).prev_sample
+            leaf = (z/painter.factor).requires_grad_()
+            shown = decode(painter, leaf)
+            loss = objectives[scale.objective](judge(classifier, shown), scale.target, None).sum()
+            eps = eps - scale.step/scale.release_batch*torch.autograd.grad(loss, leaf)[0]
+            for name, picture in zip(names, shown.detach()):
+                path = folder/f'{name}.png'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                to_image(picture).save(path)
+
+
+def plain_painter(ids):
+    "The painter in float32 and in torch's usual order of channels."
+    painter = load_painter(ids)
+    for network in (painter.vae, painter.unet): network.to(memory_format=torch.contiguous_format)
+    return painter
+
+
+def ours(scale, inputs, folder, count):
+    "The stage itself, on the first `count` images; returns the folder with its batches."
+    uses = stages['synthesis'].uses
+    job = Job('synthesis', ScaleView(scale, uses), 0, folder/'part', folder/'final', inputs, folder/'cache')
+    job.folder.mkdir(parents=True)
+    first = synthesis.read_selection
+    with patch.object(synthesis, 'read_selection', lambda path: first(path)[:count]): synthesis_stage(job)
+    return job.folder
+
+
+class Side:
+    "One side in a process of its own: what it has loaded stays."
+    def __init__(self, kind, scale, inputs, count):
+        self.kind, self.scale, self.inputs = kind, scale, inputs
+        self.images = synthesis.open_sets(inputs['images'])['train'].take(range(count))
+        self.prompts = {c['path']: c['prompt'] for c in synthesis.read_contexts(inputs['contexts'])}
+        self.classifier = load_classifier(scale.classifier)
+        self.painter = plain_painter(scale.inpainting) if kind == 'reference' else painter_of(scale)
+
+    def run(self, folder):
+        if self.kind == 'reference':
+            reference(self.painter, self.classifier, self.images, self.prompts, self.scale, folder)
+            return [folder/f'{name}.png' for name in self.images.files]
+        made, _ = read_synthetic(ours(self.scale, self.inputs, folder, len(self.images)), 'grad')
+        return made.paths
+
+    def timed(self):
+        "Seconds of one run."
+        with tempfile.TemporaryDirectory() as d: return self.stopwatch(Path(d))[0]
+
+    def stopwatch(self, folder):
+        settle()
+        started = time.perf_counter()
+        made = self.run(folder)
+        settle()
+        return time.perf_counter() - started, made
+
+    def examined(self):
+        "Share of each part of a run, and its pictures."
+        with tempfile.TemporaryDirectory() as d, clocked(self) as spent:
+            spent['all'], made = self.stopwatch(Path(d))
+            return dict(spent), [np.asarray(Image.open(p), int) for p in made]
+
+    def memory(self):
+        if torch.cuda.is_available(): return torch.cuda.max_memory_allocated()/1e6
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1e6 if platform.system() == 'Darwin' else 1e3)
+
+
+def settle():
+    if torch.cuda.is_available(): torch.cuda.synchronize()
+
+
+@contextmanager
+def clocked(side):
+    "Yield a counter that fills with the seconds of each part. The GPU is waited for at every call, so the sum runs a little slower."
+    spent, painter = Counter(), side.painter
+    places = [(painter.unet, 'forward', 'UNet'), (painter.vae, 'encode', 'VAE'), (painter.vae, 'decode', 'VAE'),
+              (painter.text_encoder, 'forward', 'text'), (side.classifier.model, 'forward', 'classifier'),
+              (torch.autograd, 'grad', 'gradient of VAE and classifier'), (Image.Image, 'save', 'files')]
+
+    def around(function, part):
+        def timed(*args, **kwargs):
+            settle()
+            started = time.perf_counter()
+            found = function(*args, **kwargs)
+            settle()
+            spent[part] += time.perf_counter() - started
+            return found
+        return timed
+    with ExitStack() as stack:
+        for owner, name, part in places: stack.enter_context(patch.object(owner, name, around(getattr(owner, name), part)))
+        yield spent
+
+
+# ---- ceilings -----------------------------------------------------------------------------------------
+
+def ceiling(dtype, device):
+    "Operations per second of the fastest square matrix product."
+    best = 0
+    for n in ((2048, 4096, 8192, 16384) if device.type == 'cuda' else (512, 1024, 2048)):
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        for _ in range(3): a @ b
+        settle()
+        started = time.perf_counter()
+        for _ in range(10): a @ b
+        settle()
+        best = max(best, 20*n**3/(time.perf_counter() - started))
+    return best
+
+
+def unet_flops(painter, scale):
+    "Operations of one UNet evaluation of one latent."
+    side = synthesis.blank_latent(painter, scale.resolution).shape[2:]
+    x = torch.zeros(1, 9, *side, device=painter.device, dtype=painter.unet.dtype)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        painter.unet(x, 1, synthesis.blank_text(painter).to(painter.unet.dtype))
+    return counter.get_total_flops()
+
+
+# ---- processes ------------------------------------------------------------------------------------------
+
+SIDE = None  # of this process
+
+
+def start(*details):
+    global SIDE
+    SIDE = Side(*details)
+    every, SIDE.images = SIDE.images, SIDE.images.take(range(min(len(SIDE.images), SIDE.scale.batch or TOGETHER)))
+    SIDE.timed()  # warms up, with one batch
+    SIDE.images = every
+
+
+def ask(what): return getattr(SIDE, what)()
+
+
+def efficiency(spent, count):
+    "Of the UNet in a run of `count` images: operations per second, the ceiling, and their ratio."
+    painter, scale = SIDE.painter, SIDE.scale
+    calls = 2*len(prepared(painter, scale.sampler, scale.steps, scale.strength)[1])*scale.iterations*count
+    rate, most = unet_flops(painter, scale)*calls/spent['UNet'], ceiling(painter.unet.dtype, painter.device)
+    return dict(tflops=rate/1e12, ceiling_tflops=most/1e12, share=rate/most)
+
+
+def alone(): return ProcessPoolExecutor(1, get_context('spawn'))
+
+
+def compare(args, scale, folder):
+    inputs = prepare(folder, scale, args.photos, args.images)
+    counts = {'reference': min(args.reference_images or args.images, args.images), 'ours': args.images}
+    with alone() as theirs, alone() as mine:
+        pools = {'reference': theirs, 'ours': mine}
+        for kind, pool in pools.items(): pool.submit(start, kind, scale, inputs, counts[kind]).result()
+        seconds = {kind: [] for kind in pools}
+        for _ in range(args.rounds):
+            for kind, pool in pools.items(): seconds[kind].append(pool.submit(ask, 'timed').result())
+        found, pictures = {}, {}
+        for kind, pool in pools.items():
+            shares, pictures[kind] = pool.submit(ask, 'examined').result()
+            found[kind] = dict(images=counts[kind], seconds=seconds[kind], images_per_second=counts[kind]/median(seconds[kind]), memory_mb=pool.submit(ask, 'memory').result(),
+                               shares={part: s/shares['all'] for part, s in shares.items() if part != 'all'},
+                               unet=pool.submit(efficiency, shares, counts[kind]).result())
+    if replace(scale, **EXACT) != scale:
+        with alone() as exact:
+            exact.submit(start, 'ours', replace(scale, **EXACT), inputs, counts['reference']).result()
+            pictures['ours'] = exact.submit(ask, 'examined').result()[1]
+    difference = max(int(np.abs(a - b).max()) for a, b in zip(pictures['reference'], pictures['ours']))
+    return dict(**about(args, scale), **found, ratio=found['ours']['images_per_second']/found['reference']['images_per_second'], difference=difference)
+
+
+def linear(args, scale, folder):
+    "Seconds of the stage for growing m, full batches, set-up excluded."
+    scale = replace(scale, batch=args.batch or 32)
+    sizes = [scale.batch*2**k for k in range(5)]
+    inputs = prepare(folder, scale, args.photos, sizes[-1])
+    sides = [Side('ours', scale, inputs, m) for m in sizes]
+    sides[0].timed()  # warms up
+    seconds = [min(side.timed() for _ in range(args.rounds)) for side in sides]
+    exponent, _ = np.polyfit(np.log(sizes), np.log(seconds), 1)
+    return dict(**about(args, scale), m=sizes, seconds=seconds, exponent=float(exponent))
+
+
+def about(args, scale):
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
+    fields = ('resolution', 'strength', 'steps', 'iterations', 'batch', 'precision', 'vae_precision', 'compiled')
+    return dict(command=' '.join(['python', 'tools/bench_synthesis.py', *args.line]), device=device, packages=versions(),
+                scale=scale.name, settings={f: getattr(scale, f) for f in fields})
+
+
+def show(found):
+    print(f"{found['scale']}, {found['device']}; " + ', '.join(f'{k} {v}' for k, v in found['settings'].items()))
+    if 'exponent' in found:
+        for m, s in zip(found['m'], found['seconds']): print(f'm = {m:4}: {s:8.2f} s, {m/s:6.2f} images a second')
+        return print(f"seconds grow with m to the power {found['exponent']:.3f}")
+    a, b = found['reference'], found['ours']
+    line = lambda name, x, y, form: print(f'{name:34}{form.format(x):>14}{form.format(y):>14}')
+    line('', 'reference', 'ours', '{}')
+    line('images', a['images'], b['images'], '{}')
+    line('images per second', a['images_per_second'], b['images_per_second'], '{:.3f}')
+    line('peak memory, MB', a['memory_mb'], b['memory_mb'], '{:.0f}')
+    for part in sorted({*a['shares'], *b['shares']}): line(f'share of {part}', a['shares'].get(part, 0), b['shares'].get(part, 0), '{:.1%}')
+    line('UNet, 10^12 operations a second', a['unet']['tflops'], b['unet']['tflops'], '{:.3f}')
+    line('of the matrix product\'s', a['unet']['share'], b['unet']['share'], '{:.1%}')
+    print(f"ratio {found['ratio']:.2f}, largest difference of a pixel in float32 {found['difference']}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('what', nargs='?', choices=['compare', 'linear'], default='compare')
+    parser.add_argument('--scale', default='mini')
+    parser.add_argument('--photos', help='a folder with one folder of photographs per class; default: rendered scenes')
+    parser.add_argument('--images', type=int, default=25)
+    parser.add_argument('--reference-images', type=int, default=0, help='fewer for the slow side')
+    parser.add_argument('--batch', type=int, default=0, help='default: the scale\'s')
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--quick', action='store_true', help='two steps, two iterations: to try it out')
+    parser.add_argument('--out', type=Path, help='write all figures here as JSON')
+    args = parser.parse_args()
+    args.line = sys.argv[1:]
+    scale = get_scale(args.scale)
+    if scale.objective == 'energy_hinge' and scale.margin is None: sys.exit('energy_hinge needs a margin in the scale here')
+    if args.batch: scale = replace(scale, batch=args.batch)
+    if args.quick: scale = replace(scale, steps=2, strength=1., iterations=2)
+    with tempfile.TemporaryDirectory() as d: found = {'compare': compare, 'linear': linear}[args.what](args, scale, Path(d))
+    show(found)
+    if args.out: args.out.write_text(json.dumps(found, indent=1) + '\n')
+
+
+if __name__ == '__main__': main()
