@@ -56,8 +56,7 @@ def protocol_of(scale: Scale):
     "The protocol that a scale is examined for: its own, or `mos` where its own names rendered folders that are not there."
     own = protocols[scale.protocol]
     if isinstance(own, Preset) or rendered(scale): return own
-    there = scale.data and any((Path(scale.data)/folder).is_dir() for folder in own.folders().values())
-    return own if there else protocols['mos']
+    return own if scale.data and (Path(scale.data)/own.id).is_dir() else protocols['mos']
 
 def presets() -> dict[str, Preset]:
     "The protocols of the literature on whole ImageNet."
@@ -253,7 +252,8 @@ def diagnose(scale, data: Path | None = None, root: Path = 'runs', pictures: boo
         yield from items
     items = guarded('data', data_items)
     for field in NETWORKS: items += guarded('models', model_items, scale, field)
-    expected = sum(expectations(counts)[key] for key in protocols['mos'].folders().values()) if not rendered(scale) else 20*scale.n_train + 7*scale.n_test*scale.draws
+    mine = protocol_of(scale)
+    expected = sum(expectations(counts)[key] for key in mine.folders().values()) if isinstance(mine, Preset) else 20*scale.n_train + 7*scale.n_test*scale.draws
     items += guarded('machine', gpu_items, scale) + guarded('machine', machine_items, scale, root, sum(map(len, sets.values())) or expected)
     items += guarded('cost', cost_items, scale)
     return items + guarded('tables', table_items, scale, items)
@@ -276,5 +276,5 @@ def as_text(items: list[Item], lines: int = 20) -> str:
             text += [f'{"":35}- {line}' for line in i.details[:lines]]
             if len(i.details) > lines: text.append(f'{"":35}- and {len(i.details) - lines:,} more: --json lists them all')
             if i.remedy: text.append(f'{"":35}-> {i.remedy}')
-    bad = [i for i in items if i.status in ('missing', 'broken')]
+    bad = [i for i in items if i.status in ('missing', 'broken') and i.check != 'tables']
     return '\n'.join([*text, f'{len(bad)} things are missing or broken: {", ".join(f"{i.check} {i.name}" for i in bad)}' if bad else 'nothing is missing'])
