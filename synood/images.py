@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'EXTENSIONS', 'HALVES', 'protocols', 'read_image', 'ImageSet', 'find_files', 'spread', 'image_folder',
-           'sheet', 'as_jpeg', 'complexity', 'ranking', 'richest', 'check_images', 'at_most_per_class', 'class_half',
-           'Protocol', 'Rehearsal', 'write_sets', 'open_sets', 'images_stage', 'select', 'read_selection',
-           'selection_stage']
+           'sheet', 'as_jpeg', 'complexity', 'ranking', 'richest', 'oddity', 'check_images', 'at_most_per_class',
+           'class_half', 'cut_down', 'Protocol', 'Rehearsal', 'write_sets', 'open_sets', 'images_stage', 'select',
+           'read_selection', 'selection_stage']
 
 # %% ../nbs/03_images.ipynb #d87ecfcc
 import hashlib, io, json, os, warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -118,16 +119,30 @@ class ImageSet:
 # %% ../nbs/03_images.ipynb #441d3ded
 EXTENSIONS = frozenset({'.jpg', '.jpeg', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff'})
 
-def find_files(root: Path) -> tuple[str, ...]:
+def find_files(root: Path,
+               unlisted: list[str] | None = None  # gets a sentence for every folder that cannot be listed; None makes it an error
+              ) -> tuple[str, ...]:
     """Sorted relative posix paths of the files below `root` that an extension calls images.
 
-    Hidden files and folders are left out."""
-    found = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [f for f in folders if not f.startswith('.')]
-        below = Path(folder).relative_to(root)
-        found += [(below/n).as_posix() for n in names
-                  if not n.startswith('.') and Path(n).suffix.lower() in EXTENSIONS]
+    Hidden files and folders are left out. Links are followed, but no folder is entered twice."""
+    found, seen = [], set()
+    def refuse(e):
+        sentence = f'{e.filename}: this folder cannot be listed: {e.strerror}'
+        if unlisted is None: raise PermissionError(sentence)
+        unlisted.append(sentence)
+    def is_new(folder):
+        try: status = os.stat(folder)
+        except OSError as e: return refuse(e)
+        size, place = len(seen), (status.st_dev, status.st_ino)
+        seen.add(place)
+        return len(seen) > size
+    is_new(root)
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        inner = sorted((os.path.islink(os.path.join(folder, f)), f) for f in folders if not f.startswith('.'))
+        folders[:] = [f for _, f in inner if is_new(os.path.join(folder, f))]
+        below = os.path.relpath(folder, root).replace(os.sep, '/')
+        found += [n if below == '.' else f'{below}/{n}' for n in names
+                  if not n.startswith('.') and os.path.splitext(n)[1].lower() in EXTENSIONS]
     return tuple(sorted(found))
 
 # %% ../nbs/03_images.ipynb #c897c0f9
@@ -251,14 +266,33 @@ def richest(images: ImageSet, per_class: int) -> ImageSet:
     return images.take(sorted(ranking(images, per_class).ravel(), key=lambda i: images.files[i]))
 
 # %% ../nbs/03_images.ipynb #feeabbfa
-def check_images(images: ImageSet) -> list[tuple[Path, str]]:
-    "(path, problem) of every image that cannot be read, in the set's order."
-    problems = []
-    for i in progress(range(len(images)), 'check'):
-        path = images.path(i)
-        try: read_image(path)
-        except (OSError, ValueError) as e: problems.append((path, str(e).removeprefix(f'{path}: ')))
-    return problems
+def oddity(path: Path) -> str:
+    "What is unusual about a readable image, and what `read_image` does about it; '' for an ordinary one. Decodes no pixels."
+    path = Path(path)
+    with _open(path) as image:
+        if image.mode.startswith('I;16'): return '16 bits: scaled to 8'
+        if image.mode == 'CMYK': return 'CMYK: converted to RGB'
+        if getattr(image, 'is_animated', False): return f'{image.n_frames} frames: the first is used'
+        if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info: return 'transparent: opacity is dropped'
+        named = Image.registered_extensions().get(path.suffix.lower())
+        return '' if named == image.format else f'{image.format} inside: read by its content'
+
+def check_images(images: ImageSet) -> tuple[list[tuple[Path, str]], list[tuple[Path, str]]]:
+    "(path, problem) of every image that cannot be read, and (path, what is done) of every unusual one, in the set's order."
+    def examine(path):
+        try:
+            read_image(path)
+            return '', oddity(path)
+        except Exception as e: return str(e).removeprefix(f'{path}: '), ''  # one image never ends the check
+    broken, unusual = [], []
+    with ThreadPoolExecutor() as pool, progress(desc='check images', total=len(images)) as bar:
+        for start in range(0, len(images), 1024):  # a million tasks at once would fill the memory
+            paths = [images.path(name) for name in images.files[start:start + 1024]]
+            for path, (problem, odd) in zip(paths, pool.map(examine, paths)):
+                if problem: broken.append((path, problem))
+                if odd: unusual.append((path, odd))
+                bar.update()
+    return broken, unusual
 
 # %% ../nbs/03_images.ipynb #d1a6d133
 def at_most_per_class(images: ImageSet, n: int) -> ImageSet:
@@ -279,6 +313,17 @@ def class_half(images: ImageSet, half: str) -> ImageSet:
     return ImageSet(kept.root, kept.files, kept.labels - first, images.classes[first:last])
 
 # %% ../nbs/03_images.ipynb #520bc80a
+def cut_down(sets: dict[str, ImageSet],  # 'train', 'id' and OOD sets
+             n_train: int,  # training images per class, 0 = all
+             n_test: int,  # images per OOD set and twice as many ID, 0 = all
+             half: str = ''  # leave this half of the ID classes, see `class_half`
+            ) -> dict[str, ImageSet]:
+    "The sets of a protocol in the size that was asked for, every one spread evenly over its list."
+    if n_test: sets = {key: s if key == 'train' else s.take(spread(len(s), (1 + (key == 'id'))*n_test)) for key, s in sets.items()}
+    if half: sets = sets | {key: class_half(sets[key], half) for key in ('train', 'id')}
+    return sets | {'train': at_most_per_class(sets['train'], n_train)} if n_train else sets
+
+# %% ../nbs/03_images.ipynb #972fdda6
 @dataclass(frozen=True)
 class Protocol:
     "Which folders below a root play which role."
@@ -307,16 +352,12 @@ class Protocol:
             found = f'it holds {_found(root)}' if root.is_dir() else 'there is no such root'
             raise FileNotFoundError(f'{root}: protocol {self.name} needs the folders '
                                     f'{", ".join(missing)}; {found}')
-        limits = {'train': 0, 'id': 2*n_test}
-        sets = {key: image_folder(root/folder, key in limits, limits.get(key, n_test) or None)
-                for key, folder in folders.items()}
+        sets = {key: image_folder(root/folder, key in ('train', 'id')) for key, folder in folders.items()}
         train, test = sets['train'], sets['id']
         if odd := sorted(set(train.classes) ^ set(test.classes)):
             raise ValueError(f'{root}: {self.train} and {self.id} differ in the classes '
                              f'{", ".join(odd[:5])}')
-        if self.half: sets |= {key: class_half(sets[key], self.half) for key in limits}
-        if n_train: sets['train'] = at_most_per_class(sets['train'], n_train)
-        return sets
+        return cut_down(sets, n_train, n_test, self.half)
 
 # %% ../nbs/03_images.ipynb #b6c0b9fc
 protocols = Registry('protocol')
