@@ -179,7 +179,7 @@ def built(cls,  # a model class of diffusers or transformers
     if isinstance(source, (str, Path)):
         source = cls.load_config(source) if hasattr(cls, 'load_config') else cls.config_class.from_pretrained(source)
     with _drawing(seed, where, dtype): model = cls.from_config(source) if hasattr(cls, 'from_config') else cls(source)
-    return model.to(where, dtype).eval().requires_grad_(False)
+    return model.eval().requires_grad_(False)
 
 # %% ../nbs/05_features.ipynb #4c7bee0d
 @lru_cache(maxsize=1)
