@@ -53,20 +53,25 @@ def configuration(ids: tuple[str, ...], field: str) -> tuple[str, Path]:
         raise
 
 # %% ../nbs/10b_costs.ipynb #2af5bae7
-def _by_name(ids, known):
-    "The first id whose architecture the library knows by name, without pin, or None."
-    return next((name.partition('@')[0] for name in ids if known(name.partition('@')[0])), None)
+def _source(ids, known, field):
+    "The first of `ids` as its library takes it: an architecture that is known by name, or a folder with a configuration."
+    for name in ids:
+        bare = name.partition('@')[0]
+        if known(bare): return bare
+        try: return f'local-dir:{configuration((name,), field)[1]}'
+        except FileNotFoundError: pass
+    return configuration(ids, field)  # fails, and names them all
 
 def clip_shape(ids: tuple[str, ...]) -> torch.nn.Module:
     "The CLIP of `ids` on the device meta."
-    name = _by_name(ids, lambda name: open_clip.get_pretrained_cfg(*name.partition('/')[::2]))
-    source = name.partition('/')[0] if name else f'local-dir:{configuration(ids, "clip")[1]}'
+    source = _source(ids, lambda name: open_clip.get_pretrained_cfg(*name.partition('/')[::2]), 'clip')
+    if not source.startswith('local-dir:'): source = source.partition('/')[0]
     with META: return open_clip.create_model(source, load_weights=False, device=META).eval().requires_grad_(False)
 
 def classifier_shape(ids: tuple[str, ...]) -> tuple[torch.nn.Module, int]:
     "The classifier of `ids` on the device meta, and the side of its pictures."
-    name = _by_name(ids, lambda name: '/' not in name and ':' not in name and timm.is_model(name))
-    with META: model = timm.create_model(name or f'local-dir:{configuration(ids, "classifier")[1]}').eval().requires_grad_(False)
+    source = _source(ids, lambda name: '/' not in name and ':' not in name and timm.is_model(name), 'classifier')
+    with META: model = timm.create_model(source).eval().requires_grad_(False)
     return model, timm.data.resolve_data_config({}, model=model, use_test_size=True)['input_size'][1]
 
 def clip_flops(ids: tuple[str, ...]) -> dict[str, float]:
