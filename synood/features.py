@@ -124,7 +124,7 @@ def locate_model(ids: tuple[str, ...],
         except FileNotFoundError as e: tried.append(f'{name} ({e})'); continue
         models_used[name] = '' if own else folder.name
         return name, folder
-    way = 'HF_HUB_OFFLINE forbids to fetch it' if constants.HF_HUB_OFFLINE else 'set SYNOOD_DOWNLOAD=1 to fetch it'
+    way = f'{"unset HF_HUB_OFFLINE and " if constants.HF_HUB_OFFLINE else ""}set SYNOOD_DOWNLOAD=1 to fetch it'
     raise FileNotFoundError(f'no model found, tried {", ".join(tried) or "nothing"}: name a local copy in a TOML scale, '
                             f'{field} = ["./folder"], or {way}')
 
