@@ -9,6 +9,7 @@ __all__ = ['META', 'counted', 'counted_gradient', 'configuration', 'clip_shape',
 
 # %% ../nbs/10b_costs.ipynb #1cc5eb8f
 import json
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 import diffusers, open_clip, timm, torch
@@ -89,6 +90,7 @@ def classifier_flops(ids: tuple[str, ...]) -> dict[str, float]:
     return dict(classifier=counted(model, x), classifier_backward=counted_gradient(model, x))
 
 # %% ../nbs/10b_costs.ipynb #6ff81163
+@lru_cache
 def painter_flops(ids: tuple[str, ...],
                   resolution: int  # pixels a side
                  ) -> dict[str, float]:
@@ -121,6 +123,7 @@ def _tokens_flops(model, length, tokens):
     first, step = upto(length, tokens > 1)
     return first + (tokens - 1)*(step + upto(length + max(tokens - 2, 0), tokens > 1)[1])/2
 
+@lru_cache
 def lister_flops(ids: tuple[str, ...], question: str, tokens: int) -> dict[str, float]:
     "Operations of one answer of `tokens` tokens about one picture."
     name, folder = configuration(ids, 'lister')

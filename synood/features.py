@@ -167,7 +167,8 @@ def _drawing(seed, where, dtype=torch.float32):
     usual, cuda = torch.get_default_dtype(), where.type == 'cuda'
     with torch.random.fork_rng(devices=[where] if cuda else []), where:
         torch.default_generator.manual_seed(seed)
-        if cuda: torch.cuda.default_generators[where.index].manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(where): torch.cuda.manual_seed(seed)
         torch.set_default_dtype(dtype)
         try: yield
         finally: torch.set_default_dtype(usual)
