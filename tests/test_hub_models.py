@@ -67,10 +67,11 @@ def test_nothing_is_downloaded_unless_asked(hub, monkeypatch):
         asked.append((repository, local_files_only))
         return str(hub)
     monkeypatch.setattr(features, 'snapshot_download', download)
-    find_model(('someone/else',))
-    monkeypatch.setenv('SYNOOD_DOWNLOAD', '1')
-    find_model(('someone/else',))
-    assert asked == [('someone/else', True), ('someone/else', False)]
+    for wish, offline in (('', False), ('1', True), ('1', False)):
+        monkeypatch.setenv('SYNOOD_DOWNLOAD', wish)
+        monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', offline)
+        find_model(('someone/else',))
+    assert asked == [('someone/else', True), ('someone/else', True), ('someone/else', False)]
 
 
 def test_a_published_clip_that_was_trained_further_is_a_folder_of_its_own(hub, tmp_path):

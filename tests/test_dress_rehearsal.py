@@ -1,0 +1,60 @@
+"""The paper's networks at full size with random weights, on one photograph, from the question to the score."""
+import resource
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from synood.benchmark import experiment, load_benchmark, synthetic_of
+from synood.context import read_contexts
+from synood.features import load_clip
+from synood.finetuning import SynOOD, pair
+from synood.images import read_image
+from synood.negatives import read_negatives
+from synood.runs import run_stage
+from synood.scales import get_scale
+from synood.scores import NegLabel
+from synood.synthesis import load_painter, read_synthetic
+
+pytestmark = [pytest.mark.slow,  # five minutes, ten gigabytes
+              pytest.mark.filterwarnings('ignore:.*answers name nothing', 'ignore:AUROC .* is below 0.5', 'ignore:the prompt .* is longer')]
+
+
+@pytest.fixture
+def scale(photos, tmp_path):
+    """The scale paper-random on one photograph for every role: published sizes, resolution and sampler, but few steps, one
+    pass, two of the lister's layers, and the miniature's hundred words."""
+    file, data = min(photos.glob('flower/*')), tmp_path/'data'
+    for role in ('train/flower', 'id/flower', 'near', 'iNaturalist', 'SUN', 'Places', 'Textures'):
+        (data/role).mkdir(parents=True)
+        read_image(file).rotate(0 if 'flower' in role else 90, expand=True).save(data/role/'it.png')
+    return replace(get_scale('paper-random'), world='photographs', data=str(data), protocol='mini', n_train=0, n_test=0, draws=1,
+                   m=1, corpus='miniature', groups=1, lister=('random:lister-2',), context_tokens=8,
+                   steps=4, iterations=1, batch=1, epochs=1, label_epochs=1, seeds=(0,))
+
+
+def test_one_photograph_goes_the_whole_way_at_full_size(scale, tmp_path):
+    root, run = tmp_path/'runs', lambda name: run_stage(name, scale, (0,), tmp_path/'runs')[0]
+    asked, = read_contexts(run('contexts'))
+    assert asked['name'] == 'flower' and asked['answer'] and asked['prompt'].startswith('A photo only remain ')
+
+    made, (record,) = read_synthetic(run('synthesis'), 'grad')
+    assert made.read(0).size == (512, 512) and np.asarray(made.read(0)).std() > 0
+    assert np.isfinite(record['energies'] + record['losses']).all()
+    painter = load_painter(scale.inpainting)
+    sizes = [round(sum(x.numel() for x in net.parameters())/1e6) for net in (painter.unet, painter.vae, painter.text_encoder)]
+    assert sizes == [866, 84, 340]  # million
+    del painter
+    load_painter.cache_clear()
+
+    bench = load_benchmark(scale, root)
+    synthetic, negatives = synthetic_of(bench, 'grad', 0), read_negatives(run('negatives'))
+    for features in (synthetic.features, synthetic.partners, negatives.features):
+        assert features.shape[1] == load_clip(scale.clip).width == 512 and np.isfinite(features).all()
+    assert pair(synthetic.features, negatives.features).tolist()[0] in range(len(negatives.words))
+
+    rows = experiment('rehearsal', [NegLabel(), SynOOD()], scale, (0,), root)
+    assert len(rows) == 10 and np.isfinite(rows[['auroc', 'fpr95']].astype(float)).all(axis=None)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1e6 if sys.platform == 'linux' else 1e9)
+    assert peak < 20, f'{peak:.1f} GB of memory'

@@ -1,0 +1,190 @@
+"""Published formats, each as a folder and in a hub's cache, with tiny weights and without a network."""
+import json
+import shutil
+import socket
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, CLIPTextModel
+
+from synood import features
+from synood.context import ask, load_lister
+from synood.features import (built, classify, clip_tokenizer, device, encode_images, encode_text, find_model, load_classifier,
+                             load_clip, models_used, random_folder)
+from synood.scales import get_scale
+from synood.synthesis import encode_prompts, load_painter
+
+OLD, NEW = 'a'*40, 'b'*40  # commits
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 64, 3), np.uint8))
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    "Hub clients believe they are online; whoever tries, and whoever asks for a download, fails the test."
+    tried, usual = [], features.snapshot_download
+    def cut_off(*where, **_):
+        tried.append(where)
+        raise OSError('no network in this test')
+    def local_only(repository, **options):
+        if not options['local_files_only']: tried.append(repository)
+        return usual(repository, **options)
+    for owner, name in ((socket, 'getaddrinfo'), (socket, 'create_connection'), (socket.socket, 'connect')):
+        monkeypatch.setattr(owner, name, cut_off)
+    monkeypatch.setattr(features, 'snapshot_download', local_only)
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', False)
+    monkeypatch.delenv('SYNOOD_DOWNLOAD', raising=False)
+    yield
+    load_lister.cache_clear(), load_painter.cache_clear()
+    assert tried == []
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    "publish(repository, folder) puts a folder into a made-up cache, twice: as `main` and, with other weights, as `v2`."
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path/'hub'))
+    def publish(repository, folder):
+        home = tmp_path/'hub'/f'models--{repository.replace("/", "--")}'
+        (home/'refs').mkdir(parents=True)
+        for ref, commit in (('main', OLD), ('v2', NEW)):
+            (home/'refs'/ref).write_text(commit)
+            shutil.copytree(folder, home/'snapshots'/commit)
+        change(home/'snapshots'/NEW)
+        return home/'snapshots'
+    return publish
+
+
+def change(folder):
+    "Make other networks of the files below a folder."
+    for file in folder.rglob('*.safetensors'):
+        save_file({name: x*1.25 for name, x in load_file(file).items()}, file, {'format': 'pt'})
+
+
+def total(network): return sum(float(x.detach().double().abs().sum()) for x in network.parameters())
+
+
+def painted(ids):
+    painter = load_painter(ids)
+    return np.array([total(painter.unet), total(painter.vae), float(encode_prompts(painter, ['a cow']).abs().sum())])
+
+
+LOADERS = dict(
+    clip=lambda ids: encode_images(load_clip(ids), [PICTURE]),
+    classifier=lambda ids: classify(load_classifier(ids), [PICTURE])[0],
+    inpainting=painted,
+    lister=lambda ids: np.array([total(load_lister(ids).model)]))
+
+
+@pytest.mark.parametrize('kind', LOADERS)
+def test_a_folder_in_the_published_format_is_the_network_it_was_copied_from(kind, tmp_path):
+    shutil.copytree(find_model((f'embedded:{kind}',)), tmp_path/'own')
+    np.testing.assert_array_equal(LOADERS[kind]((str(tmp_path/'own'),)), LOADERS[kind]((f'embedded:{kind}',)))
+    assert models_used[str(tmp_path/'own')] == ''
+
+
+@pytest.mark.parametrize('kind', LOADERS)
+def test_a_pin_picks_the_revision_in_the_cache(kind, hub):
+    repository, load = f'someone/{kind}', LOADERS[kind]
+    hub(repository, find_model((f'embedded:{kind}',)))
+    newest, pinned, old = (load((f'{repository}{pin}',)) for pin in ('', '@v2', f'@{OLD}'))
+    np.testing.assert_array_equal(newest, load((f'embedded:{kind}',)))
+    np.testing.assert_array_equal(newest, old)
+    assert not np.allclose(newest, pinned)
+    assert [models_used[f'{repository}{pin}'] for pin in ('', '@v2', f'@{OLD}')] == [OLD, NEW, OLD]
+
+
+@pytest.mark.parametrize('kind', LOADERS)
+def test_a_missing_model_is_one_line_that_says_what_to_do(kind, hub, monkeypatch):
+    hub('someone/else', find_model(('embedded:classifier',)))
+    with pytest.raises(FileNotFoundError) as caught:
+        LOADERS[kind](('someone/thing', 'someone/else@v3', 'nonsense'))
+    message = str(caught.value)
+    assert '\n' not in message
+    for part in ('someone/thing (hub someone/thing: not in the local cache)', 'someone/else@v3 (hub someone/else: not in',
+                 'nonsense (neither a folder nor a hub id)', f'{kind} = ["./folder"]', 'SYNOOD_DOWNLOAD=1'):
+        assert part in message
+
+
+def test_offline_overrules_the_wish_to_download(hub, monkeypatch):
+    monkeypatch.setenv('SYNOOD_DOWNLOAD', '1')
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    with pytest.raises(FileNotFoundError, match='not in the local cache.*or unset HF_HUB_OFFLINE and set SYNOOD_DOWNLOAD=1'):
+        find_model(('someone/thing',), 'clip')
+
+
+def test_a_pin_stands_behind_the_names_of_timm_and_open_clip(hub, tmp_path, monkeypatch):
+    weights = tmp_path/'timm'
+    weights.mkdir()
+    with torch.random.fork_rng(): save_file(timm.create_model('resnet10t').state_dict(), weights/'model.safetensors')
+    hub('timm/resnet10t.c3_in1k', weights)
+    old, new = (load_classifier((f'resnet10t.c3_in1k{pin}',)) for pin in ('', '@v2'))
+    assert (old.size, old.resize) == (224, 235)  # as it is tested, not as it was trained
+    assert np.allclose(new.bias, old.bias*1.25) and new.hash != old.hash
+
+    embedded, clip = find_model(('embedded:clip',)), tmp_path/'clip'
+    clip.mkdir()
+    shutil.copy(embedded/'open_clip_model.safetensors', clip)
+    config = json.loads((embedded/'open_clip_config.json').read_text())
+    del config['model_cfg']['text_cfg']['hf_tokenizer_name']
+    (tmp_path/'Miniature-2.json').write_text(json.dumps(config['model_cfg']))
+    open_clip.add_model_config(tmp_path/'Miniature-2.json')
+    known = lambda *names: dict(hf_hub='someone/clip/', **config['preprocess_cfg']) if names == ('Miniature-2', 'published') else {}
+    monkeypatch.setattr(features.open_clip, 'get_pretrained_cfg', known)
+    words = open_clip.get_tokenizer(f'local-dir:{embedded}')
+    monkeypatch.setattr(features.open_clip, 'get_tokenizer', lambda name: words)
+    hub('someone/clip', clip)
+    old, new = (encode_text(load_clip((f'Miniature-2/published{pin}',)), ['the nice cat']) for pin in ('', '@v2'))
+    assert not np.allclose(old, new)
+    assert models_used['Miniature-2/published@v2'] == NEW
+
+
+def test_shards_are_read_whole_or_not_at_all_and_half_precision_twins_are_left_alone(hub, tmp_path):
+    lister, pipe = tmp_path/'lister', tmp_path/'pipe'
+    shutil.copytree(find_model(('embedded:lister',)), lister)
+    shutil.copytree(find_model(('embedded:inpainting',)), pipe)
+    whole = AutoModelForImageTextToText.from_pretrained(lister, dtype=torch.float32)
+    (lister/'model.safetensors').unlink()
+    whole.save_pretrained(lister, max_shard_size='2MB')
+    unet = UNet2DConditionModel.from_pretrained(pipe, subfolder='unet')
+    shutil.rmtree(pipe/'unet')
+    unet.save_pretrained(pipe/'unet', max_shard_size='8MB')
+    assert len(list(lister.glob('model-*-of-*'))) > 1 < len(list((pipe/'unet').glob('*-of-*')))
+    twin = {name: torch.zeros_like(x) for name, x in load_file(pipe/'vae'/'diffusion_pytorch_model.safetensors').items()}
+    save_file(twin, pipe/'vae'/'diffusion_pytorch_model.fp16.safetensors')
+    np.testing.assert_allclose(painted((str(pipe),)), painted(('embedded:inpainting',)), rtol=1e-6)
+    np.testing.assert_allclose(total(load_lister((str(lister),)).model), total(whole), rtol=1e-6)
+    snapshot = hub('someone/lister', lister)/OLD
+    next(snapshot.glob('model-00002-of-*')).unlink()
+    with pytest.raises(FileNotFoundError, match='hub someone/lister: model-00002-of-.* is missing in the local cache'):
+        load_lister(('someone/lister',))
+
+
+def test_the_next_id_stands_in(hub):
+    hub('sd2-community/tiny', find_model(('embedded:inpainting',)))
+    np.testing.assert_array_equal(painted(('someone/deleted', 'sd2-community/tiny')), painted(('embedded:inpainting',)))
+    assert 'someone/deleted' not in models_used
+
+
+def test_random_weights_are_drawn_for_the_parts_of_a_pipeline():
+    home, where = random_folder('inpainting'), device()
+    vae = built(AutoencoderKL, home/'vae', seed=0, where=where)
+    unet, text_encoder = (built(cls, home/name, seed=0, where=torch.device('meta'))  # `where`, once there is time and memory
+                          for cls, name in ((UNet2DConditionModel, 'unet'), (CLIPTextModel, 'text_encoder')))
+    scheduler = PNDMScheduler.from_config(PNDMScheduler.load_config(home/'scheduler'))
+    tokenizer = clip_tokenizer(home/'tokenizer')
+    with torch.inference_mode(): seen = vae.decode(torch.ones(1, 4, 8, 8, device=where)).sample
+    assert seen.shape == (1, 3, 64, 64) and seen.isfinite().all() and seen.std() > 0
+    assert (unet.config.in_channels, unet.config.cross_attention_dim) == (9, text_encoder.config.hidden_size)
+    assert (scheduler.config.prediction_type, tokenizer.model_max_length, vae.config.scaling_factor) == ('epsilon', 77, .18215)
+
+
+@pytest.mark.slow  # three gigabytes and half a minute
+def test_a_random_lister_of_full_width_answers_the_same_alone_and_in_a_batch():
+    lister, question = load_lister(('random:lister-2',)), get_scale('paper').question
+    together = ask(lister, [PICTURE, PICTURE.rotate(90)], ['temple', 'very old flower'], question, 4)
+    assert together[1:] == ask(lister, [PICTURE.rotate(90)], ['very old flower'], question, 4) and all(together)
