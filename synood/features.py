@@ -481,6 +481,7 @@ def set_hash(images: ImageSet, cache: Path | None) -> str:
         atomic_write(known, images.hash)
     return known.read_text()
 
+# %% ../nbs/05_features.ipynb #1a1f6027
 def _set_features(network, forward, images, cache, kind):
     "The arrays that a Clip or Classifier makes of an image set."
     about = dict(weights=network.hash, transform=describe(network.transform), images=set_hash(images, cache),

@@ -24,7 +24,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 from transformers import AutoTokenizer, CLIPTextModel
 from .context import read_contexts
-from .features import classifier_features, find_model, load_classifier
+from .features import built, classifier_features, clip_tokenizer, device, load_classifier, locate_model
 from .images import ImageSet, open_sets, read_selection
 from .negatives import read_negatives
 from .runs import stage
@@ -73,16 +73,16 @@ class Painter:
 DTYPES = {'no': torch.float32, 'bf16': torch.bfloat16}  # of a scale's precisions
 
 def load_painter(ids: tuple[str, ...], precision: str = 'no', vae_precision: str = 'no', compiled: bool = False) -> Painter:
-    "The first inpainting pipeline of `ids` that can be found; see `find_model`. Precisions are those of `DTYPES`."
+    "The first inpainting pipeline of `ids` that can be found; see `locate_model`. Precisions are those of `DTYPES`."
     return _load_painter(ids, precision, vae_precision, compiled)
 
 @lru_cache(maxsize=2)  # a fast one, and an exact one beside it
 def _load_painter(ids, precision, vae_precision, compiled):
-    source = str(find_model(ids))
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    def part(cls, name, precision):
-        model = cls.from_pretrained(source, subfolder=name, torch_dtype=DTYPES[precision])
-        return model.eval().requires_grad_(False).to(device)
+    name, source = locate_model(ids, 'inpainting')
+    drawn, where = name.startswith('random:'), device()
+    def part(cls, name, precision, key='torch_dtype'):
+        if drawn: return built(cls, source/name, 0, where, DTYPES[precision])
+        return cls.from_pretrained(source, subfolder=name, **{key: DTYPES[precision]}).eval().requires_grad_(False).to(where)
     config = diffusers.DiffusionPipeline.load_config(source)
     scheduler = getattr(diffusers, config['scheduler'][1]).from_pretrained(source, subfolder='scheduler')
     vae, unet = part(AutoencoderKL, 'vae', vae_precision), part(UNet2DConditionModel, 'unet', precision)
@@ -90,9 +90,8 @@ def _load_painter(ids, precision, vae_precision, compiled):
         raise ValueError(f'{source} is no inpainting model: its UNet takes {unet.config.in_channels} channels, not 9')
     for net in (vae, unet): net.to(memory_format=torch.channels_last)  # a fifth to a third faster on a CPU
     if compiled: unet.compile(); vae.decoder.compile()
-    text_encoder = CLIPTextModel.from_pretrained(source, subfolder='text_encoder', dtype=torch.float32)
-    return Painter(vae, unet, text_encoder.eval().requires_grad_(False).to(device),
-                   AutoTokenizer.from_pretrained(source, subfolder='tokenizer'), scheduler, device)
+    tokenizer = clip_tokenizer(source/'tokenizer') if drawn else AutoTokenizer.from_pretrained(source, subfolder='tokenizer')
+    return Painter(vae, unet, part(CLIPTextModel, 'text_encoder', 'no', 'dtype'), tokenizer, scheduler, where)
 
 # %% ../nbs/09_synthesis.ipynb #765d3a55
 @torch.no_grad()
