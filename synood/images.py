@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps, UnidentifiedImageError
-from .runs import atomic_write, file_hash, progress, stage
+from .runs import atomic_write, file_hash, progress, stage, walk
 from .scales import Registry, choices
 
 # %% ../nbs/03_images.ipynb #0a1feb0f
@@ -125,25 +125,12 @@ def find_files(root: Path,
     """Sorted relative posix paths of the files below `root` that an extension calls images.
 
     Hidden files and folders are left out. Links are followed, but no folder is entered twice."""
-    found, seen = [], set()
     def refuse(e):
         sentence = f'{e.filename}: this folder cannot be listed: {e.strerror}'
         if unlisted is None: raise PermissionError(sentence)
         unlisted.append(sentence)
-    def is_new(folder):
-        try: status = os.stat(folder)
-        except OSError as e: return refuse(e)
-        size, place = len(seen), (status.st_dev, status.st_ino)
-        seen.add(place)
-        return len(seen) > size
-    is_new(root)
-    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
-        inner = sorted((os.path.islink(os.path.join(folder, f)), f) for f in folders if not f.startswith('.'))
-        folders[:] = [f for _, f in inner if is_new(os.path.join(folder, f))]
-        below = os.path.relpath(folder, root).replace(os.sep, '/')
-        found += [n if below == '.' else f'{below}/{n}' for n in names
-                  if not n.startswith('.') and os.path.splitext(n)[1].lower() in EXTENSIONS]
-    return tuple(sorted(found))
+    return tuple(sorted(n if below == '.' else f'{below}/{n}' for below, names in walk(root, refuse) for n in names
+                        if not n.startswith('.') and os.path.splitext(n)[1].lower() in EXTENSIONS))
 
 # %% ../nbs/03_images.ipynb #c897c0f9
 def spread(count: int, n: int) -> np.ndarray:
@@ -371,6 +358,8 @@ for half in HALVES: protocols[f'mini-{half}'] = replace(protocols['mini'], name=
 @dataclass(frozen=True)
 class Rehearsal(Protocol):
     "Any labelled folder: half of its classes are ID, for training and testing alike, the others OOD. It shows that things run, no more."
+    def folders(self) -> dict[str, str]: return {'train': self.train}
+
     def load(self, root: Path, n_train: int = 0, n_test: int = 0) -> dict[str, ImageSet]:
         images = image_folder(root)
         known, unknown = (class_half(images, half) for half in HALVES)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['stages', 'ROW', 'temporary', 'atomic_write', 'atomic_folder', 'digest', 'file_hash', 'folder_hash', 'embedded_folder',
-           'code_hash', 'listing_hash', 'fingerprint', 'Stage', 'stage', 'stage_key', 'stage_folder', 'progress',
-           'ScaleView', 'shares', 'work_off', 'Job', 'versions', 'log_time', 'note_output', 'run_stage', 'Rows',
-           'read_rows', 'merge_rows']
+           'code_hash', 'walk', 'listing_hash', 'fingerprint', 'Stage', 'stage', 'stage_key', 'stage_folder',
+           'progress', 'ScaleView', 'shares', 'work_off', 'Job', 'versions', 'log_time', 'note_output', 'run_stage',
+           'Rows', 'read_rows', 'merge_rows']
 
 # %% ../nbs/01_runs.ipynb #d3eac5a0
 import ast, hashlib, importlib.metadata, json, os, platform, shutil, sys, time, uuid
@@ -88,10 +88,26 @@ def code_hash(source: str) -> str:
     return digest(ast.dump(tree))
 
 # %% ../nbs/01_runs.ipynb #5064c204
+def walk(root: Path, refuse: Callable = lambda error: None):
+    "Yield (relative posix path, file names) of every folder below `root`, links followed, none twice, hidden ones left out; `refuse` hears of those that cannot be listed."
+    seen = set()
+    def is_new(folder):
+        try: status = os.stat(folder)
+        except OSError as e: return refuse(e)
+        size = len(seen)
+        seen.add((status.st_dev, status.st_ino))
+        return len(seen) > size
+    is_new(root)
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        inner = sorted((os.path.islink(os.path.join(folder, f)), f) for f in folders if not f.startswith('.'))
+        folders[:] = [f for _, f in inner if is_new(os.path.join(folder, f))]
+        yield os.path.relpath(folder, root).replace(os.sep, '/'), names
+
 @lru_cache(maxsize=8)
 def listing_hash(folder: str) -> str:
-    "A 12-digit hash of the names and sizes of all files below a folder, looked at once per process."
-    return digest(sorted((p.relative_to(folder).as_posix(), p.stat().st_size) for p in Path(folder).rglob('*') if p.is_file()))
+    "A 12-digit hash of the names and sizes of all files below a folder, links followed, looked at once per process."
+    found = [f'{below}/{name}' for below, names in walk(folder) for name in names]
+    return digest(sorted((name, os.path.getsize(os.path.join(folder, name))) for name in found if os.path.exists(os.path.join(folder, name))))
 
 # %% ../nbs/01_runs.ipynb #76001357
 def _asset(*parts): return Path(str(files('synood').joinpath('assets', *parts)))

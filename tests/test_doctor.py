@@ -143,7 +143,7 @@ LAYOUTS = {'MOS': (mos, MOS), 'MCM': (mcm, MOS), 'LoCoOp': (locoop, MOS), 'NegLa
 def costs(monkeypatch):
     "A cost model that is quick; the machine's disk is no part of these tests."
     monkeypatch.setitem(sys.modules, 'synood.costs', SimpleNamespace(stage_flops=lambda scale: dict(synthesis=2e15)))
-    monkeypatch.setattr(doctor, 'matmul_rate', lambda: 1e12)
+    monkeypatch.setattr(doctor, 'matmul_rate', lambda dtype: 1e12)
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=1e15))
 
 
@@ -363,6 +363,6 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert 'SUN pictures' not in said.out
     for wrong in (('--scale', 'minni'), ('--data', str(tmp_path/'nowhere')), ('--nonsense',)):
         assert call(*wrong)[0] == 2
-    monkeypatch.setattr(doctor, 'matmul_rate', lambda: 1/0)
+    monkeypatch.setattr(doctor, 'matmul_rate', lambda dtype: 1/0)
     code, said = call('--scale', 'mini')
     assert code == 1 and 'this check stopped: ZeroDivisionError' in said.out and 'Table 5' in said.out
