@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['models_used', 'BATCH', 'unit', 'cosine', 'hub_repository', 'random_folder', 'locate_model', 'find_model', 'Clip',
            'device', 'built', 'openai_bpe', 'clip_tokenizer', 'load_clip', 'encode_text', 'encode_images',
-           'encode_pixels', 'Crop', 'Classifier', 'load_classifier', 'classify', 'describe', 'save_clip', 'read_arrays',
-           'cached', 'set_hash', 'image_features', 'classifier_features', 'Pixels', 'text_features']
+           'encode_pixels', 'Crop', 'Classifier', 'load_classifier', 'penultimate_of', 'classify', 'describe',
+           'save_clip', 'read_arrays', 'cached', 'set_hash', 'image_features', 'classifier_features', 'Pixels',
+           'text_features']
 
 # %% ../nbs/05_features.ipynb #c1923cd8
 import hashlib, json, math, os, re, shutil, warnings
@@ -380,11 +381,14 @@ def _load_classifier(name, folder, stamp):
         config['interpolation'], head.weight.cpu().numpy(), head.bias.cpu().numpy())
 
 # %% ../nbs/05_features.ipynb #bb17fc95
+def penultimate_of(model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    "What a timm classifier's last layer sees of images (B, 3, H, W): (B, Z)."
+    return model.forward_head(model.forward_features(pixels), pre_logits=True)
+
 def _classifier_forward(classifier):
     def forward(batch):
-        model = classifier.model
-        penultimate = model.forward_head(model.forward_features(batch), pre_logits=True)
-        return {'logits': model.get_classifier()(penultimate), 'penultimate': penultimate}
+        found = penultimate_of(classifier.model, batch)
+        return {'logits': classifier.model.get_classifier()(found), 'penultimate': found}
     return forward
 
 def classify(classifier: Classifier, pictures: list[Image.Image]) -> tuple[np.ndarray, np.ndarray]:

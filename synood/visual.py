@@ -14,11 +14,12 @@ import torch
 from .scores import Features, Method, Train, register
 
 # %% ../nbs/12_visual.ipynb #e7245505
-def best_and_rest(logits) -> tuple[np.ndarray, np.ndarray]:
-    """The largest logit m of every row and the sum of all others' exp(l - m): two (N,) float64.
+def best_and_rest(logits, temperature: float = 1.) -> tuple[np.ndarray, np.ndarray]:
+    """The largest m of every row of logits / temperature, and the sum of all others' exp(l - m): two (N,) float64.
 
     logits: (N, C), C > 1; minus infinity rules a class out. ValueError for another shape or a row with NaN or infinity. Costs N C exponentials."""
     logits = np.asarray(logits)
+    if temperature != 1: logits = logits/temperature
     if not np.issubdtype(logits.dtype, np.floating): logits = logits.astype(np.float64)
     if logits.ndim != 2 or logits.shape[1] < 2: raise ValueError(f'logits have shape {logits.shape}: give (images, classes), two classes or more')
     best, rest = np.empty(len(logits)), np.empty(len(logits))
@@ -38,11 +39,11 @@ def finite(scores: np.ndarray, of: str) -> np.ndarray:
 
 def msp(logits, temperature: float = 1.) -> np.ndarray:
     "Largest softmax probability of logits (N, C) / temperature: (N,) float64. Source: Hendrycks and Gimpel, ICLR 2017."
-    return 1/(1 + best_and_rest(np.asarray(logits)/temperature if temperature != 1 else logits)[1])
+    return 1/(1 + best_and_rest(logits, temperature)[1])
 
 def energy(logits, temperature: float = 1.) -> np.ndarray:
     "T logsumexp(l / T) of logits (N, C): (N,) float64. Source: Liu et al., NeurIPS 2020, Eq. 4."
-    best, rest = best_and_rest(np.asarray(logits)/temperature if temperature != 1 else logits)
+    best, rest = best_and_rest(logits, temperature)
     return temperature*(best + np.log1p(rest))
 
 # %% ../nbs/12_visual.ipynb #8c1f252f

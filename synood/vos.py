@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from scipy.stats import chi2
-from .features import Classifier, Pixels, classifier_features, load_classifier, load_clip
+from .features import Classifier, Pixels, classifier_features, load_classifier, load_clip, penultimate_of
 from .finetuning import epoch_batches, one_thread, update
 from .heads import probe
 from .images import ImageSet, open_sets
@@ -77,7 +77,7 @@ class Outlook(torch.nn.Module):
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         "Penultimate features (B, D) of images (B, 3, H, W)."
-        return self.network.forward_head(self.network.forward_features(pixels), pre_logits=True)
+        return penultimate_of(self.network, pixels)
 
 def last_blocks(network: torch.nn.Module, count: int) -> list[torch.nn.Module]:
     "The last blocks of a timm vision transformer or ResNet, and the norms behind them."
@@ -185,7 +185,7 @@ class VOS(LastLayer):
         network = copy.deepcopy(pixels.network.model)
         strange = network.load_state_dict({k.removeprefix('network.'): v for k, v in self.tensors.items() if k.startswith('network.')}, strict=False).unexpected_keys
         if strange: raise ValueError(f'VOS: it was trained on another network than {type(network).__name__}, which has no {strange[0]}')
-        def forward(batch): return {'penultimate': network.forward_head(network.forward_features(batch), pre_logits=True)}
+        def forward(batch): return {'penultimate': penultimate_of(network, batch)}
         return pixels.through(forward, f'VOS {self.key}')['penultimate']
 
     def score(self, test: Features) -> np.ndarray: return self.assess(test)[0]
