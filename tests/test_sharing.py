@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -58,3 +59,22 @@ def test_two_processes_share_features(tmp_path):
     starts, makers = zip(*(line.split() for line in (tmp_path/'made').read_text().splitlines()))
     assert sorted(map(int, starts)) == list(range(0, 21, 2)) and len(set(makers)) == 2  # each once, by two
     assert len([p for p in (tmp_path/'cache').rglob('*') if p.is_file()]) == 1
+
+
+SRUN = '''#!/usr/bin/env bash
+shift
+export SLURM_NTASKS=2
+SLURM_PROCID=0 SLURM_LOCALID=0 "$@" & SLURM_PROCID=1 SLURM_LOCALID=1 "$@"
+wait $!
+'''
+
+
+def test_the_script_for_a_cluster(root, tmp_path, scale):
+    (tmp_path/'bin').mkdir()
+    (tmp_path/'bin'/'srun').write_text(SRUN)
+    (tmp_path/'bin'/'srun').chmod(0o755)
+    path = os.pathsep.join([str(tmp_path/'bin'), str(Path(sys.executable).parent), os.environ['PATH']])
+    done = subprocess.run([str(root/'tools'/'slurm_synthesis.sh')], capture_output=True, text=True, cwd=tmp_path,
+                          env=os.environ | dict(PATH=path, SCALE=str(scale), STAGE='contexts', ROOT=str(tmp_path/'runs'), OMP_NUM_THREADS='1'))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('seed 0: ') == 2 and len(list((tmp_path/'runs'/'tiny'/'contexts').glob('*/*/contexts.jsonl'))) == 1  # 20 pictures are one batch
