@@ -1,5 +1,6 @@
-# make reproduce   every table and figure, at SCALE (default mini); also SEEDS="0,1" ONLY=... ROOT=runs
+# make reproduce   every table and figure, at SCALE (default mini); also SEEDS="0,1" ONLY=... ROOT=runs DATA=...
 # make test        the notebooks' own tests, then tests/
+# make test-slow   tests of minutes and gigabytes: the paper's networks at full size
 # make lab         JupyterLab, with hooks that keep the notebooks clean
 # make check       what a commit must satisfy: seconds, writes nothing
 # make readme      README.md from nbs/index.ipynb
@@ -12,6 +13,7 @@ SCALE ?= mini
 SEEDS ?=
 ONLY ?=
 ROOT ?=
+DATA ?=
 
 STAMP := $(VENV)/.stamp-installed
 BOOK_STAMP := $(VENV)/.stamp-book
@@ -29,19 +31,22 @@ install = (while sleep 2 && kill -0 $$$$ 2>/dev/null; do printf .; done) & dots=
           -c constraints.txt -e '.[$(1)]'; \
           installed=$$?; kill $$dots; echo; (exit $$installed)
 
-.PHONY: reproduce test lab check readme book clean
+.PHONY: reproduce test test-slow lab check readme book clean
 
 reproduce: $(STAMP)
 	$(call step,reproduce at scale $(SCALE),synood reproduce --scale "$(SCALE)" \
-	  $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(ONLY),--only "$(ONLY)") $(if $(ROOT),--root "$(ROOT)"))
+	  $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(ONLY),--only "$(ONLY)") $(if $(ROOT),--root "$(ROOT)") $(if $(DATA),--data "$(DATA)"))
 
-test: export OMP_NUM_THREADS = 1
-test: export HF_HUB_OFFLINE = 1
-test: export TOKENIZERS_PARALLELISM = false
+test test-slow: export OMP_NUM_THREADS = 1
+test test-slow: export HF_HUB_OFFLINE = 1
+test test-slow: export TOKENIZERS_PARALLELISM = false
 test: $(STAMP)
 	$(call step,notebooks and modules agree,python tools/nb.py check)
 	$(call step,tests in the notebooks,nbdev_test --n_workers 2)
 	$(call step,tests in tests/,pytest -q tests)
+
+test-slow: $(STAMP)
+	$(call step,slow tests,pytest -q -m slow tests)
 
 lab: $(STAMP)
 	nbdev_install_hooks

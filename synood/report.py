@@ -177,7 +177,7 @@ def ledger(scale, root: Path) -> pd.DataFrame:
     here = f'{scale.name}, world {scale.world}'
     paper, lines = published('table1').query('ood_dataset == "Average"').set_index('method'), []
     for method, own in averages(rows).groupby('method', sort=False):
-        known = [f'{paper[m][method]:.2f}' if method in paper.index else 'not in the paper' for m in ('auroc', 'fpr95')]
+        known = [f'{paper[m][method]:.2f}' if method in paper.index else 'not in Table 1' for m in ('auroc', 'fpr95')]
         lines.append({'method': method, 'AUROC published (ImageNet)': known[0], f'AUROC ours ({here})': cell(own.auroc),
                       'FPR95 published (ImageNet)': known[1], f'FPR95 ours ({here})': cell(own.fpr95),
                       'the same, OOD positive': cell(own.fpr95_ood_positive), f'ID accuracy ours ({here})': cell(own.id_acc)})

@@ -1,6 +1,7 @@
 """Published model ids, resolved in a local cache without a network."""
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -9,6 +10,8 @@ from PIL import Image
 
 from synood import features
 from synood.features import encode_images, find_model, load_clip, save_clip
+from synood.runs import run_stage
+from synood.scales import get_scale
 
 
 @pytest.fixture
@@ -87,3 +90,10 @@ def test_a_published_clip_that_was_trained_further_is_a_folder_of_its_own(hub, t
     shutil.copy(find_model(('embedded:clip',))/'merges.txt', kept)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 64, 3), np.uint8))
     np.testing.assert_array_equal(encode_images(load_clip((str(kept),)), [picture]), encode_images(published, [picture]))
+
+
+def test_a_manifest_names_the_revision_that_was_used(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, 'models_used', {})
+    scale = replace(get_scale('smoke'), name='tiny', n_train=1, n_test=10, clip=('someone/else', 'Miniature-1/published'))
+    folder = run_stage('negatives', scale, (0,), tmp_path)[0]
+    assert json.loads((folder/'manifest.json').read_text())['models'] == {'Miniature-1/published': hub.name}
