@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from .images import HALVES, ImageSet, cut_down, find_files, protocols
-from .runs import progress
+from .runs import digest, in_threads, progress
 from .scales import Registry
 
 # %% ../nbs/03b_datasets.ipynb #e92fcfb7
@@ -293,6 +293,16 @@ class Preset:
 
     def __post_init__(self): object.__setattr__(self, '__doc__', self.about)
 
+    @property
+    def school(self) -> str:
+        "The protocol with ImageNet alone, which all others train on: what is made of the training images is shared."
+        return f'imagenet-{self.half}' if self.half else 'imagenet'
+
+    def listing(self, root: Path) -> str:
+        "Hash of names and sizes of the files of its sets: what keys know of the images. Other files below the root do not count."
+        found = find_sets(root, tuple(self.folders().values()), self.counts)
+        return digest([(key, f.images.files, in_threads(os.path.getsize, f.images.paths)) for key, f in sorted(found.items())])
+
     def folders(self) -> dict[str, str]:
         "{key: name of the image set}: 'train' and 'id', then the OOD sets under their own names."
         return {'train': 'imagenet_train', 'id': self.id, **{name: name for name in self.groups()}}
@@ -341,7 +351,8 @@ protocols['synood_table2'] = Preset('synood_table2', id='imagenet_openood', near
 protocols['ninco_clean'] = Preset('ninco_clean', far=('ninco_clean',),
     about='50,000 ID images (ImageNet val) against 2,715 images of eleven popular OOD sets, near and far, that were looked at one by one and show no ID object. FPR95: as in mos. '
           'Source: NINCO (Bitterwolf et al. 2023).')
-for name in ('mos', 'openood15', 'synood_table2', 'ninco_clean'):
+protocols['imagenet'] = Preset('imagenet', about='ImageNet train (1,281,167) and val (50,000) and no OOD set: what stages learn from under every protocol of this list.')
+for name in ('imagenet', 'mos', 'openood15', 'synood_table2', 'ninco_clean'):
     for half in HALVES: protocols[f'{name}-{half}'] = replace(protocols[name], name=f'{name}-{half}', half=half)
 
 # %% ../nbs/03b_datasets.ipynb #cce3ac99

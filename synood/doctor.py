@@ -6,7 +6,7 @@
 __all__ = ['STATUSES', 'GB', 'WIDTHS', 'UTILISATION', 'TABLES', 'Item', 'guarded', 'rendered', 'presets', 'remedy_of',
            'set_items', 'picture_items', 'plain_items', 'archive_items', 'inspect_data', 'offline', 'resolve',
            'model_items', 'gpu_need', 'disk_need', 'gpus', 'gpu_items', 'machine_items', 'hours', 'matmul_rate',
-           'cost_items', 'table_items', 'diagnose', 'verdict', 'as_json', 'as_text']
+           'cost_items', 'sets_of', 'table_items', 'diagnose', 'verdict', 'as_json', 'as_text']
 
 # %% ../nbs/16b_doctor.ipynb #a707162e
 import os, shutil, time
@@ -205,26 +205,31 @@ def matmul_rate(dtype: torch.dtype = torch.float32, size: int | None = None, rep
     return 2*size**3*repeats/(time.perf_counter() - started)
 
 def cost_items(scale: Scale):
-    "One item: the hours of all stages, a line for each."
+    "One item: the hours of SynOOD's stages, a line for each; CMA, FLYP and VOS train on top of that."
     from synood.costs import stage_flops  # here: no other check needs it
     dtype = torch.bfloat16 if scale.precision == 'bf16' and gpus() else torch.float32
     rate, device = matmul_rate(dtype), (gpus() or [('the CPU', 0)])[0][0]
     def runs(name): return len(scale.seeds) if name in stages and stages[name].seeded else 1
     found = {name: runs(name)*h for name, h in hours(stage_flops(scale), rate).items()}
-    yield Item('cost', 'hours', 'ok', f'about {sum(found.values()):,.1f} hours for {len(scale.seeds)} seeds on one {device} ({rate/1e12:.2f} TFLOPS in {str(dtype).removeprefix("torch.")} matrix products, {UTILISATION:.0%} of it used)', '',
+    yield Item('cost', 'hours', 'ok', f'about {sum(found.values()):,.1f} hours for SynOOD at {len(scale.seeds)} seeds on one {device} ({rate/1e12:.2f} TFLOPS in {str(dtype).removeprefix("torch.")} matrix products, {UTILISATION:.0%} of it used)', '',
                tuple(f'{name}: {h:,.2f} hours' for name, h in sorted(found.items(), key=lambda pair: -pair[1])))
 
 # %% ../nbs/16b_doctor.ipynb #6dd8c0db
 _SYNTHESIS = 'clip', 'classifier', 'inpainting', 'lister'  # what SynOOD learns with
-TABLES = {'Table 1': ('mos', (*_SYNTHESIS, 'finetuned', 'resnet', 'augmix', 'vit', 'swin')), 'Table 2': ('synood_table2', (*_SYNTHESIS, 'augmix', 'vit', 'swin')),
-          'Table 3': ('mos', (*_SYNTHESIS, 'backbones')), **{name: ('mos', _SYNTHESIS) for name in ('Table 4', 'Table 5', 'Figure 3', 'Figure 4')},
-          'KR-NFT': ('mos', ('clip',)), 'CMA': ('mos', _SYNTHESIS)}  # table: protocol and fields of the networks behind it
+TABLES = {'Table 1': (*_SYNTHESIS, 'finetuned', 'resnet', 'augmix', 'vit', 'swin'), 'Table 2': (*_SYNTHESIS, 'augmix', 'vit', 'swin'),
+          'Table 3': (*_SYNTHESIS, 'backbones'), **dict.fromkeys(('Table 4', 'Table 5', 'Figure 3', 'Figure 4'), _SYNTHESIS),
+          'KR-NFT': ('clip',), 'CMA': _SYNTHESIS}  # table: fields of the networks behind it
+
+def sets_of(table: str, scale: Scale) -> str:
+    "The protocol a table is made on: the scale's own, but for Table 2 that of its published sets where Table 1's is `mos`."
+    return 'synood_table2' if (table, scale.protocol) == ('Table 2', 'mos') else scale.protocol
 
 def table_items(scale: Scale, items: list[Item]):
     "For every table whether it can be made now, or which of the other items are in its way."
     whole = not rendered(scale) and isinstance(protocols[scale.protocol], Preset)
-    for table, (name, fields) in TABLES.items():
-        keys = {k for key in protocols[name].folders().values() for k in (key, image_sets[key].part_of)}
+    for table, fields in TABLES.items():
+        name = sets_of(table, scale)
+        keys = {k for key in protocols[name].folders().values() for k in (key, image_sets[key].part_of)} if whole else set()
         parts = {f'protocol {name}', 'images', *(f'{key} pictures' for key in keys)}
         def in_the_way(item):
             if item.check == 'models': return item.status != 'ok' and item.name.split()[0] in fields

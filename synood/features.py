@@ -11,7 +11,6 @@ __all__ = ['models_used', 'BATCH', 'unit', 'cosine', 'hub_repository', 'random_f
 
 # %% ../nbs/05_features.ipynb #c1923cd8
 import hashlib, json, math, os, re, shutil, warnings
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,7 +31,7 @@ from torchvision.transforms import Compose, InterpolationMode, Normalize, Random
 from torchvision.transforms.functional import hflip, resized_crop
 from transformers import CLIPTokenizer
 from .images import ImageSet
-from .runs import atomic_write, digest, embedded_folder, file_hash, progress, work_off
+from .runs import atomic_write, digest, embedded_folder, file_hash, in_threads, progress, work_off
 
 # %% ../nbs/05_features.ipynb #55c0216c
 def unit(x: np.ndarray) -> np.ndarray:
@@ -70,7 +69,11 @@ def hub_repository(name: str) -> str | None:
 
 # %% ../nbs/05_features.ipynb #7514b61f
 def _lacking(folder):
-    "The first file that an index of sharded weights names and the folder lacks, or None."
+    "The first file or part that an index of sharded weights, or of a pipeline, names and the folder lacks, or None."
+    index = folder/'model_index.json'
+    parts = [name for name in ('unet', 'vae', 'text_encoder') if name in json.loads(index.read_text())] if index.exists() else []
+    for part in parts:
+        if not any((folder/part).glob('*.safetensors')): return f'{part}/*.safetensors'
     for index in sorted(folder.rglob('*.safetensors.index.json')):
         shards = {index.parent/name for name in json.loads(index.read_text())['weight_map'].values()}
         for shard in sorted(shards):
@@ -437,24 +440,33 @@ def read_arrays(path: Path, count: int) -> dict[str, np.ndarray] | None:
     warnings.warn(f'{path} is damaged ({problem}) and is made again')
 
 # %% ../nbs/05_features.ipynb #8425c1eb
-def _joined(parts):
-    "One dictionary of arrays from many."
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def _joined(parts, count):
+    "One dictionary of arrays of `count` rows from many, one after the other: of ImageNet's they fill the memory once, not twice."
+    whole, start = {}, 0
+    for part in parts:
+        for name, rows in part.items():
+            if name not in whole: whole[name] = np.empty((count, *rows.shape[1:]), rows.dtype)
+            whole[name][start:start + len(rows)] = rows
+        start += len(rows)
+    return whole
 
 def _make_whole(final, ranges, make, about):
     "Make the parts that are missing, beside whoever else does, and one file of them all."
     parts, locks = final.with_suffix('.parts'), final.parent/'.locks'
     for folder in (parts, locks): folder.mkdir(exist_ok=True)
-    def part(k): return read_arrays(parts/f'{k:05d}.safetensors', len(ranges[k]))
-    def stands(k): return part(k) is not None or final.exists()  # in this order: parts go when the whole is there
-    def fill(k): atomic_write(parts/f'{k:05d}.safetensors', save(make(ranges[k])))
+    def path(k): return parts/f'{k:05d}.safetensors'
+    def stands(k): return path(k).exists() or final.exists()  # in this order: parts go when the whole is there
+    def fill(k): atomic_write(path(k), save(make(ranges[k])))
+    def part(k):
+        while (found := read_arrays(path(k), len(ranges[k]))) is None: fill(k)  # damaged
+        return found
     def lock(name): return locks/f'{final.stem}-{name}.lock'
     with FileLock(lock('whole')):
         if final.exists() and read_arrays(final, ranges[-1].stop) is None: final.unlink()  # damaged
     with progress(desc='features', total=ranges[-1].stop) as bar:
         work_off(len(ranges), stands, fill, lock, lambda k: bar.update(len(ranges[k])))
     with FileLock(lock('whole')):
-        if not final.exists(): atomic_write(final, save(_joined([part(k) for k in range(len(ranges))]), metadata={'about': about}))
+        if not final.exists(): atomic_write(final, save(_joined(map(part, range(len(ranges))), ranges[-1].stop), metadata={'about': about}))
     for used in locks.glob(lock('*').name): used.unlink(missing_ok=True)
 
 def cached(cache: Path | None,  # folder; None computes without keeping
@@ -465,7 +477,7 @@ def cached(cache: Path | None,  # folder; None computes without keeping
     "The arrays, from the cache or made now: once, whole, resumable, whoever else asks for them."
     if count < 1: raise ValueError('there are no images to make features of')
     ranges = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
-    if cache is None: return _joined([make(rows) for rows in progress(ranges, 'features')])
+    if cache is None: return _joined((make(rows) for rows in progress(ranges, 'features')), count)
     text = json.dumps(about, sort_keys=True)
     final = Path(cache)/f'{hashlib.sha256(text.encode()).hexdigest()}.safetensors'
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -476,14 +488,15 @@ def cached(cache: Path | None,  # folder; None computes without keeping
 # %% ../nbs/05_features.ipynb #c33dbae6
 def set_hash(images: ImageSet, cache: Path | None) -> str:
     "`images.hash`, read from the cache while path, size and time of every file stay the same: hashing ImageNet reads 150 GB."
-    if cache is None: return images.hash
-    stats = [path.stat() for path in images.paths]
+    if cache is None or 'hash' in images.__dict__: return images.hash
+    stats = in_threads(os.stat, images.paths)
     listing = digest([str(Path(images.root).resolve()), [(n, s.st_size, s.st_mtime_ns) for n, s in zip(images.files, stats)]])
     known = Path(cache)/'hashes'/listing
-    if not known.exists():
-        known.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(known, images.hash)
-    return known.read_text()
+    known.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(known.with_suffix('.lock')):
+        if not known.exists(): atomic_write(known, images.hash)
+    images.__dict__['hash'] = known.read_text()  # as if it had been computed here
+    return images.hash
 
 # %% ../nbs/05_features.ipynb #1a1f6027
 def _set_features(network, forward, images, cache, kind):
@@ -492,8 +505,7 @@ def _set_features(network, forward, images, cache, kind):
                  count=len(images), kind=kind, batch=BATCH)
     def pixels(i): return network.transform(images.read(i))
     def make(rows):
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            found = _run(network.model, forward, list(pool.map(pixels, rows)))
+        found = _run(network.model, forward, in_threads(pixels, rows))
         for name, x in found.items():
             if (bad := ~np.isfinite(x).all(1)).any():
                 path = images.path(rows[int(bad.argmax())])

@@ -10,13 +10,13 @@ __all__ = ['MAX_PIXELS', 'EXTENSIONS', 'HALVES', 'protocols', 'read_image', 'Ima
 
 # %% ../nbs/03_images.ipynb #d87ecfcc
 import hashlib, io, json, os, warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps, UnidentifiedImageError
-from .runs import atomic_write, file_hash, progress, stage, walk
+from .runs import atomic_write, digest, file_hash, in_threads, listing_hash, stage, walk
 from .scales import Registry, choices
 
 # %% ../nbs/03_images.ipynb #0a1feb0f
@@ -112,8 +112,8 @@ class ImageSet:
     def hash(self) -> str:
         "16 hexadecimal digits over relative path, size and content of every file, in order; looked at once."
         total = hashlib.sha256()
-        for name, path in zip(self.files, self.paths):
-            total.update(f'{name}\0{path.stat().st_size}\0{file_hash(path)}\n'.encode())
+        for name, path, content in zip(self.files, self.paths, in_threads(file_hash, self.paths)):
+            total.update(f'{name}\0{path.stat().st_size}\0{content}\n'.encode())
         return total.hexdigest()[:16]
 
 # %% ../nbs/03_images.ipynb #441d3ded
@@ -243,7 +243,7 @@ def ranking(images: ImageSet, per_class: int) -> np.ndarray:
         raise ValueError(f'{images.root}: {per_class} images per class were asked for, but '
                          f'{(counts < per_class).sum()} of {len(counts)} classes have fewer: '
                          f'{images.classes[worst]} has {counts[worst]}')
-    scores = [complexity(path) for path in progress(images.paths, 'complexity')]
+    scores = in_threads(complexity, images.paths, 'complexity')
     rank = lambda i: (images.labels[i], -scores[i], images.files[i])
     ranked = np.array(sorted(range(len(images)), key=rank))
     return ranked[np.cumsum(counts) - counts + np.arange(per_class)[:, None]]
@@ -271,15 +271,8 @@ def check_images(images: ImageSet) -> tuple[list[tuple[Path, str]], list[tuple[P
             read_image(path)
             return '', oddity(path)
         except Exception as e: return str(e).removeprefix(f'{path}: '), ''  # one image never ends the check
-    broken, unusual = [], []
-    with ThreadPoolExecutor() as pool, progress(desc='check images', total=len(images)) as bar:
-        for start in range(0, len(images), 1024):  # a million tasks at once would fill the memory
-            paths = [images.path(name) for name in images.files[start:start + 1024]]
-            for path, (problem, odd) in zip(paths, pool.map(examine, paths)):
-                if problem: broken.append((path, problem))
-                if odd: unusual.append((path, odd))
-                bar.update()
-    return broken, unusual
+    found = list(zip(images.paths, in_threads(examine, images.paths, 'check images')))
+    return [(path, problem) for path, (problem, _) in found if problem], [(path, odd) for path, (_, odd) in found if odd]
 
 # %% ../nbs/03_images.ipynb #d1a6d133
 def at_most_per_class(images: ImageSet, n: int) -> ImageSet:
@@ -320,6 +313,11 @@ class Protocol:
     near: tuple[str, ...] = ()  # OOD sets close to the ID classes
     far: tuple[str, ...] = ()  # OOD sets far from them
     half: str = ''  # 'base' or 'new' leaves one half of the ID classes, see `class_half`
+    school: ClassVar[str] = ''  # protocol that holds the training images alone, for stages to share; '' = this one
+
+    def listing(self, root: Path) -> str:
+        "Hash of names and sizes of the files in its folders: what keys know of the images."
+        return digest([listing_hash(os.path.join(root, folder)) for folder in self.folders().values()])
 
     def folders(self) -> dict[str, str]:
         "{key: folder}: 'train' and 'id', then the OOD sets under their own names."
@@ -364,8 +362,7 @@ class Rehearsal(Protocol):
         images = image_folder(root)
         known, unknown = (class_half(images, half) for half in HALVES)
         unknown = replace(unknown, labels=np.full(len(unknown), -1), classes=())
-        sets = {'train': at_most_per_class(known, n_train) if n_train else known, 'id': known, **dict.fromkeys(self.far, unknown)}
-        return sets if not n_test else {k: v if k == 'train' else v.take(spread(len(v), n_test*(1 + (k == 'id')))) for k, v in sets.items()}
+        return cut_down({'train': known, 'id': known, **dict.fromkeys(self.far, unknown)}, n_train, n_test)
 
 protocols['rehearsal'] = Rehearsal('rehearsal', train='.', id='.', far=('unknown',))
 

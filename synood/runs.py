@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['stages', 'ROW', 'temporary', 'atomic_write', 'atomic_folder', 'digest', 'file_hash', 'folder_hash', 'embedded_folder',
-           'code_hash', 'walk', 'listing_hash', 'fingerprint', 'Stage', 'stage', 'stage_key', 'stage_folder',
-           'progress', 'ScaleView', 'shares', 'work_off', 'Job', 'versions', 'log_time', 'note_output', 'run_stage',
-           'Rows', 'read_rows', 'merge_rows']
+           'code_hash', 'walk', 'listing_hash', 'schooled', 'fingerprint', 'Stage', 'stage', 'stage_key',
+           'stage_folder', 'progress', 'in_threads', 'ScaleView', 'shares', 'work_off', 'Job', 'versions', 'log_time',
+           'note_output', 'run_stage', 'Rows', 'read_rows', 'merge_rows']
 
 # %% ../nbs/01_runs.ipynb #d3eac5a0
 import ast, hashlib, importlib.metadata, json, os, platform, shutil, sys, time, uuid
-from contextlib import contextmanager
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +21,7 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
-from .scales import NETWORKS, Registry, Scale, counted, get_scale
+from .scales import NETWORKS, Registry, Scale, choices, counted, discover, get_scale
 
 # %% ../nbs/01_runs.ipynb #d4871fb0
 def temporary(path: Path) -> Path:
@@ -118,11 +119,23 @@ def _network(model_id):
     folder = Path(model_id).expanduser()
     return folder_hash(folder) if folder.is_dir() else model_id
 
+def _protocol(scale):
+    discover()  # protocols are registered further on
+    return choices['protocol'][scale.protocol]
+
+@lru_cache(maxsize=8)
+def _listing(protocol, root): return protocol.listing(root)
+
+def schooled(scale: Scale) -> Scale:
+    "The scale whose images stages learn from: protocols that test on other sets but train on the same share all that is made of those."
+    school = _protocol(scale).school if scale.data else ''
+    return replace(scale, protocol=school, n_test=0, draws=1) if school else scale
+
 def fingerprint(scale: Scale, field: str):
     "A field of a scale as it enters a key: its value, or the content of the files it stands for."
     value = getattr(scale, field)
     if field in NETWORKS: return [_network(v) for v in value]
-    if field == 'data' and value: return [value, listing_hash(value)]
+    if field == 'data' and value: return [value, _listing(_protocol(scale), value)]
     if field == 'world' and value in ('dev', 'test'): return [value, file_hash(_asset('world.json')), file_hash(_asset('glyphs.png'))]
     if field == 'corpus':
         known = {'miniature': lambda: file_hash(_asset('world.json')), 'wordnet': lambda: folder_hash(_asset('wordnet'))}
@@ -155,7 +168,7 @@ def stage_key(name: str, scale: Scale, seed: int | None = None) -> str:
     "The 12-digit key of everything the stage's result depends on."
     st = stages[name]
     settings = {f: fingerprint(scale, f) for f in counted(scale, st.uses)}
-    inputs = {n: stage_key(n, scale, seed) for n in st.needs}
+    inputs = {n: stage_key(n, schooled(scale) if n == 'images' else scale, seed) for n in st.needs}
     return digest(dict(stage=name, version=st.version, settings=settings, inputs=inputs,
                        seed=seed if st.seeded else None))
 
@@ -169,6 +182,17 @@ def progress(iterable=None, desc: str = '', total: int | None = None):
     "A tqdm bar, slowed down where the output is not a terminal."
     live = sys.stderr.isatty()
     return tqdm(iterable, desc=desc, total=total, mininterval=.2 if live else 10, leave=live, delay=0 if live else 5)
+
+# %% ../nbs/01_runs.ipynb #1bcd1b91
+def in_threads(function: Callable, items, desc: str = '') -> list:
+    "[function(item), ...] by up to eight threads, with a bar if there is a `desc`; the first error ends it."
+    items, found = list(items), []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, (progress(desc=desc, total=len(items)) if desc else nullcontext()) as bar:
+        for start in range(0, len(items), 1024):  # a million tasks at once would fill the memory
+            for result in pool.map(function, items[start:start + 1024]):
+                found.append(result)
+                if bar: bar.update()
+    return found
 
 # %% ../nbs/01_runs.ipynb #6382bb85
 class ScaleView:
@@ -227,7 +251,10 @@ class Job:
         homes = [self.folder/(named(batch) if named else f'{k:05d}') for k, batch in enumerate(plan)]
         def stands(k): return homes[k].exists() or self.final.exists()
         def fill(k):
-            with atomic_folder(homes[k]) as folder: make(plan[k], folder)
+            try:
+                with atomic_folder(homes[k]) as folder: make(plan[k], folder)
+            except OSError:  # a network file system may show a folder of another host late
+                if not stands(k): raise
         with progress(desc=f'{self.stage} {self.final.name}', total=len(items)) as bar:
             work_off(len(plan), stands, fill, lambda k: self._lock(f'{k:05d}'), lambda k: bar.update(len(plan[k])))
 
@@ -303,7 +330,7 @@ def run_stage(name: str, scale, seeds: tuple[int, ...] = (), root: Path = 'runs'
     "Finished folder of the stage for each run seed; makes what is missing, upstream first, and skips what stands."
     scale, st = get_scale(scale), stages[name]
     seeds = tuple(seeds) or scale.seeds
-    upstream = {n: run_stage(n, scale, seeds, root) for n in st.needs}
+    upstream = {n: run_stage(n, schooled(scale) if n == 'images' else scale, seeds, root) for n in st.needs}
     folders = {s: stage_folder(name, scale, s, root) for s in seeds}
     for s, final in folders.items():
         if final.exists(): continue

@@ -184,7 +184,7 @@ scales['release'] = replace(scales['paper'], name='release', clean=False, sample
 scales['paper-random'] = replace(
     scales['paper'], name='paper-random', world='photographs', protocol='rehearsal', m=4, seeds=(0,),
     clip=('random:clip',), backbones=('random:clip',), inpainting=('random:inpainting',), lister=('random:lister',),
-    finetuned=(), **dict.fromkeys(('classifier', 'resnet', 'augmix', 'vit', 'swin'), ('random:classifier',)),
+    classifier=('random:classifier',), **dict.fromkeys(('finetuned', 'resnet', 'augmix', 'vit', 'swin'), ()),
     corpus='miniature', fraction=.6, openood_total=99, groups=1, adaneg_groups=1, activated=80, krnft_total=99, krnft_groups=1, vim_dim=2, knn_k=1)
 
 # %% ../nbs/00_scales.ipynb #be3a7ee4

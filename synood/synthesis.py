@@ -6,15 +6,17 @@
 __all__ = ['objectives', 'DTYPES', 'samplers', 'TEXT_PROMPT', 'energy', 'energy_hinge', 'energy_target', 'msp', 'Painter',
            'load_painter', 'encode_prompts', 'blank_text', 'blank_latent', 'to_pixels', 'to_image', 'encode_images',
            'noise', 'prepared', 'denoise', 'scheduler_draws', 'decode', 'judge', 'Pass', 'steer', 'synthesise',
-           'broken', 'redo', 'doubled', 'fits', 'batch_size', 'synthesis_stage', 'painter_of', 'tensors', 'in_threads',
-           'id_margin', 'png_name', 'save_images', 'write_records', 'read_synthetic', 'paint', 'textimages_stage']
+           'broken', 'redo', 'doubled', 'fits', 'batch_size', 'room', 'synthesis_stage', 'painter_of', 'exact_painter',
+           'tensors', 'id_margin', 'png_name', 'save_images', 'write_records', 'read_synthetic', 'paint',
+           'textimages_stage']
 
 # %% ../nbs/09_synthesis.ipynb #fc601f11
-import json, os, warnings
-from concurrent.futures import ThreadPoolExecutor
+import gc, json, warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Callable
 import diffusers
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ from .context import read_contexts
 from .features import built, classifier_features, clip_tokenizer, device, load_classifier, locate_model
 from .images import ImageSet, open_sets, read_selection
 from .negatives import read_negatives
-from .runs import stage
+from .runs import in_threads, stage
 from .scales import Registry, choices, generator, rng
 
 # %% ../nbs/09_synthesis.ipynb #d4dddd19
@@ -227,11 +229,13 @@ def broken(tensors: list[torch.Tensor]) -> list[int]:
     "The rows for which any of the tensors (B, ...) holds a value that is not finite."
     return [i for i in range(len(tensors[0])) if not all(torch.isfinite(t[i]).all() for t in tensors)]
 
-def redo(tensors: list[torch.Tensor], names: list[str], again) -> list[str]:
-    "Replace, in place, the rows of tensors (B, ...) that are not finite by what `again(rows)` gives, and return their names. FloatingPointError if it does not help."
+def redo(tensors: list[torch.Tensor], names: list[str], again, few: int = 2) -> list[str]:
+    "Replace, in place, the rows of tensors (B, ...) that are not finite by what `again(rows)` gives, `few` at a time, and return their names. FloatingPointError if it does not help."
     rows = broken(tensors)
     if not rows: return []
-    for kept, better in zip(tensors, again(rows)): kept[rows] = better
+    for start in range(0, len(rows), few):  # float32 takes twice the memory
+        part = rows[start:start + few]
+        for kept, better in zip(tensors, again(part)): kept[part] = better
     listed = lambda which: ', '.join(names[i] for i in which)
     if still := broken(tensors): raise FloatingPointError(f'synthesis of {listed(still)} gave values that are not finite, in float32 too: try a smaller step')
     warnings.warn(f'synthesis gave values that are not finite for {listed(rows)}: made again in float32')
@@ -245,21 +249,30 @@ def doubled(fits, largest: int = 32) -> int:
     while 2*n <= largest and fits(2*n): n *= 2
     return n
 
-def fits(painter: Painter, classifier, scale, n: int) -> bool:
-    "Whether a step of the UNet and a gradient through the decoder for n images leave an eighth of the GPU's memory free."
+def fits(painter: Painter, scale, finish: Callable, n: int) -> bool:
+    "Whether a step of the UNet for n images, and what `finish` does with their latents, leave an eighth of the GPU's memory free."
     z = torch.zeros(n, 4, *blank_latent(painter, scale.resolution).shape[2:], device=painter.device)
-    scheduler, timesteps = prepared(painter, scale.sampler, scale.steps, scale.strength)
+    scheduler, timesteps = prepared(painter, scale.sampler, scale.steps, 1.)
+    gc.collect()  # what the stage before has left
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    try: steer(painter, classifier, denoise(painter, z, scheduler, timesteps[:1], blank_text(painter).expand(n, -1, -1), scale.resolution, scale.guidance), scale, 0., True)
+    try: finish(denoise(painter, z, scheduler, timesteps[:1], blank_text(painter).expand(n, -1, -1), scale.resolution, scale.guidance))
     except torch.OutOfMemoryError: return False
-    finally: torch.cuda.empty_cache()
     return torch.cuda.max_memory_reserved() < 7/8*torch.cuda.get_device_properties(painter.device).total_memory
 
-def batch_size(job, painter: Painter, classifier) -> int:
-    "Images in a batch: the scale's number, or, if that is 0, what fits the GPU; 8 on a CPU."
+def batch_size(job, painter: Painter, finish: Callable) -> int:
+    "Images in a batch: the scale's number, or, if that is 0, what fits the GPU, see `fits`; 8 on a CPU."
     if job.scale.batch: return job.scale.batch
     if painter.device.type == 'cpu': return 8
-    return job.settled('batch', lambda: doubled(partial(fits, painter, classifier, job.scale)))
+    return job.settled('batch', lambda: doubled(partial(fits, painter, job.scale, finish)))
+
+@contextmanager
+def room(job, size: int):
+    "Turn a lack of GPU memory inside the block into one line that says what to do."
+    try: yield
+    except torch.OutOfMemoryError:
+        raise MemoryError(f'{job.stage}: this GPU has no room for the {size} images at a time that {job.final.name} was begun with: go on with a GPU like '
+                          f'the first, or delete {job.folder} and begin with batch = {max(1, size//2)}') from None
 
 # %% ../nbs/09_synthesis.ipynb #5f2d4bd4
 _PRECISION = 'precision', 'vae_precision', 'compiled'
@@ -276,27 +289,36 @@ def synthesis_stage(job):
     def make(rows, folder):
         names = [r['path'] for r in rows]
         pixels = torch.stack(in_threads(lambda n: to_pixels(train.read(n), job.scale.resolution), names))
-        passes = run(painter, rows, pixels)
-        again = redo(tensors(passes), names, lambda bad: tensors(run(load_painter(job.scale.inpainting), [rows[i] for i in bad], pixels[bad])))
+        with room(job, size), exact_painter(job.scale.inpainting) as exact:
+            passes = run(painter, rows, pixels)
+            again = redo(tensors(passes), names, lambda bad: tensors(run(exact(), [rows[i] for i in bad], pixels[bad])))
         for kind, p in (('plain', passes[0]), ('grad', passes[-1])): save_images(folder/kind, names, p.pixels)
         write_records(folder, [dict(r, energies=[float(energy(p.logits[i:i+1])) for p in passes], losses=[float(p.loss[i]) for p in passes],
                                     **({'again': 'float32'} if r['path'] in again else {})) for i, r in enumerate(rows)])
     prompts = {c['path']: c['prompt'] for c in read_contexts(job.inputs['contexts'])}
     rows = [r | dict(prompt=prompts[r['path']]) for r in read_selection(job.inputs['selection'])]
-    job.batches(rows, batch_size(job, painter, classifier), make)
+    size = batch_size(job, painter, lambda z: steer(painter, classifier, z, job.scale, 0., True))
+    job.batches(rows, size, make)
 
 # %% ../nbs/09_synthesis.ipynb #51b126a5
 def painter_of(scale) -> Painter:
     "The painter of a scale, in its precisions."
     return load_painter(scale.inpainting, scale.precision, scale.vae_precision, scale.compiled)
 
+@contextmanager
+def exact_painter(ids: tuple[str, ...]):
+    "Yield a function that loads the painter in float32; if it was called, the painter is forgotten after the block, so that the memory is there for batches."
+    used = []
+    def load():
+        used.append(True)
+        return load_painter(ids)
+    yield load
+    if used:
+        for kept in (_load_painter, blank_text, blank_latent): kept.cache_clear()
+
 def tensors(passes: list[Pass]) -> list[torch.Tensor]:
     "All that the passes hold, each (B, ...)."
     return [t for p in passes for t in (p.pixels, p.logits, p.loss)]
-
-def in_threads(function, items) -> list:
-    "[function(item), ...] by up to eight threads: decoding and packing images needs no interpreter."
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool: return list(pool.map(function, items))
 
 def id_margin(job, classifier, train: ImageSet) -> float:
     "The scale's margin, or the 95 % quantile of the training images' energies."
@@ -356,8 +378,10 @@ def textimages_stage(job):
         names = [r['path'] for r in rows]
         drawn = [int(rng(job.seed, 'textimages', n, 'word').integers(len(words))) for n in names]
         def run(painter, which): return paint(painter, [TEXT_PROMPT.format(words[drawn[i]]) for i in which], [names[i] for i in which], job.seed, job.scale)
-        pixels = run(painter, range(len(names)))
-        again = redo([pixels], names, lambda bad: [run(load_painter(job.scale.inpainting), bad)])
+        with room(job, size), exact_painter(job.scale.inpainting) as exact:
+            pixels = run(painter, range(len(names)))
+            again = redo([pixels], names, lambda bad: [run(exact(), bad)])
         save_images(folder/'text', names, pixels)
         write_records(folder, [dict(r, negative=d, word=words[d], **({'again': 'float32'} if r['path'] in again else {})) for r, d in zip(rows, drawn)])
-    job.batches(read_selection(job.inputs['selection']), job.scale.batch or 8, make)  # without a gradient 8 need less than synthesis does
+    size = batch_size(job, painter, torch.no_grad()(lambda z: decode(painter, z)))
+    job.batches(read_selection(job.inputs['selection']), size, make)

