@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from synood import cli, doctor
+from synood import cli, doctor, runs
 from synood.datasets import find_sets, imagenet_names, imagenet_wnids
 from synood.doctor import diagnose, verdict
 from synood.images import open_sets, protocols
@@ -232,7 +232,7 @@ def test_a_complete_disk_has_status_0_and_a_table_for_every_protocol(scale, tmp_
     write(tmp_path/'NINCO/NINCO_popular_datasets_subsamples/textures/c.JPG')
     items = diagnose(scale, tmp_path, tmp_path/'runs', counts=FEW)
     assert verdict(items) == 0, [item for item in items if item.status in ('missing', 'broken')]
-    assert {name: item.status for name, item in of(items).items() if name.startswith('protocol ')} == {f'protocol {p}': 'ok' for p in ('mos', 'openood15', 'synood_table2', 'ninco_clean')}
+    assert {name: item.status for name, item in of(items).items() if name.startswith('protocol ')} == {f'protocol {p}': 'ok' for p in ('imagenet', 'mos', 'openood15', 'synood_table2', 'ninco_clean')}
     assert {item.status for item in of(items, 'tables').values()} == {'ok'} and len(of(items, 'tables')) == 9
 
 
@@ -243,6 +243,19 @@ def test_a_set_of_another_protocol_only_warns(scale, tmp_path):
     assert of(items)['ninco'].status == of(items)['protocol openood15'].status == 'warn'
     tables = of(items, 'tables')
     assert tables['Table 1'].status == 'ok' and tables['Table 2'].finding == 'blocked by data protocol synood_table2'
+
+
+def test_protocols_share_what_is_made_of_the_training_images(scale, tmp_path):
+    openood_vlm(tmp_path)
+    def key(name, protocol, **more):
+        runs._listing.cache_clear()
+        return runs.stage_key(name, replace(scale, data=str(tmp_path), protocol=protocol, **more), 0)
+    first = key('synthesis', 'mos')
+    write(tmp_path/'readme.txt', 'no image')
+    assert first == key('synthesis', 'mos') == key('synthesis', 'synood_table2') == key('synthesis', 'openood15', n_test=1, draws=2)
+    assert key('images', 'mos') != key('images', 'synood_table2') and first != key('synthesis', 'mos-base')
+    next(tmp_path.rglob('train/*/*.JPEG')).unlink()
+    assert first != key('synthesis', 'mos')
 
 
 @pytest.mark.parametrize('key, n, cause', [('dtd', 4, "OpenOOD's 43 textures"), ('imagenet_val', 6, "OpenOOD's test part"), ('imagenet_val', 9 + 9, 'every image is there twice'), ('SUN', 3, 'unfinished download or unpacking of SUN.tar.gz')])
