@@ -54,7 +54,7 @@ def rendered(scale: Scale) -> bool:
 
 def presets() -> dict[str, Preset]:
     "The protocols of the literature on whole ImageNet."
-    return {name: p for name in protocols.names() if isinstance(p := protocols[name], Preset) and not p.half}
+    return {name: p for name in protocols.names() if (p := protocols[name]).school and not p.half}
 
 # %% ../nbs/16b_doctor.ipynb #2318a9e9
 def remedy_of(key: str, problems: tuple[str, ...], root: Path) -> str:
@@ -108,7 +108,7 @@ def inspect_data(scale: Scale, pictures: bool = True, counts: dict[str, int] | N
     if rendered(scale): return [Item('data', 'images', 'ok', 'rendered, nothing needed')], {}
     protocol, root, sets = protocols[scale.protocol], Path(scale.data), {}
     if not scale.data: return [Item('data', 'images', 'missing', f'scale {scale.name} reads images from a disk and names no root', 'pass --data ROOT, or set data in a TOML file')], {}
-    if not isinstance(protocol, Preset):
+    if not protocol.school:
         items = guarded('data', plain_items, protocol, root, sets)
         return items + [i for key, images in sets.items() if pictures for i in guarded('data', picture_items, key, images, True)], sets
     found = find_sets(root, counts=counts)
@@ -226,7 +226,7 @@ def sets_of(table: str, scale: Scale) -> str:
 
 def table_items(scale: Scale, items: list[Item]):
     "For every table whether it can be made now, or which of the other items are in its way."
-    whole = not rendered(scale) and isinstance(protocols[scale.protocol], Preset)
+    whole = not rendered(scale) and bool(protocols[scale.protocol].school)
     for table, fields in TABLES.items():
         name = sets_of(table, scale)
         keys = {k for key in protocols[name].folders().values() for k in (key, image_sets[key].part_of)} if whole else set()
@@ -252,7 +252,7 @@ def diagnose(scale, data: Path | None = None, root: Path = 'runs', pictures: boo
     items = guarded('data', data_items)
     for field in NETWORKS: items += guarded('models', model_items, scale, field)
     mine = protocols[scale.protocol]
-    expected = sum(expectations(counts)[key] for key in mine.folders().values()) if isinstance(mine, Preset) else 20*scale.n_train + 7*scale.n_test*scale.draws
+    expected = sum(expectations(counts)[key] for key in mine.folders().values()) if mine.school else 20*scale.n_train + 7*scale.n_test*scale.draws
     items += guarded('machine', gpu_items, scale) + guarded('machine', machine_items, scale, root, sum(map(len, sets.values())) or expected)
     items += guarded('cost', cost_items, scale)
     return items + guarded('tables', table_items, scale, items)

@@ -345,8 +345,7 @@ class Protocol:
         return cut_down(sets, n_train, n_test, self.half)
 
 # %% ../nbs/03_images.ipynb #b6c0b9fc
-protocols = Registry('protocol')
-choices['protocol'] = protocols
+protocols = choices.setdefault('protocol', Registry('protocol'))
 
 protocols['mini'] = Protocol('mini', train='train', id='id', near=('near',),
                              far=('iNaturalist', 'SUN', 'Places', 'Textures'))
