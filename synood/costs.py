@@ -16,8 +16,8 @@ import diffusers, open_clip, timm, torch
 import pandas as pd
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, CLIPTextModel
-from .context import put_question, standin_processor
+from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPTextModel
+from .context import lister_config, put_question, standin_processor
 from .features import built, locate_model, random_folder
 from .finetuning import Projection
 from .images import protocols
@@ -127,8 +127,7 @@ def _tokens_flops(model, length, tokens):
 def lister_flops(ids: tuple[str, ...], question: str, tokens: int) -> dict[str, float]:
     "Operations of one answer of `tokens` tokens about one picture."
     name, folder = configuration(ids, 'lister')
-    config = AutoConfig.from_pretrained(folder)
-    if depth := name.partition('random:lister-')[2]: config.text_config.num_hidden_layers = config.vision_config.num_hidden_layers = int(depth)
+    config = lister_config(name, folder)
     model = built(AutoModelForImageTextToText, config, 0, META)
     processor = standin_processor(folder) if name.startswith('random:') else AutoProcessor.from_pretrained(folder)
     text = put_question(question, 'object', processor.image_token)

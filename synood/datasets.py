@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from .images import HALVES, ImageSet, cut_down, find_files, protocols
+from .images import HALVES, ImageSet, Protocol, cut_down, find_files, protocols
 from .runs import digest, in_threads, progress
 from .scales import Registry
 
@@ -280,16 +280,13 @@ def find_sets(root: Path,
     return {key: max(found, key=rank) for key, found in options.items()}
 
 # %% ../nbs/03b_datasets.ipynb #0545e164
-@dataclass(frozen=True, eq=False)
-class Preset:
+@dataclass(frozen=True)
+class Preset(Protocol):
     "A protocol of the literature on the sets of `image_sets`, whichever layout they are in."
-    name: str
-    about: str  # ID images, sets, FPR95's convention, source; also the docstring
+    train: str = 'imagenet_train'  # keys of `image_sets` instead of folders, here and in `id`, `near` and `far`
     id: str = 'imagenet_val'
-    near: tuple[str, ...] = ()
-    far: tuple[str, ...] = ()
-    half: str = ''  # 'base' or 'new' leaves one half of the ID classes, see `class_half`
-    counts: dict[str, int] = field(default_factory=dict)  # other numbers of images than the published
+    about: str = ''  # ID images, sets, FPR95's convention, source; also the docstring
+    counts: dict[str, int] = field(default_factory=dict, hash=False)  # other numbers of images than the published
 
     def __post_init__(self): object.__setattr__(self, '__doc__', self.about)
 
@@ -302,14 +299,6 @@ class Preset:
         "Hash of names and sizes of the files of its sets: what keys know of the images. Other files below the root do not count."
         found = find_sets(root, tuple(self.folders().values()), self.counts)
         return digest([(key, f.images.files, in_threads(os.path.getsize, f.images.paths)) for key, f in sorted(found.items())])
-
-    def folders(self) -> dict[str, str]:
-        "{key: name of the image set}: 'train' and 'id', then the OOD sets under their own names."
-        return {'train': 'imagenet_train', 'id': self.id, **{name: name for name in self.groups()}}
-
-    def groups(self) -> dict[str, str]:
-        "{OOD set: 'near' or 'far'}, near ones first."
-        return {**dict.fromkeys(self.near, 'near'), **dict.fromkeys(self.far, 'far')}
 
     def problems(self, found: dict[str, Found], root: Path) -> list[str]:
         "A sentence for everything that keeps the protocol from running on what `find_sets` found."

@@ -197,7 +197,7 @@ def matmul_rate(dtype: torch.dtype = torch.float32, size: int | None = None, rep
     "Floating point operations a second of matrix products on the GPU, or on the CPU."
     cuda = torch.cuda.is_available()
     size = size or (8192 if cuda else 1024)
-    a = torch.ones(size, size, dtype=dtype, device='cuda' if cuda else 'cpu')
+    a = torch.randn(size, size, device='cuda' if cuda else 'cpu').to(dtype)
     def product(): a @ a; torch.cuda.synchronize() if cuda else None
     product()  # the first one is slower
     started = time.perf_counter()

@@ -14,7 +14,6 @@ import hashlib, json, math, os, re, shutil, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Callable
 import numpy as np
@@ -31,7 +30,7 @@ from torchvision.transforms import Compose, InterpolationMode, Normalize, Random
 from torchvision.transforms.functional import hflip, resized_crop
 from transformers import CLIPTokenizer
 from .images import ImageSet
-from .runs import atomic_write, digest, embedded_folder, file_hash, in_threads, progress, work_off
+from .runs import asset, atomic_write, digest, embedded_folder, file_hash, in_threads, progress, work_off
 
 # %% ../nbs/05_features.ipynb #55c0216c
 def unit(x: np.ndarray) -> np.ndarray:
@@ -101,7 +100,7 @@ models_used: dict[str, str] = {}  # id as written -> commit of the hub snapshot 
 
 def random_folder(name: str) -> Path:
     "The folder with the published configuration of 'clip', 'classifier', 'inpainting' or 'lister', which `random:` ids are built from."
-    root = Path(str(files('synood').joinpath('assets', 'random')))
+    root = asset('random')
     kind, _, depth = name.partition('-')
     if (root/kind).is_dir() and (not depth or (kind == 'lister' and re.fullmatch(r'[2-9]|[1-9]\d+', depth))): return root/kind
     raise ValueError(f"no random model {name!r}: there are {', '.join(sorted(p.name for p in root.iterdir()))}, "

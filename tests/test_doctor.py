@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,19 +81,17 @@ def openood(root):
     listed(lists/'test_textures.txt', *kept)
 
 
-def mos(root):
-    imagenet(root/'dataset/id_data/ILSVRC-2012/val', train=root/'dataset/id_data/ILSVRC-2012/train')
-    scenes('dataset/ood_data/{}/images', root, 'dataset/ood_data/Textures')
+def plain(root, val, pattern, textures, deep=True):
+    "A tree with one folder per class of ImageNet, `val` and beside it its training part, and the `scenes`."
+    imagenet(root/val, train=root/val.replace('val', 'train'))
+    scenes(pattern, root, textures, deep)
 
 
-def mcm(root):
-    imagenet(root/'datasets/ImageNet/val', train=root/'datasets/ImageNet/train')
-    scenes('datasets/ImageNet_OOD_dataset/{}/images', root, 'datasets/ImageNet_OOD_dataset/dtd/images')
-
-
-def locoop(root):
-    imagenet(root/'data/imagenet/images/val', train=root/'data/imagenet/images/train')
-    scenes('data/{}/images', root, 'data/Texture/images')
+mos = partial(plain, val='dataset/id_data/ILSVRC-2012/val', pattern='dataset/ood_data/{}/images', textures='dataset/ood_data/Textures')
+mcm = partial(plain, val='datasets/ImageNet/val', pattern='datasets/ImageNet_OOD_dataset/{}/images', textures='datasets/ImageNet_OOD_dataset/dtd/images')
+locoop = partial(plain, val='data/imagenet/images/val', pattern='data/{}/images', textures='data/Texture/images')
+csp = partial(plain, val='val_per_class', pattern='{}/images', textures='Textures/images_collate', deep=False)
+synood = partial(plain, val='data/ImageNet/val', pattern='data/{}/images', textures='data/dtd/images')
 
 
 def neglabel(root):
@@ -102,21 +101,11 @@ def neglabel(root):
     shutil.copytree(root/'data/ood_data/Textures/dtd/images_collate', root/'data/ood_data/Textures/dtd/images')
 
 
-def csp(root):
-    imagenet(root/'val_per_class', train=root/'train_per_class')
-    scenes('{}/images', root, 'Textures/images_collate', deep=False)
-
-
 def cma(root):
     openood(root/'openood')
     shutil.rmtree(root/'openood/images_largescale/imagenet_1k')
     imagenet(root/'imagenet_1k/val', train=root/'imagenet_1k/train')
     scenes('MOS/{}/images', root, 'MOS/dtd/images')
-
-
-def synood(root):
-    imagenet(root/'data/ImageNet/val', train=root/'data/ImageNet/train')
-    scenes('data/{}/images', root, 'data/dtd/images')
 
 
 def openood_vlm(root):

@@ -17,6 +17,7 @@ from statistics import median
 import numpy as np
 import torch
 
+from synood.costs import parameters as count
 from synood.features import encode_pixels, load_clip
 from synood.finetuning import SynOOD
 from synood.runs import versions
@@ -66,14 +67,14 @@ def main():
     clip = load_clip((args.clip,))
     train = training(clip, args.classes, args.negatives)
     fitted = {name: method.fit(train) for name, method in (('NegLabel', NegLabel()), ('SynOOD', SynOOD()))}
-    whole = sum(p.numel() for p in clip.model.parameters())
-    parameters = {'CLIP': whole, 'NegLabel': whole, 'SynOOD': whole + sum(p.numel() for p in fitted['SynOOD'].projection.parameters())}
+    whole = count(clip.model)
+    parameters = {'CLIP': whole, 'NegLabel': whole, 'SynOOD': whole + count(fitted['SynOOD'].projection)}
     ms = {batch: measure(clip, fitted, batch, args.repeats) for batch in map(int, args.batches.split(','))}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
     print(f'{args.clip}, {args.classes} classes, {args.negatives} negative labels; {device}')
     print(f"{'':10}{'parameters':>14}{'more':>8}" + ''.join(f'{f"ms at {b}":>12}{"more":>8}' for b in ms))
-    for name, count in parameters.items():
-        print(f'{name:10}{count:>14,}{count/whole - 1:>8.2%}' + ''.join(f'{found[name]:>12.2f}{found[name] - found["CLIP"]:>8.3f}' for found in ms.values()))
+    for name, n in parameters.items():
+        print(f'{name:10}{n:>14,}{n/whole - 1:>8.2%}' + ''.join(f'{found[name]:>12.2f}{found[name] - found["CLIP"]:>8.3f}' for found in ms.values()))
     if args.out:
         args.out.write_text(json.dumps(dict(command=' '.join(['python', 'tools/bench_inference.py', *sys.argv[1:]]), device=device, packages=versions(),
                                             parameters=parameters, ms=ms), indent=1) + '\n')

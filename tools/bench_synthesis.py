@@ -30,10 +30,11 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 from synood import synthesis
 from synood.context import context_prompt, write_contexts
+from synood.costs import counted
+from synood.doctor import matmul_rate
 from synood.features import load_classifier
 from synood.images import image_folder, write_sets
 from synood.runs import Job, ScaleView, stages, versions
@@ -49,7 +50,7 @@ TOGETHER = 2  # images at a time in the authors' script
 
 def rendered(folder, count):
     "Scenes of the miniature's development world, one folder per class, and the prompt of each."
-    from synood.miniature import CLASSES, contexts, render, world
+    from synood.miniature import contexts, render, world
     dev, prompts = world('dev'), {}
     recipes = [dev.sample('id', rng(0, 'bench', i)) for i in range(count)]
     for i, recipe in enumerate(recipes):
@@ -190,27 +191,17 @@ def clocked(side):
 
 # ---- ceilings -----------------------------------------------------------------------------------------
 
-def ceiling(dtype, device):
-    "Operations per second of the fastest square matrix product."
-    best = 0
-    for n in ((2048, 4096, 8192, 16384) if device.type == 'cuda' else (512, 1024, 2048)):
-        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-        for _ in range(3): a @ b
-        settle()
-        started = time.perf_counter()
-        for _ in range(10): a @ b
-        settle()
-        best = max(best, 20*n**3/(time.perf_counter() - started))
-    return best
+def ceiling(painter):
+    "Operations per second of the fastest square matrix product, in the UNet's type."
+    sizes = (2048, 4096, 8192, 16384) if painter.device.type == 'cuda' else (512, 1024, 2048)
+    return max(matmul_rate(painter.unet.dtype, n, 10) for n in sizes)
 
 
 def unet_flops(painter, scale):
     "Operations of one UNet evaluation of one latent."
     side = synthesis.blank_latent(painter, scale.resolution).shape[2:]
     x = torch.zeros(1, 9, *side, device=painter.device, dtype=painter.unet.dtype)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        painter.unet(x, 1, synthesis.blank_text(painter).to(painter.unet.dtype))
-    return counter.get_total_flops()
+    return counted(painter.unet, x, 1, synthesis.blank_text(painter).to(painter.unet.dtype))
 
 
 # ---- processes ------------------------------------------------------------------------------------------
@@ -245,7 +236,7 @@ def efficiency(spent, count):
     "Of the UNet in a run of `count` images: operations per second, the ceiling, and their ratio."
     painter, scale = SIDE.painter, SIDE.scale
     calls = 2*len(prepared(painter, scale.sampler, scale.steps, scale.strength)[1])*scale.iterations*count
-    rate, most = unet_flops(painter, scale)*calls/spent['UNet'], ceiling(painter.unet.dtype, painter.device)
+    rate, most = unet_flops(painter, scale)*calls/spent['UNet'], ceiling(painter)
     return dict(tflops=rate/1e12, ceiling_tflops=most/1e12, share=rate/most)
 
 
