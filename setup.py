@@ -12,6 +12,8 @@ parser.read(root/'settings.ini', encoding='utf-8')
 settings = parser['DEFAULT']
 library = settings['lib_name']
 readme = root/'README.md'
+extras = {extra: settings[f'{extra}_requirements'].split() for extra in ('onnx', 'demo', 'book', 'dev')}
+extras['dev'] += extras['onnx'] + extras['demo']  # for their tests
 
 setup(
     name=library,
@@ -29,7 +31,7 @@ setup(
     package_data={library: settings['package_data'].split()},
     include_package_data=False,
     install_requires=settings['requirements'].split(),
-    extras_require={extra: settings[f'{extra}_requirements'].split() for extra in ('dev', 'book')},
+    extras_require=extras,
     entry_points={'console_scripts': settings['console_scripts'].split()},
     zip_safe=False,
 )
