@@ -10,6 +10,7 @@ __all__ = ['learners', 'conformal_threshold', 'Neighbours', 'OODDetector', 'Expl
 import io, json, math, shutil, unicodedata
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
@@ -69,10 +70,10 @@ class _Decides:
         "One line per image: path, score, is_ood (None without a threshold), nearest ID label, its confidence, nearest negative label. ValueError for an image that cannot be read."
         return _table(self, *_features(self, images))
 
-    def stream(self, images, size: int = 64):
-        "Yield such tables of up to `size` lines, in constant memory for any number of images; `problem` says why an image has no score."
+    def stream(self, images, size: int = 64, skip: int = 0):
+        "Yield such tables of up to `size` lines, in constant memory for any number of images, the first `skip` left out; `problem` says why an image has no score."
         clip = _network(self)
-        for batch in batched(located(images), size): yield _lines(self, [name for name, _ in batch], *_encoded(self, clip, batch))
+        for batch in batched(islice(located(images), skip, None), size): yield _lines(self, [name for name, _ in batch], *_encoded(self, clip, batch))
 
     def explain(self, image, top: int = 5) -> 'Explanation':
         "Where the mass of one image went: the `top` labels that took most, and its `top` nearest synthetic images."
@@ -96,7 +97,9 @@ class _IsKept(ModelHubMixin, library_name='synood', tags=['out-of-distribution-d
         "Write the detector to a new folder as ONNX, image in, score and label out, with a script that uses it; see `write_onnx`."
         return _export(self, folder)
 
-    def _save_pretrained(self, save_directory): _write(self, Path(save_directory))
+    def _save_pretrained(self, save_directory):
+        _write(self, Path(save_directory))
+        (Path(save_directory)/'config.json').write_text(json.dumps(dict(library_name='synood', format=_FORMAT)))  # the hub's library asks for one
 
     @classmethod
     def _from_pretrained(cls, *, model_id, revision=None, cache_dir=None, force_download=False, local_files_only=False, token=None, **unused):
