@@ -97,14 +97,12 @@ class _IsKept(ModelHubMixin, library_name='synood', tags=['out-of-distribution-d
         "Write the detector to a new folder as ONNX, image in, score and label out, with a script that uses it; see `write_onnx`."
         return _export(self, folder)
 
-    def _save_pretrained(self, save_directory):
-        _write(self, Path(save_directory))
-        (Path(save_directory)/'config.json').write_text(json.dumps(dict(library_name='synood', format=_FORMAT)))  # the hub's library asks for one
+    def _save_pretrained(self, save_directory): _write(self, Path(save_directory))
 
-    @classmethod
-    def _from_pretrained(cls, *, model_id, revision=None, cache_dir=None, force_download=False, local_files_only=False, token=None, **unused):
-        if Path(model_id).is_dir(): return _load(model_id)
-        return _load(snapshot_download(model_id, revision=revision, cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only, token=token))
+    @staticmethod
+    def from_pretrained(name: str, **options) -> 'OODDetector':  # the mixin's insists on a config.json and alters what was loaded
+        "The detector in a folder, or in a repository of the Hugging Face Hub; options: revision, token, cache_dir ... of `snapshot_download`."
+        return _load(name if Path(name).is_dir() else snapshot_download(name, **options))
 
     def generate_model_card(self, *args, **kwargs) -> ModelCard: return _card(self)
 

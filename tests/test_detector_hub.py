@@ -30,7 +30,7 @@ def hub(tmp_path, monkeypatch):
 def test_published_and_fetched(detector, hub):
     detector.push_to_hub('me/cats')
     files = {p.name for p in (hub/'snapshots'/COMMIT).iterdir()}
-    assert files == {'README.md', 'config.json', 'detector.json', 'detector.safetensors'}
+    assert files == {'README.md', 'detector.json', 'detector.safetensors'}
     card = huggingface_hub.ModelCard.load(hub/'snapshots'/COMMIT/'README.md')
     assert card.data.library_name == 'synood' and 'Classes: cat, house, tree' in card.text and 'no threshold yet' in card.text
     again = OODDetector.from_pretrained('me/cats', cache_dir=hub.parent, local_files_only=True)
