@@ -27,9 +27,9 @@ def rows(count, width, name):
 def detector(**parts):
     "A detector with drawn labels, three of them tuned."
     clip = load_clip(EMBEDDED)
-    return OODDetector(names=tuple('abcdefg'), negative_names=tuple(f'n{i}' for i in range(22)), text=rows(7, clip.width, 'text'),
+    return OODDetector(**dict(names=tuple('abcdefg'), negative_names=tuple(f'n{i}' for i in range(22)), text=rows(7, clip.width, 'text'),
                        negatives=rows(22, clip.width, 'negatives'), clip=EMBEDDED, clip_hash=clip.hash, temperature=.05, groups=4,
-                       tuned=np.array([3, 20, 21]), **parts)
+                       tuned=np.array([3, 20, 21])) | parts)
 
 
 def judge_of(d): return Judge(d.text, d.negatives, d.temperature, d.groups, d.tuned, d.projection, d.learner)
@@ -43,7 +43,7 @@ def stirred(kind, **more):
 
 
 PARTS = dict(plain=dict, projection=lambda: dict(projection=Projection(96, draws=torch.Generator().manual_seed(0)).requires_grad_(False)),
-             binary=lambda: dict(learner=stirred('binary')), csc=lambda: dict(learner=stirred('csc', classes=7, negatives=22)))
+             mcm=lambda: dict(groups=0), binary=lambda: dict(learner=stirred('binary')), csc=lambda: dict(learner=stirred('csc', classes=7, negatives=22)))
 
 
 @pytest.mark.parametrize('parts', PARTS)
@@ -70,7 +70,7 @@ def test_score_py_agrees_with_the_detector_on_photographs(photos, tmp_path, monk
     with Image.open(paths[0]) as image: image.convert('CMYK').save(tmp_path/'cmyk.jpg')
     paths.append(tmp_path/'cmyk.jpg')
     table = made.predict([read_image(path) for path in paths])
-    home = write_onnx(load_clip(EMBEDDED), judge_of(made), tmp_path/'onnx', dict(names=made.names, negative_names=made.negative_names, threshold=None))
+    home = made.export_onnx(tmp_path/'onnx')
     done = subprocess.run([sys.executable, home/'score.py', *paths], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, '')
     found = [line.split('\t') for line in done.stdout.splitlines()]

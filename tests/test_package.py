@@ -84,7 +84,7 @@ def test_every_module_imports_from_the_wheel(clean_python, installed_wheel, root
 def test_constraints_pin_every_requirement(root, settings):
     pinned = {line.split('==')[0].lower().replace('_', '-')
               for line in (root/'constraints.txt').read_text().splitlines() if '==' in line}
-    for key in ('requirements', 'dev_requirements', 'docs_requirements'):
+    for key in [key for key in settings if key.endswith('requirements')]:
         for requirement in settings[key].split():
             name = requirement.split('==')[0].split('>=')[0].lower().replace('_', '-')
             assert name in pinned, f'{requirement} of {key} has no version in constraints.txt'
