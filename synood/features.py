@@ -30,7 +30,7 @@ from torchvision.transforms import Compose, InterpolationMode, Normalize, Random
 from torchvision.transforms.functional import hflip, resized_crop
 from transformers import CLIPTokenizer
 from .images import ImageSet
-from .runs import asset, atomic_write, digest, embedded_folder, file_hash, in_threads, progress, work_off
+from .runs import asset, atomic_write, digest, embedded_folder, file_hash, in_threads, progress, sweep, work_off, writing
 
 # %% ../nbs/05_features.ipynb #55c0216c
 def unit(x: np.ndarray) -> np.ndarray:
@@ -461,6 +461,7 @@ def _make_whole(final, ranges, make, about):
         return found
     def lock(name): return locks/f'{final.stem}-{name}.lock'
     with FileLock(lock('whole')):
+        sweep(final.parent, final.name, alone=True)  # who holds the lock is the only one to write it
         if final.exists() and read_arrays(final, ranges[-1].stop) is None: final.unlink()  # damaged
     with progress(desc='features', total=ranges[-1].stop) as bar:
         work_off(len(ranges), stands, fill, lock, lambda k: bar.update(len(ranges[k])))
@@ -479,8 +480,9 @@ def cached(cache: Path | None,  # folder; None computes without keeping
     if cache is None: return _joined((make(rows) for rows in progress(ranges, 'features')), count)
     text = json.dumps(about, sort_keys=True)
     final = Path(cache)/f'{hashlib.sha256(text.encode()).hexdigest()}.safetensors'
-    final.parent.mkdir(parents=True, exist_ok=True)
-    while (found := read_arrays(final, count)) is None: _make_whole(final, ranges, make, text)
+    with writing(final.parent):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        while (found := read_arrays(final, count)) is None: _make_whole(final, ranges, make, text)
     shutil.rmtree(final.with_suffix('.parts'), ignore_errors=True)  # also those of a process killed just before this line
     return found
 
@@ -491,9 +493,10 @@ def set_hash(images: ImageSet, cache: Path | None) -> str:
     stats = in_threads(os.stat, images.paths)
     listing = digest([str(Path(images.root).resolve()), [(n, s.st_size, s.st_mtime_ns) for n, s in zip(images.files, stats)]])
     known = Path(cache)/'hashes'/listing
-    known.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(known.with_suffix('.lock')):
-        if not known.exists(): atomic_write(known, images.hash)
+    with writing(known.parent):
+        known.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(known.with_suffix('.lock')):
+            if not known.exists(): atomic_write(known, images.hash)
     images.__dict__['hash'] = known.read_text()  # as if it had been computed here
     return images.hash
 
