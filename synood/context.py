@@ -17,7 +17,7 @@ from PIL import Image
 from tokenizers.processors import TemplateProcessing
 from transformers import (AutoConfig, AutoModelForImageTextToText, AutoProcessor, CLIPImageProcessor, CLIPTokenizer,
                           LlavaForConditionalGeneration, LlavaProcessor)
-from .features import built, device, locate_model, models_used, openai_bpe
+from .features import built, device, locate_model, models_used, openai_bpe, readable
 from .images import open_sets, read_image, read_lines, read_selection
 from .runs import atomic_write, digest, file_hash, folder_hash, stage
 
@@ -50,7 +50,7 @@ def load_lister(ids: tuple[str, ...]  # model ids, tried in order, see `find_mod
     name, folder = locate_model(ids, 'lister')
     dtype = torch.bfloat16 if device().type == 'cuda' else torch.float32
     if name.startswith('random:'): return _random_lister(name, folder, dtype)
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    with readable(folder): model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True)
     model = model.eval().requires_grad_(False).to(device())
     return Lister(model, AutoProcessor.from_pretrained(folder), models_used[name] or folder_hash(folder))
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['models_used', 'BATCH', 'unit', 'cosine', 'hub_repository', 'random_folder', 'locate_model', 'find_model', 'Clip',
-           'device', 'built', 'openai_bpe', 'clip_tokenizer', 'load_clip', 'encode_text', 'encode_images',
+           'device', 'built', 'openai_bpe', 'clip_tokenizer', 'readable', 'load_clip', 'encode_text', 'encode_images',
            'encode_pixels', 'Crop', 'Classifier', 'load_classifier', 'penultimate_of', 'classify', 'describe',
            'save_clip', 'read_arrays', 'cached', 'set_hash', 'image_features', 'classifier_features', 'Pixels',
            'text_features']
@@ -201,6 +201,18 @@ def clip_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, **settings)
 
 # %% ../nbs/05_features.ipynb #79d5e36f
+@contextmanager
+def readable(folder: Path):
+    "Turn what the libraries say of weights in a folder that are no safetensors into a ValueError of one line."
+    try: yield
+    except SafetensorError as e: raise ValueError(f'{folder}: a file of weights is damaged, or no safetensors ({e}): bring it again') from None
+
+def _named_weights(folder, *first):
+    "ValueError unless open_clip or timm, which look for the names `first` before any other, will take a safetensors file from a folder."
+    found = [f.name for f in sorted(folder.iterdir()) if f.suffix in ('.safetensors', '.bin', '.pth', '.pt', '.tar')]
+    if set(first) & set(found) or (found and all(name.endswith('.safetensors') for name in found)): return
+    raise ValueError(f'{folder}: there is no {" or ".join(first)}, but {", ".join(found) or "no other weights"}; formats other than safetensors are not read')
+
 def _hub_clip(name, folder):
     "Weights file, network, transform and tokenizer of an open_clip 'architecture/tag'."
     architecture, _, tag = _pinned(name)[0].partition('/')
@@ -217,6 +229,7 @@ def _hub_clip(name, folder):
 def _local_clip(folder, drawn=False):
     "Files, network, transform and tokenizer of a folder that open_clip saved, or with random weights."
     source = f'local-dir:{folder}'
+    if not drawn: _named_weights(folder, 'open_clip_model.safetensors', 'open_clip_pytorch_model.safetensors')
     with _drawing(0, device()) if drawn else nullcontext():
         model, _, transform = open_clip.create_model_and_transforms(source, load_weights=not drawn, device=device() if drawn else 'cpu')
     tokenizer = open_clip.get_tokenizer(source)
@@ -253,7 +266,7 @@ def _drawn(name):
 @lru_cache(maxsize=4)
 def _load_clip(name, folder, stamp):
     named = _known_tag(name)
-    files, model, transform, tokenizer = _hub_clip(name, folder) if named else _local_clip(folder, bool(_drawn(name)))
+    with readable(folder): files, model, transform, tokenizer = _hub_clip(name, folder) if named else _local_clip(folder, bool(_drawn(name)))
     model = _frozen(model)
     with torch.inference_mode(): width = model.encode_text(tokenizer(['']).to(device())).shape[1]
     return Clip(model, transform, tokenizer, _files_hash(files, _pinned(name)[0] if named else _drawn(name)),
@@ -360,7 +373,9 @@ def _timm(name, folder):
     "Files that decide it, and the timm network of a hub id or of a folder that timm saved."
     if _drawn(name):
         with _drawing(0, device()): return _model_files(folder), timm.create_model(f'local-dir:{folder}')
-    if _own(name) or '/' in name: return _model_files(folder), timm.create_model(f'local-dir:{folder}', pretrained=True)
+    if _own(name) or '/' in name:
+        _named_weights(folder, 'model.safetensors')
+        return _model_files(folder), timm.create_model(f'local-dir:{folder}', pretrained=True)
     weights = folder/'model.safetensors'
     if not weights.exists(): raise FileNotFoundError(f'{name}: there is no {weights}')
     source = dict(file=str(weights), source='file')
@@ -368,7 +383,7 @@ def _timm(name, folder):
 
 @lru_cache(maxsize=8)  # Table 1 names six
 def _load_classifier(name, folder, stamp):
-    files, model = _timm(name, folder)
+    with readable(folder): files, model = _timm(name, folder)
     model, config = _frozen(model), timm.data.resolve_data_config({}, model=model, use_test_size=True)
     head = model.get_classifier()
     if not isinstance(head, torch.nn.Linear) or head.bias is None:

@@ -26,7 +26,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 from transformers import AutoTokenizer, CLIPTextModel
 from .context import read_contexts
-from .features import built, classifier_features, clip_tokenizer, device, load_classifier, locate_model
+from .features import built, classifier_features, clip_tokenizer, device, load_classifier, locate_model, readable
 from .images import ImageSet, open_sets, read_lines, read_selection
 from .negatives import read_negatives
 from .runs import in_threads, inside, stage
@@ -84,7 +84,7 @@ def _load_painter(ids, precision, vae_precision, compiled):
     drawn, where = name.startswith('random:'), device()
     def part(cls, name, precision, key='torch_dtype'):
         if drawn: return built(cls, source/name, 0, where, DTYPES[precision])
-        return cls.from_pretrained(source, subfolder=name, **{key: DTYPES[precision]}).eval().requires_grad_(False).to(where)
+        with readable(source/name): return cls.from_pretrained(source, subfolder=name, use_safetensors=True, **{key: DTYPES[precision]}).eval().requires_grad_(False).to(where)
     config = diffusers.DiffusionPipeline.load_config(source)
     scheduler = getattr(diffusers, config['scheduler'][1]).from_pretrained(source, subfolder='scheduler')
     vae, unet = part(AutoencoderKL, 'vae', vae_precision), part(UNet2DConditionModel, 'unet', precision)
