@@ -34,7 +34,7 @@ SMOKE = get_scale('smoke')
 QUICK = replace(SMOKE, steps=2, strength=1.)  # for the tests that run every time
 CELLS = [NegLabel(), SynOOD(), SynOOD(images='text', training='projection')]
 TRAINED = [KRNFT(), CMA(), VOS()]
-PHASES = {'synthesis': 'synthesis', 'textimages': 'synthesis', 'cma': 'training', 'vos': 'training', 'krnft': 'training', 'krnft_views': 'training'}
+PHASES = {'synthesis': 'synthesis', 'textimages': 'synthesis', 'krnft_views': 'views', 'cma': 'cma', 'vos': 'vos'}  # stage -> phase
 
 
 def work(root, cells=CELLS, scale=QUICK):
@@ -98,7 +98,11 @@ def watch(journal):
     features._make_whole = watched(journal, make_whole, 'features')
     finetuning.update = slowly(finetuning.update, .02)
     for name in ('train_projection', 'train_labels'): setattr(finetuning, name, watched(journal, getattr(finetuning, name), 'tuning'))
-    training.FineTuning.checkpoint = lambda course, path, *rest: path and (time.sleep(.03), course.save(path))
+    def checkpoint(course, path, *rest):
+        journal.note(f'make step {path.parent.name} {len(course.losses)}')
+        time.sleep(.03)
+        course.save(path)
+    training.FineTuning.checkpoint = checkpoint  # after every step
 
 
 def die_writing(journal, phase, number):
@@ -262,10 +266,11 @@ def test_trainings_with_checkpoints_survive_kills(tmp_path, warm):
     (tmp_path/'straight').mkdir()
     scale = replace(SMOKE, cma_epochs=3, vos_epochs=10)
     whole = straight(tmp_path/'straight', TRAINED, scale)
-    plan = [('training', False)]*9 + [('training', True)]*6
-    kills, ends = chase(whole.outcome, tmp_path, whole.world, TRAINED, scale, plan, random.Random(5), dict(training=1.))
-    print(f'kills {dict(kills)}, runs {len(ends)}')
-    assert kills['training'] + kills['features'] == len(plan) and kills['training'] >= 10
+    plan = [(phase, at_file) for phase in ('views', 'cma', 'vos') for at_file in (False, False, True, False, True)]
+    kills, ends = chase(whole.outcome, tmp_path, whole.world, TRAINED, scale, plan, random.Random(5), dict(views=1., cma=.8, vos=.5))
+    print(f'kills {dict(kills)}, runs {len(ends)}, makings {[(e.made, e.planned) for e in ends]}, {dict(ends[0].kinds)}')
+    assert sum(kills.values()) == len(plan) and min(kills[phase] for phase in ('views', 'cma', 'vos')) >= 3
+    assert all(e.kinds['step'] == 22 for e in ends)  # 3 epochs of 4 batches, 10 of one
 
 
 def test_two_processes_share_a_run(undisturbed, tmp_path):
