@@ -37,8 +37,8 @@ def unit(x: np.ndarray) -> np.ndarray:
     "Rows (..., D) of Euclidean length 1, in the precision of `x`; ValueError for a zero row."
     x = np.asarray(x)
     length = np.linalg.norm(x.astype(np.float64), axis=-1, keepdims=True)
-    if not (length > 0).all() or not np.isfinite(length).all():
-        raise ValueError(f'a row of length {length.min()} or {length.max()} has no direction')
+    if (lost := ~((length > 0) & np.isfinite(length))).any():
+        raise ValueError(f'row {int(lost.argmax())} is of length {length.ravel()[lost.argmax()]:g}: it has no direction')
     return (x/length).astype(x.dtype if np.issubdtype(x.dtype, np.floating) else np.float64)
 
 # %% ../nbs/05_features.ipynb #1acd6cda

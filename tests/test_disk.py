@@ -55,6 +55,7 @@ def command(place, root, stage='synthesis', prepare=lambda: None):
         sys.stdout = sys.stderr = open(said, 'w')  # and not pytest's
         status = 99
         try:
+            torch.set_num_threads(1)  # before any thread of this fork: torch repairs its own pool here, and not in two of them at once
             prepare()
             main(['run', stage, '--scale', str(place/'tiny.toml'), '--root', str(root)])
         except SystemExit as e: status = e.code or 0

@@ -39,7 +39,7 @@ PHASES = {'synthesis': 'synthesis', 'textimages': 'synthesis', 'krnft_views': 'v
 
 def work(root, cells=CELLS, scale=QUICK):
     "The whole road at `smoke`: images, selection, contexts, synthesis, tuning, rows."
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # before any thread of this fork: torch repairs its own pool here, and not in two of them at once
     experiment('survival', cells, scale, (0,), root, ablation=True)
 
 
