@@ -116,7 +116,7 @@ def test_a_disk_that_fills_up(place, world, expected): fills(place, world, expec
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_at_any_moment(place, world, expected): fills(place, world, expected, [k/20 for k in range(20)])
+def test_a_disk_that_fills_up_at_any_moment(place, world, expected): fills(place, world, expected, [k/12 for k in range(12)])
 
 
 @pytest.fixture

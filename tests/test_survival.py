@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from fnmatch import fnmatch
 from types import SimpleNamespace
 
 import pytest
@@ -34,6 +35,7 @@ SMOKE = get_scale('smoke')
 QUICK = replace(SMOKE, steps=2, strength=1.)  # for the tests that run every time
 CELLS = [NegLabel(), SynOOD(), SynOOD(images='text', training='projection')]
 TRAINED = [KRNFT(), CMA(), VOS()]
+WHOLE = f'*/cache/{"?"*64}.safetensors'  # features, written under a temporary name that is to go
 PHASES = {'synthesis': 'synthesis', 'textimages': 'synthesis', 'krnft_views': 'views', 'cma': 'cma', 'vos': 'vos'}  # stage -> phase
 
 
@@ -106,7 +108,7 @@ def watch(journal):
 
 
 def die_writing(journal, phase, number):
-    "End this process, without a chance to tidy up, at its `number`-th file operation in a phase."
+    "End this process, without a chance to tidy up, at its `number`-th file operation in a phase, or, if that is a pattern, when a file is to get such a name."
     count, pid = 0, os.getpid()
     def hook(event, args):
         nonlocal count
@@ -114,7 +116,7 @@ def die_writing(journal, phase, number):
         if event == 'open' and not (isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) or str(args[0]).endswith('journal'): return
         if journal.phase(pid) != phase: return
         count += 1
-        if count == number: os.kill(pid, signal.SIGKILL)
+        if count == number or (event == 'os.rename' and isinstance(number, str) and fnmatch(str(args[1]), number)): os.kill(pid, signal.SIGKILL)
     sys.addaudithook(hook)
 
 
@@ -179,9 +181,9 @@ class Chase:
         return fork(self.root, self.cells, self.scale, begin)
 
     def kill(self, phase, at_file, longest):
-        "Kill a worker in a phase; False if it came to its end without one."
-        number, met = self.draw.randint(1, 8), None
-        pid = self.start(*[lambda: die_writing(self.journal, phase, number)]*at_file)
+        "Kill a worker in a phase, `at_file`: at that file operation of it, see `die_writing`, True: at a random one; False if it came to its end without a kill."
+        number, met = self.draw.randint(1, 16) if at_file is True else at_file, None
+        pid = self.start(*[lambda: die_writing(self.journal, phase, number)]*bool(at_file))
         while (done := os.waitpid(pid, os.WNOHANG)) == (0, 0):
             if not at_file and met is None and f'begin {phase}' in self.journal.lines(pid): met = time.time() + self.draw.uniform(0, longest)
             if met and time.time() >= met: os.kill(pid, signal.SIGKILL); met = None; done = os.waitpid(pid, 0); break
@@ -244,7 +246,7 @@ def undisturbed(tmp_path_factory, warm): return straight(tmp_path_factory.mktemp
 
 
 def test_ten_kills_change_no_byte(undisturbed, tmp_path):
-    plan = [(phase, at_file) for phase, times in (('features', 3), ('synthesis', 4), ('tuning', 3)) for at_file in [False, True, False, True][:times] if not (phase == 'tuning' and at_file)]
+    plan = [('features', WHOLE), ('features', False), ('features', True), *[('synthesis', False)]*2, *[('synthesis', True)]*2, *[('tuning', False)]*3]
     kills, _ = chase(undisturbed.outcome, tmp_path, undisturbed.world, CELLS, QUICK, plan, random.Random(7), dict(features=.1, synthesis=.6, tuning=.05))
     assert {'features', 'synthesis', 'tuning'} <= set(kills) and sum(kills.values()) == len(plan)
 
@@ -253,7 +255,7 @@ def test_ten_kills_change_no_byte(undisturbed, tmp_path):
 def test_fifty_kills_change_no_byte_and_make_nothing_twice(tmp_path, warm, record_property):
     (tmp_path/'straight').mkdir()
     whole = straight(tmp_path/'straight', CELLS, SMOKE)
-    a_run = [('features', False)]*3 + [('features', True)]*3 + [('synthesis', False)]*5 + [('synthesis', True)]*3 + [('tuning', False)]*4
+    a_run = [('features', WHOLE), *[('features', False)]*3, *[('features', True)]*2] + [('synthesis', False)]*5 + [('synthesis', True)]*3 + [('tuning', False)]*4
     plan = a_run*2 + [('features', False), ('features', True), *[('synthesis', False)]*5, *[('synthesis', True)]*3, *[('tuning', False)]*4]
     kills, ends = chase(whole.outcome, tmp_path, whole.world, CELLS, SMOKE, plan, random.Random(11), dict(features=.1, synthesis=2., tuning=.1))
     print(f'kills {dict(kills)}, runs {len(ends)}, makings {[(e.made, e.planned) for e in ends]}, {dict(ends[0].kinds)}')
