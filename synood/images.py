@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'EXTENSIONS', 'HALVES', 'protocols', 'read_image', 'ImageSet', 'find_files', 'spread', 'image_folder',
            'sheet', 'as_jpeg', 'complexity', 'ranking', 'richest', 'oddity', 'check_images', 'at_most_per_class',
-           'class_half', 'cut_down', 'Protocol', 'Rehearsal', 'write_sets', 'open_sets', 'images_stage', 'select',
-           'read_selection', 'selection_stage']
+           'class_half', 'cut_down', 'Protocol', 'Rehearsal', 'write_sets', 'open_sets', 'read_list', 'images_stage',
+           'read_lines', 'select', 'read_selection', 'selection_stage']
 
 # %% ../nbs/03_images.ipynb #d87ecfcc
 import hashlib, io, json, os, warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Callable, ClassVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps, UnidentifiedImageError
-from .runs import atomic_write, digest, file_hash, in_threads, listing_hash, stage, walk
+from .runs import atomic_write, digest, file_hash, in_threads, inside, listing_hash, stage, walk
 from .scales import Registry, choices
 
 # %% ../nbs/03_images.ipynb #0a1feb0f
@@ -379,10 +379,19 @@ def write_sets(sets: dict[str, ImageSet], folder: Path, home: Path | None = None
 def open_sets(folder: Path) -> dict[str, ImageSet]:
     "The image sets of a finished stage `images`: 'train', 'id' and every OOD set under its name."
     folder = Path(folder).resolve()
-    lists = json.loads((folder/'sets.json').read_text(encoding='utf-8'))
-    return {key: ImageSet(Path(os.path.normpath(folder/found['root'])), tuple(found['files']),
-                          np.array(found['labels'], np.int64), tuple(found['classes']))
-            for key, found in lists.items()}
+    listed = folder/'sets.json'
+    def opened(root, files, labels, classes):
+        if '\0' in root: raise ValueError(f'a root is {root!r}')
+        return ImageSet(Path(os.path.normpath(folder/root)), tuple(inside(name, listed) for name in files), np.array(labels, np.int64), tuple(classes))
+    return read_list(listed, lambda text: {key: opened(**found) for key, found in json.loads(text).items()})
+
+def read_list(listed: Path, parse: Callable):
+    "parse(text) of a file that a stage wrote; ValueError of one line, with the file's name, if it is not what was written."
+    text = Path(listed).read_bytes()
+    try: return parse(text.decode())
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        if str(e).startswith(str(listed)): raise
+        raise ValueError(f'{listed} is damaged ({type(e).__name__}: {e}): delete its folder to have it made again') from None
 
 # %% ../nbs/03_images.ipynb #e7bb3f3c
 @stage('images', needs=('world',), uses=('world', 'data', 'protocol', 'n_train', 'n_test', 'draws'))
@@ -391,6 +400,15 @@ def images_stage(job):
     root = Path(job.scale.data) if job.scale.data else job.inputs['world']
     sets = protocols[job.scale.protocol].load(root, job.scale.n_train, job.scale.n_test*job.scale.draws)
     write_sets(sets, job.folder, None if job.scale.data else job.final)
+
+# %% ../nbs/03_images.ipynb #0d7bf584
+def read_lines(listed: Path) -> list[dict]:
+    "The records of a file with one JSON line an image, whose `path` may not lead out of its folder; see `read_list`."
+    def record(line):
+        found = json.loads(line)
+        inside(found['path'], listed)
+        return found
+    return read_list(listed, lambda text: [record(line) for line in text.split('\n') if line])
 
 # %% ../nbs/03_images.ipynb #33dfd023
 def select(train: ImageSet, m: int) -> list[dict]:
@@ -404,8 +422,7 @@ def select(train: ImageSet, m: int) -> list[dict]:
 
 def read_selection(folder: Path) -> list[dict]:
     "The rows of a finished stage `selection`, in its order; see `select`."
-    lines = (Path(folder)/'selection.jsonl').read_text(encoding='utf-8').splitlines()
-    return [json.loads(line) for line in lines]
+    return read_lines(Path(folder)/'selection.jsonl')
 
 # %% ../nbs/03_images.ipynb #0a8bfe35
 @stage('selection', needs=('images',), uses=('m',))
