@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import ClassVar
+from typing import Callable, ClassVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps, UnidentifiedImageError
 from .runs import atomic_write, digest, file_hash, in_threads, listing_hash, stage, walk
@@ -50,7 +50,7 @@ def _decode(image, tolerate_truncated):
 MAX_PIXELS = 89_478_485  # the size at which Pillow starts to warn; 4 bytes each, and as much again for the conversion
 MAX_SIDE = 65_535  # JPEG's own limit
 _FORMATS = 'JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF'
-_large = Lock()  # held while an image of more than 16 million pixels is decoded
+_large = Lock()  # held while an image of more than 16 million pixels is decoded and used
 
 @contextmanager
 def _open(path):
@@ -97,7 +97,8 @@ for kind in (UserWarning, Image.DecompressionBombWarning): warnings.filterwarnin
 
 def read_image(path: Path,
                tolerate_truncated: bool = False,  # keep what a file that ends too early holds
-               orient: bool = False  # turn it as its EXIF note says; off in all benchmarks
+               orient: bool = False,  # turn it as its EXIF note says; off in all benchmarks
+               then: Callable = lambda picture: picture  # what to return of it; of large pictures one at a time gets so far
               ) -> Image.Image:
     """The image as 8-bit RGB, whatever its mode, by its content and not by its extension.
 
@@ -108,7 +109,7 @@ def read_image(path: Path,
         with _open(path) as image, (_large if image.width*image.height > 2**24 else nullcontext()):
             _check_scans(image)
             image = _decode(image, tolerate_truncated)
-            return _rgb(ImageOps.exif_transpose(image) if orient else image)
+            return then(_rgb(ImageOps.exif_transpose(image) if orient else image))
     except Exception as e: raise ValueError(f'{path}: {_why(e)}') from e
 
 def _why(error):

@@ -1,10 +1,17 @@
 """Valid images of every format, and ways to damage them, for test_fuzz_images.py."""
 import gzip
 import io
+import json
 import os
+import resource
+import signal
 import struct
+import sys
+import time
 import zipfile
 import zlib
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -147,10 +154,12 @@ def mutants(rng, files, count):
         yield f'{i:04d}-{harm.__name__}-{stem}{extension}', data
 
 
-def zeros(count): 
+@lru_cache(maxsize=4)
+def zeros(count):
     "A zlib stream of `count` zeros, packed without holding them."
-    packer = zlib.compressobj(9)
-    return b''.join([*(packer.compress(bytes(min(2**20, count - at))) for at in range(0, count, 2**20)), packer.flush()])
+    packer, block = zlib.compressobj(1), bytes(2**20)
+    whole, rest = divmod(count, 2**20)
+    return b''.join([*(packer.compress(block) for _ in range(whole)), packer.compress(bytes(rest)), packer.flush()])
 
 
 def gif(frames, width=1, height=1):
