@@ -195,54 +195,56 @@ def tiff_tags(width, height, **changed):
     return {**tags, **changed}.values()
 
 
-LIMIT = 89_478_485
+SIDE = 9_459  # of the largest square that is read
 
 
-def bombs():
-    "(name, bytes) of files that are small on the disk and large in memory, or long to read."
-    side = 9_459  # the largest square below the limit
-    yield 'near.png', png(side, side, colour=0, pixels=zeros(side*(side + 1)))
-    yield 'near-rgb.png', png(side, side, colour=2, pixels=zeros(side*(3*side + 1)))
-    yield 'near-rgba.png', png(side, side, colour=6, pixels=zeros(side*(4*side + 1)))
-    yield 'near-16.png', png(side, side, colour=0, bits=16, pixels=zeros(side*(2*side + 1)))
-    yield 'near-48.png', png(side, side, colour=2, bits=16, pixels=zeros(side*(6*side + 1)))
-    yield 'near-interlaced.png', png(side, side, colour=2, interlaced=1, pixels=zeros(300_000_000))
-    yield 'above.png', png(side + 1, side + 1, colour=0, pixels=zeros(side*(side + 1)))
-    yield 'huge.png', png(100_000, 100_000, pixels=zeros(1_000))
-    yield 'long.png', png(1, LIMIT, colour=0, pixels=zeros(2*LIMIT))
-    yield 'wide.png', png(LIMIT, 1, colour=0, pixels=zeros(LIMIT + 1))
-    yield 'more-than-declared.png', png(8, 8, colour=0, pixels=zeros(2*10**9))
+def traps():
+    "(name, bytes) of files that lie, or that are long to read for what they show."
     small = zlib.compress(bytes(9*8))
-    yield 'text.png', png(8, 8, chunk(b'zTXt', b'k\0\0' + zeros(10**9)), colour=0, pixels=small)
-    yield 'itxt.png', png(8, 8, chunk(b'iTXt', b'k\0\1\0\0\0' + zeros(10**9)), colour=0, pixels=small)
+    yield 'above.png', png(SIDE + 1, SIDE + 1, colour=0, pixels=small)
+    yield 'huge.png', png(100_000, 100_000, pixels=small)
+    yield 'long.png', png(1, 89_478_485, colour=0, pixels=zeros(10**6))
+    yield 'wide.png', png(89_478_485, 1, colour=0, pixels=zeros(10**6))
+    yield 'more-than-declared.png', png(8, 8, colour=0, pixels=zeros(2*10**8))
+    for kind, start in ((b'zTXt', b'k\0\0'), (b'iTXt', b'k\0\1\0\0\0'), (b'iCCP', b'k\0\0')):
+        yield f'{kind.decode()}.png', png(8, 8, chunk(kind, start + zeros(2*10**8)), colour=0, pixels=small)
     yield 'texts.png', png(8, 8, *[chunk(b'zTXt', b'k%d\0\0' % i + zeros(2**20)) for i in range(200)], colour=0, pixels=small)
-    yield 'profile.png', png(8, 8, chunk(b'iCCP', b'k\0\0' + zeros(10**9)), colour=0, pixels=small)
-    yield 'exif-chunk.png', png(8, 8, chunk(b'eXIf', bytes(50_000_000)), colour=0, pixels=small)
-    yield 'chunks.png', png(8, 8, *[chunk(b'tEXt', b'k\0v')]*200_000, colour=0, pixels=small)
+    yield 'comments.png', png(8, 8, *[chunk(b'tEXt', b'k\0v')]*20_000, colour=0, pixels=small)
+    yield 'note.png', png(8, 8, chunk(b'eXIf', bytes(5_000_000)), colour=0, pixels=small)
+    yield 'frames.png', png(1, 1, chunk(b'acTL', struct.pack('>II', 2**31 - 1, 0)), colour=0, pixels=zlib.compress(bytes(2)))
     yield 'frames.gif', gif(20_000)
-    yield 'frames-large.gif', gif(5_000, 9_000, 9_000)
     yield 'canvas.gif', gif(1, 65_535, 65_535)
-    yield 'near-canvas.gif', gif(2, side, side)
     yield 'frames.webp', webp(5_000)
     yield 'canvas.webp', riff((b'VP8X', b'\x02\0\0\0' + b'\xff'*6), (b'ANIM', bytes(6)))
-    yield 'frames.png', png(1, 1, chunk(b'acTL', struct.pack('>II', 2**31 - 1, 0)), colour=0, pixels=zlib.compress(bytes(2)))
+    yield 'scans.jpg', scans(4_000, 2_000)
     yield 'strips.tif', tiff(*tiff_tags(100, 100, at=(273, 4, 2**28, 200), per=(278, 4, 1, 1), bytes=(279, 4, 2**28, 200)), extra=bytes(11_000))
-    yield 'many-strips.tif', tiff(*tiff_tags(1, 1_000_000, at=(273, 4, 1_000_000, 200), per=(278, 4, 1, 1), bytes=(279, 4, 1_000_000, 200)), extra=struct.pack('<I', 1)*1_100_000)
-    yield 'zero-rows.tif', tiff(*tiff_tags(100, 100, per=(278, 4, 1, 0)), extra=bytes(11_000))
+    yield 'no-rows.tif', tiff(*tiff_tags(100, 100, per=(278, 4, 1, 0)), extra=bytes(11_000))
     yield 'declared.tif', tiff(*tiff_tags(9_000, 9_000), extra=bytes(11_000))
     yield 'circle.tif', tiff(*tiff_tags(10, 10), extra=bytes(300), following=8)
+    yield 'pages.tif', tiff(*tiff_tags(10, 10), extra=b''.join(struct.pack('<HI', 0, 110 + 6*(k + 1)) for k in range(50_000)), following=110)
     yield 'exif-circle.tif', tiff(*tiff_tags(10, 10, exif=(34665, 4, 1, 8)), extra=bytes(300))
     yield 'sub-circle.tif', tiff(*tiff_tags(10, 10, sub=(330, 4, 1, 8)), extra=bytes(300))
-    yield 'tags.tif', tiff(*tiff_tags(10, 10), *[(40_000 + i % 20_000, 7, 2**24, 8) for i in range(20_000)], extra=bytes(2**24))
-    yield 'deflated.tif', deflated(side)
-    yield 'tall.bmp', saved(Image.new('1', (8, 8)), 'BMP')[:18] + struct.pack('<ii', 30_000, -30_000) + bytes(100)
-    flat = saved(Image.new('RGB', (side, side)), 'JPEG', quality=30)
-    yield 'near.jpg', flat
-    yield 'near-progressive.jpg', saved(Image.new('RGB', (side, side)), 'JPEG', quality=30, progressive=True, subsampling=0)
-    yield 'near-cmyk.jpg', saved(Image.new('CMYK', (side, side)), 'JPEG', quality=30)
-    yield 'scans.jpg', scans(4_000, 2_000)
+    yield 'tags.tif', tiff(*tiff_tags(10, 10), *[(40_000 + i, 7, 2**20, 8) for i in range(20_000)], extra=bytes(2**20))
+    yield 'tall.bmp', saved(Image.new('L', (8, 8)), 'BMP')[:18] + struct.pack('<ii', 30_000, -2**31) + bytes(100)
+
+
+def large():
+    "(name, bytes) of pictures as large as can be, and of files that are slow because they are long."
+    blank = Image.new('RGB', (SIDE, SIDE))
+    for name, colour, bits, width in (('grey', 0, 8, 1), ('rgb', 2, 8, 3), ('rgba', 6, 8, 4), ('16', 0, 16, 2), ('48', 2, 16, 6)):
+        yield f'near-{name}.png', png(SIDE, SIDE, bits=bits, colour=colour, pixels=zeros(SIDE*(width*SIDE + 1)))
+    yield 'near-interlaced.png', png(SIDE, SIDE, interlaced=1, pixels=zeros(300_000_000))
+    yield 'near-canvas.gif', gif(2, SIDE, SIDE)
+    yield 'near.jpg', saved(blank, 'JPEG', quality=30)
+    yield 'near-progressive.jpg', saved(blank, 'JPEG', quality=30, progressive=True, subsampling=0)
+    yield 'near-cmyk.jpg', saved(Image.new('CMYK', (SIDE, SIDE)), 'JPEG', quality=30)
     yield 'near.webp', saved(Image.new('RGB', (16_383, 5_461)), 'WEBP', lossless=True, method=0, quality=0)
-    yield 'markers.jpg', flat[:2] + b'\xff\xe2\xff\xffICC_PROFILE\0\1\1' + bytes(65_519) + b''.join(b'\xff\xe1\xff\xff' + b'Exif\0\0' + bytes(65_527) for _ in range(500)) + saved(Image.new('L', (8, 8)), 'JPEG')[2:]
+    yield 'near.tif', deflated(SIDE)
+    yield 'comments.png', png(8, 8, *[chunk(b'tEXt', b'k\0v')]*200_000, colour=0, pixels=zlib.compress(bytes(9*8)))
+    yield 'note.png', png(8, 8, chunk(b'eXIf', bytes(50_000_000)), colour=0, pixels=zlib.compress(bytes(9*8)))
+    yield 'notes.jpg', saved(Image.new('L', (8, 8)), 'JPEG')[:2] + (b'\xff\xe1\xff\xffExif\0\0' + bytes(65_527))*250 + saved(Image.new('L', (8, 8)), 'JPEG')[2:]
+    yield 'tags.tif', tiff(*tiff_tags(10, 10), *[(40_000 + i, 7, 2**24, 8) for i in range(20_000)], extra=bytes(2**24))
+    yield 'strips.tif', tiff(*tiff_tags(1, 10**6, at=(273, 4, 10**6, 200), per=(278, 4, 1, 1), bytes=(279, 4, 10**6, 200)), extra=struct.pack('<I', 1)*1_100_000)
 
 
 def deflated(side):
@@ -272,3 +274,59 @@ def strangers():
     yield 'script.png', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\nshowpage\n'
     yield 'document.jpg', b'%PDF-1.4\n1 0 obj\n<<>>\nendobj\n'
     yield 'portable.png', b'P6 9000 9000 255\n'
+
+
+ODD_NAMES = 'a\nb.png', 'caf\u00e9.png', '\N{SNOWMAN}\N{CAT}.png', ' , ".png', "'$(x).png", '\x1b[31m.png', b'\xff\xfe.png'.decode(errors='surrogateescape'), f'{"n"*200}.png'
+
+
+def fill(folder, files):
+    "Write (name, bytes) pairs below a new folder."
+    folder.mkdir(parents=True)
+    for name, data in files: (folder/name).write_bytes(data)
+
+
+def oddities(folder):
+    "Things in a folder that are called images, and odd names of good ones; returns the names of those that can be read."
+    good = saved(Image.new('RGB', (8, 8), 'red'), 'PNG')
+    fill(folder, [(name, good) for name in ODD_NAMES])
+    (folder/'folder.png').mkdir()
+    (folder/'folder.png'/'inside.png').write_bytes(good)
+    (folder/'link.png').symlink_to('folder.png/inside.png')
+    (folder/'nowhere.png').symlink_to('gone.png')
+    (folder/'self.png').symlink_to('self.png')
+    os.mkfifo(folder/'pipe.png')
+    (folder/'secret.png').write_bytes(good)
+    (folder/'secret.png').chmod(0)
+    try: os.mknod(folder/'device.png', 0o600 | 0o020000, os.makedev(1, 5))  # as /dev/zero, without end
+    except (AttributeError, PermissionError): pass
+    secret = {'secret.png'} if os.access(folder/'secret.png', os.R_OK) else set()
+    return {*ODD_NAMES, 'folder.png/inside.png', 'link.png'} | secret
+
+
+def megabytes(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
+
+
+def read_apart(path, read):
+    "Read one image in a process of its own: a dict of what came of it, in how many seconds of work and MB."
+    receiver, sender = os.pipe()
+    child = os.fork()
+    if not child:
+        signal.alarm(100)
+        before, files, found = megabytes(), len(os.listdir('/dev/fd')), {}
+        try: found['pixels'] = int(np.prod(read(path).size))
+        except (ValueError, FileNotFoundError) as e: found['problem'] = str(e)
+        except BaseException as e: found['crash'] = repr(e)
+        found |= dict(seconds=time.process_time(), grown=megabytes() - before, left_open=len(os.listdir('/dev/fd')) - files)
+        os.write(sender, json.dumps(found).encode())
+        os._exit(0)
+    os.close(sender)
+    with os.fdopen(receiver, 'rb') as file: said = file.read()
+    status = os.waitpid(child, 0)[1]
+    return dict(json.loads(said) if said else dict(crash=f'ended with status {status}'), path=str(path))
+
+
+if __name__ == '__main__':  # `fuzzed_images.py FOLDER`: one JSON line per image file, the last one about this process
+    from synood.images import find_files, read_image
+    Image.init()
+    for name in find_files(sys.argv[1]): print(json.dumps(read_apart(Path(sys.argv[1])/name, read_image)))
+    print(json.dumps(dict(megabytes=megabytes())))
