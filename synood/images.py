@@ -18,7 +18,7 @@ from threading import Lock
 from typing import Callable, ClassVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps, UnidentifiedImageError
-from .runs import atomic_write, digest, file_hash, in_threads, listing_hash, stage, walk
+from .runs import atomic_write, digest, file_hash, in_threads, listing_hash, stage, understood, walk
 from .scales import Registry, choices
 
 # %% ../nbs/03_images.ipynb #0a1feb0f
@@ -421,10 +421,15 @@ def write_sets(sets: dict[str, ImageSet], folder: Path, home: Path | None = None
 def open_sets(folder: Path) -> dict[str, ImageSet]:
     "The image sets of a finished stage `images`: 'train', 'id' and every OOD set under its name."
     folder = Path(folder).resolve()
-    lists = json.loads((folder/'sets.json').read_text(encoding='utf-8'))
-    return {key: ImageSet(Path(os.path.normpath(folder/found['root'])), tuple(found['files']),
-                          np.array(found['labels'], np.int64), tuple(found['classes']))
-            for key, found in lists.items()}
+    with understood(folder/'sets.json'):
+        lists = json.loads((folder/'sets.json').read_text(encoding='utf-8'))
+        return {key: _listed(folder, **found) for key, found in lists.items()}
+
+def _listed(folder, root, files, labels, classes):
+    if not all(isinstance(x, list) for x in (files, labels, classes)) or not all(isinstance(x, str) for x in (root, *files, *classes)):
+        raise ValueError('its root, files and classes must be texts')
+    if not all(type(x) is int and -1 <= x < len(classes) for x in labels): raise ValueError('its labels must count its classes')
+    return ImageSet(Path(os.path.normpath(folder/root)), tuple(files), np.array(labels, np.int64), tuple(classes))
 
 # %% ../nbs/03_images.ipynb #e7bb3f3c
 @stage('images', needs=('world',), uses=('world', 'data', 'protocol', 'n_train', 'n_test', 'draws'))
@@ -446,8 +451,13 @@ def select(train: ImageSet, m: int) -> list[dict]:
 
 def read_selection(folder: Path) -> list[dict]:
     "The rows of a finished stage `selection`, in its order; see `select`."
-    lines = (Path(folder)/'selection.jsonl').read_text(encoding='utf-8').splitlines()
-    return [json.loads(line) for line in lines]
+    with understood(path := Path(folder)/'selection.jsonl'):
+        return [_row(json.loads(line)) for line in path.read_text(encoding='utf-8').splitlines()]
+
+def _row(row):
+    kinds = dict(path=str, label=int, name=str)
+    if wrong := [k for k, kind in kinds.items() if type(row[k]) is not kind]: raise ValueError(f'{wrong[0]} must be a {kinds[wrong[0]].__name__}')
+    return row
 
 # %% ../nbs/03_images.ipynb #0a8bfe35
 @stage('selection', needs=('images',), uses=('m',))

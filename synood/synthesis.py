@@ -29,7 +29,7 @@ from .context import read_contexts
 from .features import built, classifier_features, clip_tokenizer, device, load_classifier, locate_model
 from .images import ImageSet, open_sets, read_selection
 from .negatives import read_negatives
-from .runs import in_threads, stage
+from .runs import in_threads, stage, understood
 from .scales import Registry, choices, generator, rng
 
 # %% ../nbs/09_synthesis.ipynb #d4dddd19
@@ -347,9 +347,11 @@ def read_synthetic(folder: Path, kind: str) -> tuple[ImageSet, list[dict]]:
     "The images ('grad', 'plain' or 'text') of a finished stage and their records, in the order of the selection."
     files, records = [], []
     for batch in sorted(p for p in Path(folder).iterdir() if p.is_dir()):
-        lines = [json.loads(line) for line in (batch/'records.jsonl').read_text().splitlines()]
+        with understood(batch/'records.jsonl'):
+            lines = [json.loads(line) for line in (batch/'records.jsonl').read_text(encoding='utf-8').splitlines()]
+            files += [f'{batch.name}/{kind}/{png_name(r["path"])}' for r in lines]
+            if not all(type(r['label']) is int and isinstance(r['name'], str) for r in lines): raise ValueError('every image needs a label and a name')
         records += lines
-        files += [f'{batch.name}/{kind}/{png_name(r["path"])}' for r in lines]
     if not files or not (Path(folder)/files[0]).exists():
         raise FileNotFoundError(f'no {kind!r} images in {folder}: was the stage that makes them run?')
     names = {r['label']: r['name'] for r in records}
