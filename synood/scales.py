@@ -24,7 +24,7 @@ class Registry(dict):
     def __missing__(self, name):
         discover()
         if name in self: return self[name]
-        raise ValueError(f'unknown {self.kind} {name!r}: known are {", ".join(sorted(self)) or "none"}')
+        raise ValueError(f'unknown {self.kind} {name!r:.100}: known are {", ".join(sorted(self)) or "none"}')
 
     def names(self) -> list[str]:
         "All registered names, sorted, after importing every module of the package."
@@ -215,7 +215,7 @@ def _checked(field, value, where):
     kind = type(default).__name__
     if isinstance(default, tuple): kind = f'list of {type(default[0]).__name__}'
     if type(value) is not type(default) or (isinstance(default, tuple) and {type(v) for v in value} - {type(default[0])}):
-        raise ValueError(f'{where}: {field} must be a {kind}, not {value!r}')
+        raise ValueError(f'{where}: {field} must be a {kind}, not {value!r:.100}')
     return value
 
 def _located(field, value, folder):
@@ -231,7 +231,7 @@ def read_scale(path: Path) -> Scale:
     path = Path(path)
     try: return _described(path)
     except (OSError, ValueError, OverflowError, RuntimeError) as e:  # of numbers too long, tables too deep, unknown home folders ...
-        said = ' '.join(str(e).split())
+        said = ' '.join(str(e).split())[:2000]
         raise ValueError(said if said.startswith(f'{path}: ') else f'cannot read the scale {path}: {said}') from None
 
 def _described(path):
@@ -248,7 +248,7 @@ def _described(path):
 def check_scale(scale: Scale) -> Scale:
     "The scale itself, or a ValueError that names the field which makes no sense."
     def need(ok, field, rule):
-        if not ok: raise ValueError(f'scale {scale.name}: {field} must be {rule}, not {getattr(scale, field)!r}')
+        if not ok: raise ValueError(f'scale {scale.name}: {field} must be {rule}, not {getattr(scale, field)!r:.100}')
     for field in ('m', 'draws', 'steps', 'iterations', 'train_batch', 'release_batch', 'groups', 'adaneg_groups', 'openood_total', 'activated', 'resolution', 'epochs',
                   'krnft_total', 'krnft_groups', 'krnft_hidden', 'shots', 'picked', 'cma_epochs', 'cma_batch', 'cma_chunk', 'knn_k', 'vos_epochs'):
         need(getattr(scale, field) >= 1, field, 'at least 1')
