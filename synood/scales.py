@@ -7,7 +7,7 @@ __all__ = ['NETWORKS', 'scales', 'choices', 'Registry', 'discover', 'later', 'co
            'read_scale', 'check_scale', 'get_scale', 'check_choices', 'seed', 'rng', 'generator']
 
 # %% ../nbs/00_scales.ipynb #88ab16bf
-import dataclasses, hashlib, importlib, math, pkgutil, re, tomllib, warnings
+import dataclasses, hashlib, importlib, pkgutil, re, tomllib, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
@@ -255,7 +255,7 @@ def check_scale(scale: Scale) -> Scale:
     for field in ('n_train', 'n_test'): need(getattr(scale, field) >= 0, field, 'at least 0')
     for field in (f.name for f in dataclasses.fields(scale)):
         value = getattr(scale, field)
-        need(all(math.isfinite(v) for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, float)), field, 'finite')
+        need(all(abs(v) < 2**63 for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, (int, float))), field, 'finite and below 2**63')
     for field in ('strength', 'fraction'): need(0 < getattr(scale, field) <= 1, field, 'above 0 and at most 1')
     need(scale.temperature > 0, 'temperature', 'above 0')
     need(scale.views >= 2*scale.picked, 'views', f'at least twice the {scale.picked} picked')
