@@ -303,7 +303,11 @@ def oddities(folder):
     return {*ODD_NAMES, 'folder.png/inside.png', 'link.png'} | secret
 
 
-def megabytes(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
+def megabytes():
+    "The most memory this process had at once. Linux hands `ru_maxrss` down from the process that started this one, and VmHWM not."
+    status = Path('/proc/self/status')
+    if not status.exists(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
+    return int(status.read_text().split('VmHWM:')[1].split()[0])/2**10
 
 
 def read_apart(path, read):

@@ -141,7 +141,7 @@ def test_many_are_read_or_named_apart(many, tmp_path):
         *found, whole = map(json.loads, code.stdout.splitlines())
         assert len(found) == len(find_files(place))
         rows += found
-    table = pd.DataFrame(rows).fillna(dict(problem='', crash='', pixels=0))
+    table = pd.DataFrame([dict(problem='', crash='', pixels=0) | row for row in rows])
     print(f'{len(table)} files: {(table.pixels > 0).sum()} read, {(table.problem != "").sum()} named; slowest {table.seconds.max():.1f} s, '
           f'{whole["megabytes"]:.0f} MB before and at most {table.grown.max():.0f} more')
     assert (table.crash == '').all(), table[table.crash != ''].to_dict('records')
