@@ -4,7 +4,7 @@
 # make lab         JupyterLab, with hooks that keep the notebooks clean
 # make check       what a commit must satisfy: seconds, writes nothing
 # make readme      README.md from nbs/index.ipynb
-# make book        an HTML book of the notebooks in _book/html
+# make docs        an HTML book of the notebooks in _book/html
 # make clean       delete what the other targets made, but not the results
 
 PYTHON ?= python3
@@ -16,7 +16,7 @@ ROOT ?=
 DATA ?=
 
 STAMP := $(VENV)/.stamp-installed
-BOOK_STAMP := $(VENV)/.stamp-book
+DOCS_STAMP := $(VENV)/.stamp-docs
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH
 unexport IN_TEST
@@ -31,7 +31,7 @@ install = (while sleep 2 && kill -0 $$$$ 2>/dev/null; do printf .; done) & dots=
           -c constraints.txt -e '.[$(1)]'; \
           installed=$$?; kill $$dots; echo; (exit $$installed)
 
-.PHONY: reproduce test test-slow lab check readme book clean
+.PHONY: reproduce test test-slow lab check readme docs clean
 
 reproduce: $(STAMP)
 	$(call step,reproduce at scale $(SCALE),synood reproduce --scale "$(SCALE)" \
@@ -59,8 +59,8 @@ check: $(STAMP)
 readme: $(STAMP)
 	$(call step,README.md,python tools/book.py readme)
 
-book: $(BOOK_STAMP)
-	$(call step,book,python tools/book.py html)
+docs: $(DOCS_STAMP)
+	$(call step,docs,python tools/book.py html)
 
 clean:
 	rm -rf _book _proc build dist .nbtext .pytest_cache *.egg-info
@@ -76,6 +76,6 @@ $(STAMP): settings.ini constraints.txt setup.py
 	$(call step,install into $(VENV) (downloads gigabytes the first time),$(call install,dev))
 	@touch $@
 
-$(BOOK_STAMP): $(STAMP)
-	$(call step,install what the book needs,$(call install,book))
+$(DOCS_STAMP): $(STAMP)
+	$(call step,install what the book needs,$(call install,docs))
 	@touch $@

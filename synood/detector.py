@@ -10,6 +10,7 @@ __all__ = ['learners', 'conformal_threshold', 'Neighbours', 'OODDetector', 'Expl
 import io, json, math, shutil, unicodedata
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
@@ -69,10 +70,10 @@ class _Decides:
         "One line per image: path, score, is_ood (None without a threshold), nearest ID label, its confidence, nearest negative label. ValueError for an image that cannot be read."
         return _table(self, *_features(self, images))
 
-    def stream(self, images, size: int = 64):
-        "Yield such tables of up to `size` lines, in constant memory for any number of images; `problem` says why an image has no score."
+    def stream(self, images, size: int = 64, skip: int = 0):
+        "Yield such tables of up to `size` lines, in constant memory for any number of images, the first `skip` left out; `problem` says why an image has no score."
         clip = _network(self)
-        for batch in batched(located(images), size): yield _lines(self, [name for name, _ in batch], *_encoded(self, clip, batch))
+        for batch in batched(islice(located(images), skip, None), size): yield _lines(self, [name for name, _ in batch], *_encoded(self, clip, batch))
 
     def explain(self, image, top: int = 5) -> 'Explanation':
         "Where the mass of one image went: the `top` labels that took most, and its `top` nearest synthetic images."
@@ -98,10 +99,10 @@ class _IsKept(ModelHubMixin, library_name='synood', tags=['out-of-distribution-d
 
     def _save_pretrained(self, save_directory): _write(self, Path(save_directory))
 
-    @classmethod
-    def _from_pretrained(cls, *, model_id, revision=None, cache_dir=None, force_download=False, local_files_only=False, token=None, **unused):
-        if Path(model_id).is_dir(): return _load(model_id)
-        return _load(snapshot_download(model_id, revision=revision, cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only, token=token))
+    @staticmethod
+    def from_pretrained(name: str, **options) -> 'OODDetector':  # the mixin's insists on a config.json and alters what was loaded
+        "The detector in a folder, or in a repository of the Hugging Face Hub; options: revision, token, cache_dir ... of `snapshot_download`."
+        return _load(name if Path(name).is_dir() else snapshot_download(name, **options))
 
     def generate_model_card(self, *args, **kwargs) -> ModelCard: return _card(self)
 

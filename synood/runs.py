@@ -390,7 +390,7 @@ class Rows:
 def read_rows(path: Path, ablation: bool) -> pd.DataFrame:
     "The rows of a file; the columns that describe ablation cells are empty unless it is one."
     with understood(path):
-        rows = pd.read_csv(path, keep_default_na=False)
+        rows = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(('params_hash', 'list_hash', 'weights'), str))  # 123e45678901 is a hash, not infinity
         if lost := sorted(set(ROW) - set(rows)): raise ValueError(f'it lacks the columns {", ".join(lost)}')
     return rows if ablation else rows.assign(**dict.fromkeys(_CELLS, ''))
 

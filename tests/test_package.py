@@ -59,7 +59,7 @@ def test_metadata_says_what_settings_say(wheel, settings):
     assert f'Version: {settings["version"]}' in lines
     assert 'License-Expression: Apache-2.0' in lines
     assert f'Requires-Python: >={settings["min_python"]}' in lines
-    assert {'Provides-Extra: dev', 'Provides-Extra: book'} <= set(lines)
+    assert {'Provides-Extra: dev', 'Provides-Extra: docs'} <= set(lines)
     assert 'synood = synood.cli:main' in scripts
 
 
@@ -84,7 +84,7 @@ def test_every_module_imports_from_the_wheel(clean_python, installed_wheel, root
 def test_constraints_pin_every_requirement(root, settings):
     pinned = {line.split('==')[0].lower().replace('_', '-')
               for line in (root/'constraints.txt').read_text().splitlines() if '==' in line}
-    for key in ('requirements', 'dev_requirements', 'book_requirements'):
+    for key in [key for key in settings if key.endswith('requirements')]:
         for requirement in settings[key].split():
             name = requirement.split('==')[0].split('>=')[0].lower().replace('_', '-')
             assert name in pinned, f'{requirement} of {key} has no version in constraints.txt'

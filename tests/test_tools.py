@@ -352,3 +352,33 @@ def test_readme_refuses_links_that_lead_nowhere(front):
     path = front.folder/'nbs'/'index.ipynb'
     path.write_text(path.read_text().replace('00_adding.ipynb', '00_gone.ipynb'))
     assert '00_gone.ipynb, which does not exist' in front.book('readme', fails=True)
+
+
+# ---- book -------------------------------------------------------------------------------------
+
+def test_book_has_every_notebook_in_one_part(tools, root):
+    numbered = [path for path in (root/'nbs').glob('[0-9]*.ipynb')]
+    shelf = tools.book.parts(numbered)
+    assert list(shelf) == list(tools.book.PARTS.values())
+    assert [path for part in shelf.values() for path in part] == sorted(numbered)
+    first, last = shelf['Baselines and sisters'][0], shelf['Baselines and sisters'][-1]
+    assert (first.name[:2], last.name[:3]) == ('12', '16_')
+
+
+def test_book_keeps_what_a_reader_needs_and_where_links_lead(front):
+    (front.folder/'CHANGELOG.md').write_text('# Changelog\n\nSee [adding](nbs/00_adding.ipynb).\n')
+    source = front.folder/'_book'/'source'
+    front.tools.book.write_source(source)
+    made = {str(path.relative_to(source)) for path in source.rglob('*') if path.is_file()}
+    assert made == {'index.ipynb', 'nbs/00_adding.ipynb', 'settings.ini', 'CHANGELOG.md'}
+    adding, opening = (nbformat.read(source/name, 4) for name in ('nbs/00_adding.ipynb', 'index.ipynb'))
+    assert adding.cells[0].source.startswith('# 00. Adding\n')
+    assert 'default_exp' not in str(adding) and '#|' not in str(adding)
+    assert '](nbs/00_adding.ipynb)' in opening.cells[0].source and '](settings.ini)' in opening.cells[0].source
+    toctrees = opening.cells[-1].source
+    assert ':caption: Foundations\n\nnbs/00_adding\n' in toctrees and ':caption: The project\n\nCHANGELOG\n' in toctrees
+
+
+def test_book_refuses_notebooks_without_a_place(tools, tmp_path):
+    with pytest.raises(tools.nb.Fault, match='notes.ipynb: start the name with a number'):
+        tools.book.parts([tmp_path/'notes.ipynb'])

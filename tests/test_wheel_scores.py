@@ -35,7 +35,7 @@ def test_wheel_scores_an_image_offline(away, clean_python):
     scored = away(clean_python.parent/'synood', 'score', 'known.png', '--detector', 'detector')
     assert scored.returncode == 0, scored.stderr
     header, line = scored.stdout.splitlines()
-    assert header == 'path,score,is_ood,label,confidence,negative'
+    assert header == 'path,score,is_ood,label,confidence,negative,problem'
     assert line.startswith('known.png,') and 0 < float(line.split(',')[1]) < 1
 
 

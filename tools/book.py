@@ -24,27 +24,11 @@ FORMATS = ['text/markdown', 'image/svg+xml', 'image/png', 'image/jpeg', 'text/pl
 BOOK_MODULES = 'myst_nb', 'sphinx_book_theme', 'sphinx-mathjax-offline'
 LOCAL_LINK = re.compile(r'(\]\(|\bsrc="|\bhref=")(?![a-z]+:|#|/)([^)\s"#]+)')
 FOLDER_LINK = re.compile(r'\[([^]]+)\]\((?![a-z]+:)[^)\s]+/\)')  # a book has no page for it
-CONFIGURATION = """\
-project, author, copyright = {title!r}, {author!r}, {copyright!r}
-html_title, html_theme = project, 'sphinx_book_theme'
-html_theme_options = {{'show_toc_level': 2, 'use_download_button': False, 'navbar_persistent': []}}
-extensions = ['myst_nb', 'sphinx-mathjax-offline']
-nb_execution_mode, nb_merge_streams, nb_output_stderr = 'off', True, 'remove'
-myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence', 'deflist']
-myst_heading_anchors = 3
-suppress_warnings = ['mystnb.unknown_mime_type']
-"""
-CONTENTS = """\
-# {title}
-
-{description}.
-
-```{{toctree}}
-:maxdepth: 2
-:numbered:
-{pages}
-```
-"""
+SPHINX = Path(__file__).parent/'docs'  # conf.py and the style sheet
+PARTS = {'00': 'Foundations', '06': 'From words to boundary images', '10': 'Learning and deciding',
+         '12': 'Baselines and sisters', '16b': 'Using it', '18': 'Choices',
+         '20': 'Tables and figures', '90': 'Appendix'}  # number of the first notebook: name
+PAGES = 'CONTRIBUTING.md', 'CHANGELOG.md'  # of the root; they make the last part
 
 
 def readers_cell(cell):
@@ -73,6 +57,16 @@ def local_links(notebook):
             for _, target in LOCAL_LINK.findall(cell.source)]
 
 
+def links_from_root(notebook, folder):
+    "Let the links of a notebook in `folder` start at the root of the project."
+    def from_root(match):
+        return match[1] + os.path.relpath(folder/match[2], project().config_path)
+
+    for cell in notebook.cells:
+        if cell.cell_type == 'markdown':
+            cell.source = LOCAL_LINK.sub(from_root, cell.source)
+
+
 # ---- README -----------------------------------------------------------------------------------
 
 def readme_files():
@@ -84,12 +78,7 @@ def readme_files():
         if not (source.parent/target).exists():
             raise Fault(f'{source.name} links to {target}, which does not exist')
 
-    def from_root(match):
-        return match[1] + os.path.relpath(source.parent/match[2], root)
-
-    for cell in notebook.cells:
-        if cell.cell_type == 'markdown':
-            cell.source = LOCAL_LINK.sub(from_root, cell.source)
+    links_from_root(notebook, source.parent)
     exporter = MarkdownExporter(config={
         'NbConvertBase': {'display_data_priority': FORMATS},
         'TagRemovePreprocessor': {'enabled': True, 'remove_input_tags': {'remove-input'}}})
@@ -121,38 +110,80 @@ def readme(check=False):
 
 # ---- book -------------------------------------------------------------------------------------
 
-def html():
-    "Build the book from copies that lie to each other as the originals do, so that links hold."
-    missing = [name for name in BOOK_MODULES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise Fault('the book needs Sphinx and its theme: '
-                    "pip install -c constraints.txt -e '.[book]'")
+def number(path):
+    "'05b' of nbs/05b_words.ipynb."
+    found = re.match(r'(\d\d[a-z]?)_', path.name)
+    if not found:
+        raise Fault(f'{path.name}: start the name with a number, which says where in the book it stands')
+    return found[1]
+
+
+def parts(paths):
+    "{name of a part: its notebooks}, in reading order."
+    shelf = {}
+    for path in sorted(paths, key=number):
+        firsts = [first for first in PARTS if first <= number(path)]
+        shelf.setdefault(PARTS[max(firsts)], []).append(path)
+    return shelf
+
+
+def contents(paths, root):
+    "The tables of contents as Markdown, one for each part; the side bar shows them."
+    groups = parts(paths)
+    if pages := [root/name for name in PAGES if (root/name).exists()]:
+        groups['The project'] = pages
+    return '\n\n'.join(
+        '\n'.join(['```{toctree}', ':hidden:', f':caption: {name}', '',
+                   *(str(path.relative_to(root).with_suffix('')) for path in group), '```'])
+        for name, group in groups.items())
+
+
+def page(notebook, path):
+    "The notebook as a page: its number stands before the title."
+    notebook.cells[0].source = re.sub(r'\A# ', f'# {number(path)}. ', notebook.cells[0].source)
+    return notebook
+
+
+def write_source(source):
+    "Write copies that lie to each other as the originals do, so that links hold; the front page goes to the top."
     config = project()
-    root, book = config.config_path, config.config_path/'_book'
-    source = book/'source'
-    shutil.rmtree(book, ignore_errors=True)
-    shelf = notebooks()
-    index = config.nbs_path/config.readme_nb
-    order = sorted(shelf, key=lambda path: (path != index, path.name))
-    for path in order:
-        notebook = readers_view(shelf[path])
+    root, shelf = config.config_path, {path: readers_view(nb) for path, nb in notebooks().items()}
+    front = config.nbs_path/config.readme_nb
+    numbered = {path: page(nb, path) for path, nb in shelf.items() if path != front}
+    opening = shelf[front]
+    links_from_root(opening, front.parent)
+    opening.cells.append(nbformat.v4.new_markdown_cell(contents(numbered, root)))
+    texts = {root/name: nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell((root/name).read_text('utf-8'))])
+             for name in PAGES if (root/name).exists()}
+    for path, notebook in {**numbered, root/front.name: opening, **texts}.items():
         for cell in notebook.cells:
             if cell.cell_type == 'markdown':
                 cell.source = FOLDER_LINK.sub(r'\1', cell.source)
         for target in local_links(notebook):
             linked = Path(os.path.normpath(path.parent/target))
-            if linked.is_file() and linked.suffix != '.ipynb':
+            if linked.is_file() and linked.suffix != '.ipynb' and linked not in texts:
                 write_atomically(source/linked.relative_to(root), linked.read_bytes())
-        write_atomically(source/path.relative_to(root), nbformat.writes(notebook))
-    about = {key: config[key] for key in ('title', 'author', 'copyright', 'description')}
-    pages = '\n'.join(str(path.relative_to(root).with_suffix('')) for path in order)
-    write_atomically(source/'conf.py', CONFIGURATION.format(**about))
-    write_atomically(source/'index.md', CONTENTS.format(pages=pages, **about))
-    done = subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html',
-                           source, book/'html'])
+        content = notebook.cells[0].source if path in texts else nbformat.writes(notebook)
+        write_atomically(source/path.relative_to(root), content)
+
+
+def html():
+    "Build the book; a warning of Sphinx is a fault."
+    missing = [name for name in BOOK_MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise Fault('the book needs Sphinx and its theme: '
+                    "pip install -c constraints.txt -e '.[docs]'")
+    config = project()
+    book = config.config_path/'_book'
+    shutil.rmtree(book, ignore_errors=True)
+    write_source(book/'source')
+    about = {'project': config.title, 'html_title': config.title, 'author': config.author, 'copyright': config.copyright}
+    done = subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', '-c', SPHINX,
+                           *(word for name, value in about.items() for word in ('-D', f'{name}={value}')),
+                           book/'source', book/'html'])
     if done.returncode:
         raise Fault('the book has the faults named above')
-    print((book/'html'/'index.html').relative_to(root))
+    print((book/'html'/'index.html').relative_to(config.config_path))
 
 
 def main(arguments=None):

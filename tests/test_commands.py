@@ -1,0 +1,102 @@
+"""The commands of a detector as a user has them: other processes, signals, large folders."""
+import csv
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from synood.detector import OODDetector
+
+
+@pytest.fixture(scope='module')
+def detector(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('kept')/'detector'
+    OODDetector.from_names(['cat', 'house', 'tree']).save(folder)
+    return folder
+
+
+def many(folder, count, seed=0):
+    "`count` names in folders of a thousand, all of the same eight pictures."
+    draws = np.random.default_rng(seed)
+    folder.mkdir()
+    first = []
+    for i in range(8):
+        first.append(folder/f'{i}.png')
+        Image.fromarray(draws.integers(0, 255, (40, 40, 3), np.uint8)).save(first[-1])
+    for k in range(count - 8):
+        home = folder/f'{k//1000:04}'
+        home.mkdir(exist_ok=True)
+        os.link(first[k % 8], home/f'{k:07}.png')
+    return folder
+
+
+def synood(*arguments, **more):
+    return subprocess.Popen([sys.executable, '-m', 'synood', *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
+def test_stopped_by_ctrl_c_it_goes_on(detector, tmp_path):
+    photos, out = many(tmp_path/'photos', 700), tmp_path/'scores.csv'
+    command = ('score', photos, '--detector', detector, '--out', out)
+    process = synood(*command)
+    deadline = time.time() + 60
+    while not list(tmp_path.glob('.scores.csv.*.part.json')) and time.time() < deadline: time.sleep(.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and 'the same command goes on from there' in err and 'Traceback' not in err, err
+    state, = tmp_path.glob('.scores.csv.*.part.json')
+    before = json.loads(state.read_text())['counts'][0]
+    assert 0 < before < 700 and not out.exists()
+    again = synood(*command)
+    _, err = again.communicate(timeout=120)
+    assert again.returncode == 0 and '700 images, 0 OOD, 0 that cannot be read' in err
+    assert [p.name for p in tmp_path.iterdir() if 'part' in p.name] == []
+    lines = list(csv.DictReader(out.open()))
+    assert len(lines) == 700 and len({line['path'] for line in lines}) == 700
+    whole = {}
+    for line in lines: whole.setdefault(os.stat(line['path']).st_ino, set()).add(round(float(line['score']), 4))
+    assert len(whole) == 8 and all(len(scores) == 1 for scores in whole.values())  # the same picture, the same score
+
+
+def test_two_at_once_do_not_mix(detector, tmp_path):
+    photos, out = many(tmp_path/'photos', 200), tmp_path/'scores.csv'
+    both = [synood('score', photos, '--detector', detector, '--out', out) for _ in range(2)]
+    told = [p.communicate(timeout=120)[1] for p in both]
+    assert 0 in {p.returncode for p in both} and {p.returncode for p in both} <= {0, 2}
+    for process, err in zip(both, told): assert process.returncode == 0 or 'is being written by another process' in err
+    assert len(list(csv.DictReader(out.open()))) == 200
+
+
+def test_a_reader_that_has_enough(detector, tmp_path):
+    photos = many(tmp_path/'photos', 300)
+    process = synood('score', photos, '--detector', detector)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 1 and 'Traceback' not in process.stderr.read()
+    process.stderr.close()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images(detector, tmp_path):
+    def peak(count):
+        photos = many(tmp_path/str(count), count)
+        pid = os.fork()
+        if not pid:
+            import torch
+            torch.set_num_threads(1)
+            seen = sum(len(t) for t in OODDetector.load(detector).stream(photos))
+            (tmp_path/f'{count}.txt').write_text(f'{seen} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}')
+            os._exit(0)
+        os.waitpid(pid, 0)
+        seen, kilobytes = map(int, (tmp_path/f'{count}.txt').read_text().split())
+        assert seen == count
+        return kilobytes/1024
+    few, lots = peak(2000), peak(40000)
+    print(f'peak memory: {few:.0f} MB for 2,000 images, {lots:.0f} MB for 40,000')
+    assert lots < few + 30
