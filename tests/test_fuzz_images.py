@@ -1,4 +1,5 @@
 """Damaged, lying and hostile image files: every one is read or named, soon and in little memory."""
+import csv
 import io
 import json
 import os
@@ -114,18 +115,19 @@ def scored_by_command(folder, saved, *options):
             'try: main(sys.argv[1:])\n'
             'finally: print(megabytes(), file=sys.stderr)')
     done = subprocess.run([sys.executable, '-c', code, 'score', str(folder), '--detector', str(saved), *options], capture_output=True,
-                          timeout=600, env=os.environ | dict(PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *sys.path])))
+                          timeout=600, env=os.environ | dict(PYTHONIOENCODING='utf-8:strict', PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *sys.path])))
     *said, peak = done.stderr.decode(errors='surrogateescape').splitlines()
-    assert not done.returncode, said
+    peak = float(peak)
+    assert done.returncode == 1, said  # some could not be read
     ours = [line for line in said if any(word in line for word in ('Warning', 'PIL', 'Traceback', 'Exception'))]
     assert not ours, ours  # libtiff, in C, writes lines of its own
-    return done.stdout.decode(errors='surrogateescape'), float(peak)
+    return done.stdout.decode(errors='surrogateescape'), peak
 
 
 def test_the_command_names_what_it_cannot_read(few, saved):
     folder, good = few
     text, peak = scored_by_command(folder, saved)
-    check_table(pd.read_csv(io.StringIO(text)), folder, good)
+    check_table(pd.DataFrame(csv.DictReader(io.StringIO(text))).replace('', None), folder, good)  # pandas reads no odd bytes
     assert peak < BASELINE + 500
 
 
