@@ -166,4 +166,4 @@ def test_many_are_scored_or_named(many, detector, saved):
     assert len(lines) == len(find_files(folder))
     scored = check_table(pd.DataFrame(lines), folder, good)
     print(f'{len(lines)} files, {len(scored)} scored, peak {peak:.0f} MB')
-    assert peak < BASELINE + LARGEST
+    assert peak < BASELINE + LARGEST + 350  # CLIP's transform copies it once more
