@@ -24,7 +24,7 @@ class Registry(dict):
     def __missing__(self, name):
         discover()
         if name in self: return self[name]
-        raise ValueError(f'unknown {self.kind} {name!r}: known are {", ".join(sorted(self)) or "none"}')
+        raise ValueError(f'unknown {self.kind} {name!r:.100}: known are {", ".join(sorted(self)) or "none"}')
 
     def names(self) -> list[str]:
         "All registered names, sorted, after importing every module of the package."
@@ -215,7 +215,7 @@ def _checked(field, value, where):
     kind = type(default).__name__
     if isinstance(default, tuple): kind = f'list of {type(default[0]).__name__}'
     if type(value) is not type(default) or (isinstance(default, tuple) and {type(v) for v in value} - {type(default[0])}):
-        raise ValueError(f'{where}: {field} must be a {kind}, not {value!r}')
+        raise ValueError(f'{where}: {field} must be a {kind}, not {value!r:.100}')
     return value
 
 def _located(field, value, folder):
@@ -228,24 +228,34 @@ def _located(field, value, folder):
 # %% ../nbs/00_scales.ipynb #34424807
 def read_scale(path: Path) -> Scale:
     "The scale that a TOML file describes: `base` (default 'mini') with the file's other keys replaced. Its name is the file's."
-    try: values = tomllib.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as e: raise ValueError(f'cannot read the scale {path}: {e}') from None
+    path = Path(path)
+    try: return _described(path)
+    except (OSError, ValueError, OverflowError, RuntimeError) as e:  # of numbers too long, tables too deep, unknown home folders ...
+        said = ' '.join(str(e).split())[:2000]
+        raise ValueError(said if said.startswith(f'{path}: ') else f'cannot read the scale {path}: {said}') from None
+
+def _described(path):
+    values = tomllib.loads(path.read_text(encoding='utf-8'))
     base = scales[str(values.pop('base', 'mini'))]
     known = {f.name for f in dataclasses.fields(Scale)}
     if wrong := sorted(set(values) - known):
         raise ValueError(f'{path}: unknown {", ".join(wrong)}; a scale has {", ".join(sorted(known))}')
-    values = {'name': Path(path).stem, **values}
-    folder = Path(path).resolve().parent
+    values = {'name': path.stem, **values}
+    folder = path.resolve().parent
     return check_scale(replace(base, **{k: _located(k, _checked(k, v, path), folder) for k, v in values.items()}))
 
 # %% ../nbs/00_scales.ipynb #1193fa10
 def check_scale(scale: Scale) -> Scale:
     "The scale itself, or a ValueError that names the field which makes no sense."
     def need(ok, field, rule):
-        if not ok: raise ValueError(f'scale {scale.name}: {field} must be {rule}, not {getattr(scale, field)!r}')
+        if not ok: raise ValueError(f'scale {scale.name}: {field} must be {rule}, not {getattr(scale, field)!r:.100}')
     for field in ('m', 'draws', 'steps', 'iterations', 'train_batch', 'release_batch', 'groups', 'adaneg_groups', 'openood_total', 'activated', 'resolution', 'epochs',
                   'krnft_total', 'krnft_groups', 'krnft_hidden', 'shots', 'picked', 'cma_epochs', 'cma_batch', 'cma_chunk', 'knn_k', 'vos_epochs'):
         need(getattr(scale, field) >= 1, field, 'at least 1')
+    for field in ('n_train', 'n_test'): need(getattr(scale, field) >= 0, field, 'at least 0')
+    for field in (f.name for f in dataclasses.fields(scale)):
+        value = getattr(scale, field)
+        need(all(abs(v) < 2**63 for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, (int, float))), field, 'finite and below 2**63')
     for field in ('strength', 'fraction'): need(0 < getattr(scale, field) <= 1, field, 'above 0 and at most 1')
     need(scale.temperature > 0, 'temperature', 'above 0')
     need(scale.views >= 2*scale.picked, 'views', f'at least twice the {scale.picked} picked')
@@ -255,7 +265,7 @@ def check_scale(scale: Scale) -> Scale:
     need(re.fullmatch(r'[\w-][\w.-]*', scale.name), 'name', 'letters, digits, dots and dashes')
     need(not scale.data or scale.world not in ('dev', 'test'), 'world', "a name for the images in `data`, as 'dev' and 'test' are rendered")
     need(0 <= scale.quantile <= 1, 'quantile', 'between 0 and 1')
-    need(len(scale.seeds) == len(set(scale.seeds)) > 0, 'seeds', 'distinct and not empty')
+    need(len(scale.seeds) == len(set(scale.seeds)) > 0 and min(scale.seeds) >= 0, 'seeds', 'distinct, from 0, and not empty')
     need('{name}' in scale.question, 'question', 'a text with {name} for the class to leave out')
     need('{context}' in scale.context_prompt, 'context_prompt', 'a text with {context}')
     if scale.data and any(i.startswith('embedded:') for field in NETWORKS for i in getattr(scale, field)):

@@ -348,7 +348,7 @@ def read_synthetic(folder: Path, kind: str) -> tuple[ImageSet, list[dict]]:
     "The images ('grad', 'plain' or 'text') of a finished stage and their records, in the order of the selection."
     files, records, home = [], [], os.path.realpath(folder)
     for batch in sorted(p for p in Path(folder).iterdir() if p.is_dir()):
-        lines = read_lines(batch/'records.jsonl')
+        lines = read_lines(batch/'records.jsonl', label=int, name=str)
         records += lines
         files += [f'{batch.name}/{kind}/{png_name(r["path"])}' for r in lines]
     for name in files:  # a stage makes no links
