@@ -35,7 +35,7 @@ def _verdict(why, known):
     label, count = escape(known.label.iloc[0]), 'the class' if len(known) == 1 else f'the {len(known)} classes'
     word, means = {None: ('No verdict', 'The detector has a score for this picture and no threshold: calibrate it on ID images first.'),
                    False: ('ID', f'Taken for one of {count} it knows: <b>{label}</b>.'),
-                   True: ('OOD', f'Belongs to none of {count} it knows. The nearest is <b>{label}</b>.')}[why.is_ood]
+                   True: ('OOD', f'Taken for none of {count} it knows. The nearest is <b>{label}</b>.')}[why.is_ood]
     return f'<div class="so-verdict"><p class="so-word">{word}</p><p>{means}</p></div>'
 
 def _kind(why): return {None: 'so-open', False: 'so-id', True: 'so-ood'}[why.is_ood]
@@ -45,13 +45,14 @@ def _number(x): return f'{x:.3f}' if .001 <= x <= .999 or x in (0, 1) else f'{x:
 
 def _scale(why):
     "The score on a line from 0 to 1, with the threshold marked."
-    score, cut = 100*why.score, why.threshold
-    says = f'score {_number(why.score)}' + ('' if cut is None else f', threshold {_number(cut)}')
-    zones = '' if cut is None else (f'<span class="so-below" style="width:{100*cut:.2f}%"></span><span class="so-cut" style="left:{100*cut:.2f}%"></span>')
-    ends = '<span>0</span><span>1</span>' if cut is None else '<span>0 · OOD</span><span>ID · 1</span>'
-    mark = '' if cut is None else f'<p class="so-cutname" style="--at:{cut:.4f}"><span>threshold {_number(cut)}</span></p>'
-    return (f'<div class="so-scale"><p class="so-ends">{ends}</p><div class="so-line" role="img" aria-label="{says}">{zones}'
-            f'<span class="so-dot" style="left:{score:.2f}%"></span></div>{mark}<p class="so-score">score <b>{_number(why.score)}</b></p></div>')
+    cut, score = why.threshold, _number(why.score)
+    dot = f'<p class="so-at" style="--at:{why.score:.4f}"><span>score <b>{score}</b></span></p>'
+    line = f'<span class="so-dot" style="left:{why.score:.2%}"></span>'
+    if cut is None: return f'<div class="so-scale">{dot}<div class="so-line" role="img" aria-label="score {score} on a scale from 0 to 1">{line}</div></div>'
+    says = f'score {score}, threshold {_number(cut)}; below it is OOD'
+    line = f'<span class="so-below" style="width:{cut:.2%}"></span><span class="so-cut" style="left:{cut:.2%}"></span>{line}'
+    name = f'<p class="so-at so-cutname" style="--at:{cut:.4f}"><span>threshold {_number(cut)}</span></p>'
+    return f'<div class="so-scale so-ends">{dot}<div class="so-line" role="img" aria-label="{says}">{line}</div>{name}</div>'
 
 # %% ../nbs/16c_demo.ipynb #44be85f0
 def _split(why):
@@ -73,7 +74,7 @@ def _masses(why, top=6):
     bars = ''.join(f'<tr class="{"so-known" if kind == "ID" else "so-negative"}"><th scope="row">{escape(label)}</th><td>{"ID" if kind == "ID" else "negative"}</td>'
                    f'<td class="so-bar"><span style="width:{100*mass/widest:.1f}%"></span></td><td>{mass:.1%}</td></tr>' for label, kind, mass in zip(rows.label, rows.kind, rows.mass))
     left = f'<p class="so-note">The other {rest} labels share {why.labels.mass[top:].sum():.1%}.</p>' if rest > 0 else ''
-    return ('<section><h3>Where the mass went</h3><table><thead><tr><th scope="col">label</th><th scope="col">kind</th><th scope="col" colspan="2">share</th></tr></thead>'
+    return ('<section><h3>Where the score comes from</h3><p class="so-note">The shares of all labels sum to 100%, those of the ID labels to the score.</p><table><thead><tr><th scope="col">label</th><th scope="col">kind</th><th scope="col" colspan="2">share</th></tr></thead>'
             f'<tbody>{bars}</tbody></table>{left}</section>')
 
 # %% ../nbs/16c_demo.ipynb #d8cf1eba
@@ -123,73 +124,97 @@ def example_detector(root: Path = 'runs', **changes) -> OODDetector:
     return tuned.calibrate([picture for _, picture in _scenes('id', range(2*_KEPT))])
 
 # %% ../nbs/16c_demo.ipynb #15aaa360
-_EXAMPLES = ('id', (200, 202, 213, 216)), ('near', (101, 102, 106, 110)), ('iNaturalist', (101,)), ('SUN', (105,)), ('Textures', (101, 103))
+_EXAMPLES = {'Known classes': (('id', (200, 202, 213, 216)),), 'Look-alikes of known classes': (('near', (101, 102, 106, 110)),),
+             'Far from all of them': (('iNaturalist', (101,)), ('SUN', (105,)), ('Textures', (101, 103)))}
 
-def example_pictures() -> list[tuple[str, Image.Image]]:
-    "(name, picture) of twelve scenes that no example detector has seen."
-    return [pair for kind, indices in _EXAMPLES for pair in _scenes(kind, indices)]
+def example_pictures() -> dict[str, list[tuple[str, Image.Image]]]:
+    "What they are -> (name, picture) of four scenes that no example detector has seen."
+    return {group: [pair for kind, indices in sets for pair in _scenes(kind, indices)] for group, sets in _EXAMPLES.items()}
+
+def _tiles(examples):
+    "The examples as buttons in rows, numbered."
+    def tile(i, name, picture): return f'<button type="button" data-index="{i}">{_img(picture, "")}<span>{escape(name)}</span></button>'
+    rows, start = [], 0
+    for group, pairs in examples.items():
+        rows.append(f'<h2>{escape(group)}</h2><div>{"".join(tile(start + i, *pair) for i, pair in enumerate(pairs))}</div>')
+        start += len(pairs)
+    return f'<nav class="so-tiles" aria-label="examples">{"".join(rows)}</nav>'
 
 # %% ../nbs/16c_demo.ipynb #b32cfd6f
 _COLOURS = '''
-:root { --so-ink: #1c2430; --so-soft: #5b6573; --so-edge: #dfe3e8; --so-card: #ffffff; --so-id: #1f6f9f; --so-idwash: #d8e9f3; --so-ood: #b4500d; --so-oodwash: #f8e3d3; }
-.dark { --so-ink: #eef1f5; --so-soft: #a3adba; --so-edge: #333c48; --so-card: #191f27; --so-id: #6db7e3; --so-idwash: #1d3a4d; --so-ood: #f29b5c; --so-oodwash: #4a2d18; }
+.gradio-container { --so-ink: #1c2430; --so-soft: #586271; --so-edge: #e1e5ea; --so-card: #fff; --so-id: #1f6f9f; --so-idwash: #d5e8f3; --so-ood: #b4500d; --so-oodwash: #f9e0cd; }
+.dark .gradio-container, .gradio-container.dark { --so-ink: #eef1f5; --so-soft: #a5afbc; --so-edge: #334155; --so-card: #1e293b; --so-id: #6db7e3; --so-idwash: #1f4760; --so-ood: #f29b5c; --so-oodwash: #5c3517; }
 .gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
-.so-title { color: var(--so-ink); padding: 8px 2px 4px; }
-.so-title h1 { font-size: 26px; font-weight: 650; letter-spacing: -.01em; margin: 0 0 4px; }
+.gradio-container .html-container { padding: 0; }
+.so-title { color: var(--so-ink); padding: 8px 0; }
+.so-title h1 { font-size: 28px; font-weight: 700; line-height: 1.3; letter-spacing: -.015em; margin: 0 0 4px; }
 .so-title p, .so-title summary { color: var(--so-soft); font-size: 14.5px; line-height: 1.5; margin: 0; }
 .so-title summary { cursor: pointer; width: fit-content; }
-.so-title details p { padding: 4px 0 0; }
-.so { color: var(--so-ink); background: var(--so-card); border: 1px solid var(--so-edge); border-radius: 14px; padding: 22px 24px; font-size: 15px; line-height: 1.5; }
+.so-tiles h2 { color: var(--so-soft); font-size: 13.5px; font-weight: 500; margin: 0; padding: 10px 0 6px; }
+.so-tiles div { display: grid; grid-template-columns: repeat(4, 1fr); gap: 8px; }
+.so-tiles button { padding: 0; border: 0; background: none; color: var(--so-soft); font-size: 12.5px; line-height: 1.7; cursor: pointer; min-width: 0; border-radius: 10px; }
+.so-tiles button span { display: block; overflow: hidden; text-overflow: ellipsis; }
+.so-tiles img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 10px; transition: opacity .15s; }
+.so-tiles button:hover img { opacity: .8; }
+.so-tiles button[aria-pressed=true] { color: var(--so-ink); font-weight: 650; }
+.so-tiles button[aria-pressed=true] img, .so-tiles button:focus-visible img { outline: 3px solid var(--so-id); outline-offset: 1px; }
+.so img.tiny, .so-tiles img.tiny { image-rendering: pixelated; }
+@media (min-width: 700px) { #so-in { position: sticky; top: 16px; align-self: flex-start; } }
+'''
+
+_PARTS = '''
+.so { color: var(--so-ink); background: var(--so-card); border: 1px solid var(--so-edge); border-radius: 14px; padding: 24px 26px; font-size: 15px; line-height: 1.5; }
 .so p, .so h3, .so dl, .so dd, .so figure { margin: 0; }
-.so b { color: inherit; font-weight: 650; }
+.so b { font-weight: 650; }
 .so-id { --tone: var(--so-id); } .so-ood { --tone: var(--so-ood); } .so-open { --tone: var(--so-soft); }
 .so-note, .so-promise, .so-empty { color: var(--so-soft); }
 .so-note, .so-promise { font-size: 13.5px; }
 .so-refused { border-left: 5px solid var(--so-ood); }
-'''
-
-_PARTS = '''
-.so header { display: flex; gap: 20px; align-items: center; }
-.so header img { width: 132px; height: 132px; object-fit: contain; border-radius: 10px; flex: none; background: var(--so-edge); }
-.so img.tiny { image-rendering: pixelated; }
-.so-word { color: var(--tone); font-size: 54px; font-weight: 750; line-height: 1; letter-spacing: -.02em; padding-bottom: 8px; }
+.so header { display: flex; gap: 22px; align-items: center; }
+.so header img { width: 132px; height: 132px; object-fit: contain; border-radius: 10px; flex: none; }
+.so-word { color: var(--tone); font-size: 56px; font-weight: 750; line-height: 1; letter-spacing: -.02em; padding-bottom: 8px; }
 .so-open .so-word { font-size: 34px; }
 .so-verdict p + p { font-size: 17px; }
-.so-scale { margin: 22px 0 18px; position: relative; }
-.so-ends { display: flex; justify-content: space-between; color: var(--so-soft); font-size: 12.5px; padding-bottom: 5px; }
+.so-scale { display: grid; column-gap: 12px; align-items: center; padding: 22px 0; }
+.so-ends { grid-template-columns: auto 1fr auto; }
+.so-ends .so-at { grid-column: 2; }
+.so-ends::before, .so-ends::after { grid-row: 2; font-size: 13px; font-weight: 650; }
+.so-ends::before { content: 'OOD'; color: var(--so-ood); } .so-ends::after { content: 'ID'; color: var(--so-id); grid-column: 3; }
+.so-ends .so-line { grid-column: 2; grid-row: 2; }
 .so-line { position: relative; height: 14px; border-radius: 7px; background: var(--so-idwash); }
 .so-open .so-line { background: var(--so-edge); }
 .so-below { position: absolute; inset: 0 auto 0 0; border-radius: 7px 0 0 7px; background: var(--so-oodwash); }
 .so-cut { position: absolute; top: -5px; bottom: -5px; width: 2px; margin-left: -1px; background: var(--so-ink); }
 .so-dot { position: absolute; top: 50%; width: 20px; height: 20px; border-radius: 50%; transform: translate(-50%, -50%); background: var(--tone); border: 3px solid var(--so-card); box-shadow: 0 0 0 1px var(--tone); }
-.so-cutname { font-size: 12.5px; color: var(--so-soft); display: grid; grid-template-columns: calc(var(--at)*100%) 0; padding-top: 7px; }
-.so-cutname span { grid-column: 2; white-space: nowrap; transform: translateX(calc(var(--at)*-100%)); width: max-content; }
-.so-score { position: absolute; right: 0; bottom: 0; font-size: 14px; font-variant-numeric: tabular-nums; }
+.so-at { display: grid; grid-template-columns: calc(var(--at)*100%) 0; padding-bottom: 9px; font-variant-numeric: tabular-nums; }
+.so-at span { grid-column: 2; width: max-content; transform: translateX(calc(var(--at)*-100%)); }
+.so-at b { color: var(--tone); }
+.so-cutname { padding: 8px 0 0; font-size: 13px; color: var(--so-soft); }
 '''
 
 # %% ../nbs/16c_demo.ipynb #731ac0f1
 _LISTS = '''
 .so-facts { display: grid; grid-template-columns: 1fr 1fr; gap: 14px; padding: 14px 0; border: solid var(--so-edge); border-width: 1px 0; }
 .so-facts dt, .so thead th { color: var(--so-soft); font-size: 12.5px; font-weight: 400; }
-.so section { padding-top: 18px; }
-.so h3 { color: var(--so-ink); font-size: 15px; font-weight: 650; padding-bottom: 4px; }
-.so table { width: 100%; border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; margin: 0; }
-.so table th, .so table td { border: 0; padding: 3px 10px 3px 0; text-align: left; white-space: nowrap; background: none; color: inherit; }
-.so thead th { color: var(--so-soft) !important; }
+.so section { padding-top: 20px; }
+.so h3 { font-size: 15.5px; font-weight: 650; }
+.so table { width: 100%; border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; margin: 6px 0 4px; }
+.so table th, .so table td { padding: 3px 14px 3px 0; text-align: left; white-space: nowrap; }
 .so tbody th { font-weight: 500; overflow: hidden; text-overflow: ellipsis; max-width: 220px; }
-.so tbody td:last-child { text-align: right; padding-right: 0; width: 1%; }
+.so table td:last-child { text-align: right; padding-right: 0; width: 1%; }
 .so tbody td:nth-child(2) { color: var(--so-soft); font-size: 12.5px; }
-.so td.so-bar { width: 60%; }
+.so table td.so-bar { width: 60%; }
 .so-bar span { display: block; height: 10px; min-width: 2px; border-radius: 5px; }
 .so-known .so-bar span { background: var(--so-id); } .so-negative .so-bar span { background: var(--so-ood); }
 .so-gallery { display: grid; grid-template-columns: repeat(5, 1fr); gap: 14px; padding-top: 10px; }
 .so-gallery img { width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 8px; display: block; }
 .so-gallery figcaption { font-size: 12.5px; line-height: 1.35; padding-top: 6px; overflow-wrap: anywhere; }
 .so-gallery small { display: block; color: var(--so-soft); font-size: 11.5px; padding-top: 3px; }
-.so-promise { margin-top: 18px !important; padding-top: 12px; border-top: 1px solid var(--so-edge); }
+.so .so-promise { margin-top: 20px; padding-top: 14px; border-top: 1px solid var(--so-edge); }
 @media (max-width: 640px) {
-  .so { padding: 16px; } .so header { gap: 14px; } .so header img { width: 96px; height: 96px; } .so-word { font-size: 42px; } .so-verdict p + p { font-size: 15px; }
-  .so-facts { grid-template-columns: 1fr; } .so-gallery { grid-template-columns: repeat(2, 1fr); } .so tbody th { max-width: 110px; } .so td.so-bar { width: 40%; }
+  .so { padding: 18px 16px; } .so header { gap: 14px; } .so header img { width: 96px; height: 96px; } .so-word { font-size: 44px; } .so-verdict p + p { font-size: 15px; }
+  .so-title h1 { font-size: 24px; } .so-facts { grid-template-columns: 1fr; } .so-gallery { grid-template-columns: repeat(3, 1fr); gap: 12px; }
+  .so tbody th { max-width: 110px; } .so table td.so-bar { width: 40%; }
 }
 '''
 
@@ -202,8 +227,11 @@ def _gradio():
     return gradio
 
 # %% ../nbs/16c_demo.ipynb #6ba57169
-_EMPTY = '''<div class="so so-empty" role="note"><p>The verdict will stand here: ID if the picture is taken for one of the known classes, OOD if it belongs to none,
+_EMPTY = '''<div class="so so-empty"><p>The verdict will stand here: ID if the picture is taken for one of the known classes, OOD if it is taken for none of them;
 with the score, the labels behind it and the synthetic images nearest to it.</p></div>'''
+_PRESS = '''element.addEventListener('click', event => { const pressed = event.target.closest('button');
+if (pressed) { element.querySelectorAll('button').forEach(b => b.setAttribute('aria-pressed', b === pressed)); trigger('click', {index: pressed.dataset.index}); } });'''
+_RELEASE = '''() => document.querySelectorAll('.so-tiles button').forEach(b => b.removeAttribute('aria-pressed'))'''
 _LOOK = '''() => { const found = document.querySelector('#so-answer'), still = matchMedia('(prefers-reduced-motion: reduce)').matches;
 if (found.getBoundingClientRect().top > innerHeight/2) found.scrollIntoView({behavior: still ? 'auto' : 'smooth'}); }'''  # a phone shows it below the rest
 
@@ -215,20 +243,22 @@ def _title(detector):
 
 def demo_page(detector: OODDetector):
     "A gradio.Blocks that judges dropped pictures; with examples for a detector of the miniature's classes. See `serve`. ImportError without Gradio."
-    gr, examples = _gradio(), example_pictures() if set(detector.names) <= set(CLASSES) else []
+    gr, examples = _gradio(), example_pictures() if set(detector.names) <= set(CLASSES) else {}
+    pairs = [pair for group in examples.values() for pair in group]
     answer(detector, Image.new('RGB', (64, 64)))  # a network that is missing or another one shows here, not at the first picture
     with gr.Blocks(title='synood: ID or OOD?', analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.HTML(_title(detector))
+        gr.HTML(_title(detector), apply_default_css=False)
         with gr.Row():
-            with gr.Column(scale=4, min_width=300):
+            with gr.Column(scale=4, min_width=300, elem_id='so-in'):
                 file = gr.File(label='Picture', height=150, elem_id='so-file')
-                tiles = gr.Gallery([(picture, name) for name, picture in examples], label='Examples: known classes, look-alikes, far ones', columns=4, height='auto', object_fit='cover',
-                                   allow_preview=False, buttons=[], interactive=False, visible=bool(examples), elem_id='so-examples')
-            with gr.Column(scale=7, min_width=300): said = gr.HTML(_EMPTY, elem_id='so-answer')
+                tiles = gr.HTML(_tiles(examples), apply_default_css=False, js_on_load=_PRESS, visible=bool(examples))
+            with gr.Column(scale=7, min_width=300): said = gr.HTML(_EMPTY, apply_default_css=False, elem_id='so-answer')
         def judge(path): return None, answer(detector, path)
-        def judge_example(event: gr.SelectData): return answer(detector, examples[event.index][1], examples[event.index][0])
-        file.upload(judge, file, [file, said], api_name='judge', show_progress='hidden').then(None, js=_LOOK)
-        tiles.select(judge_example, None, said, api_visibility='private', show_progress='hidden').then(None, js=_LOOK)
+        def judge_example(event: gr.EventData):
+            name, picture = pairs[int(event.index)]
+            return answer(detector, picture, name)
+        file.upload(judge, file, [file, said], api_name='judge', show_progress='hidden').then(None, js=_RELEASE).then(None, js=_LOOK)
+        tiles.click(judge_example, None, said, api_visibility='private', show_progress='hidden').then(None, js=_LOOK)
     return page
 
 # %% ../nbs/16c_demo.ipynb #433a3973
