@@ -146,6 +146,7 @@ _COLOURS = '''
 .dark .gradio-container, .gradio-container.dark { --so-ink: #eef1f5; --so-soft: #a5afbc; --so-edge: #334155; --so-card: #1e293b; --so-id: #6db7e3; --so-idwash: #1f4760; --so-ood: #f29b5c; --so-oodwash: #5c3517; }
 .gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
 .gradio-container .html-container { padding: 0; }
+#so-answer { scroll-margin-top: 12px; }
 .so-title { color: var(--so-ink); padding: 8px 0; }
 .so-title h1 { font-size: 28px; font-weight: 700; line-height: 1.3; letter-spacing: -.015em; margin: 0 0 4px; }
 .so-title p, .so-title summary { color: var(--so-soft); font-size: 14.5px; line-height: 1.5; margin: 0; }
@@ -194,7 +195,7 @@ _PARTS = '''
 
 # %% ../nbs/16c_demo.ipynb #731ac0f1
 _LISTS = '''
-.so-facts { display: grid; grid-template-columns: 1fr 1fr; gap: 14px; padding: 14px 0; border: solid var(--so-edge); border-width: 1px 0; }
+.so-facts { display: grid; grid-template-columns: 1fr 1fr; gap: 14px; padding: 14px 0; border-top: 1px solid var(--so-edge); border-bottom: 1px solid var(--so-edge); }
 .so-facts dt, .so thead th { color: var(--so-soft); font-size: 12.5px; font-weight: 400; }
 .so section { padding-top: 20px; }
 .so h3 { font-size: 15.5px; font-weight: 650; }
@@ -238,7 +239,7 @@ if (found.getBoundingClientRect().top > innerHeight/2) found.scrollIntoView({beh
 def _title(detector):
     many = len(detector.names) > 1
     return (f'<div class="so-title"><h1>Is it one of the known classes?</h1><p>{escape(detector.method)} · {len(detector.names)} known class{"es"*many} · '
-            f'{len(detector.negative_names)} negative labels · {escape(detector.clip[0] if not Path(detector.clip[0]).is_absolute() else "a CLIP of its own")}</p>'
+            f'{len(detector.negative_names)} negative labels · network {escape(detector.clip[0] if not Path(detector.clip[0]).is_absolute() else "of its own")}</p>'
             f'<details><summary>the known classes</summary><p>{escape(", ".join(detector.names))}</p></details></div>')
 
 def demo_page(detector: OODDetector):
@@ -252,7 +253,7 @@ def demo_page(detector: OODDetector):
             with gr.Column(scale=4, min_width=300, elem_id='so-in'):
                 file = gr.File(label='Picture', height=150, elem_id='so-file')
                 tiles = gr.HTML(_tiles(examples), apply_default_css=False, js_on_load=_PRESS, visible=bool(examples))
-            with gr.Column(scale=7, min_width=300): said = gr.HTML(_EMPTY, apply_default_css=False, elem_id='so-answer')
+            with gr.Column(scale=7, min_width=300): said = gr.HTML(_EMPTY, html_template='<div aria-live="polite">${value}</div>', apply_default_css=False, elem_id='so-answer')
         def judge(path): return None, answer(detector, path)
         def judge_example(event: gr.EventData):
             name, picture = pairs[int(event.index)]
