@@ -10,6 +10,7 @@ import base64, io, os, warnings
 from dataclasses import replace
 from html import escape
 from pathlib import Path
+from urllib.request import getproxies
 import numpy as np
 from PIL import Image
 from .detector import OODDetector
@@ -163,8 +164,9 @@ _COLOURS = '''
 @media (min-width: 700px) { #so-in { position: sticky; top: 16px; align-self: flex-start; } }
 '''
 
+# %% ../nbs/16c_demo.ipynb #aa540cde
 _PARTS = '''
-.so { color: var(--so-ink); background: var(--so-card); border: 1px solid var(--so-edge); border-radius: 14px; padding: 24px 26px; font-size: 15px; line-height: 1.5; }
+.so { color: var(--so-ink); background: var(--so-card); border: 1px solid var(--so-edge); border-radius: 14px; padding: 24px 26px; font-size: 15px; line-height: 1.5; overflow-wrap: anywhere; }
 .so p, .so h3, .so dl, .so dd, .so figure { margin: 0; }
 .so b { font-weight: 650; }
 .so-id { --tone: var(--so-id); } .so-ood { --tone: var(--so-ood); } .so-open { --tone: var(--so-soft); }
@@ -268,8 +270,9 @@ _FONTS = 'Segoe UI', 'Roboto', 'Helvetica Neue', 'Noto Sans', 'Liberation Sans',
 def serve(detector: OODDetector, host: str = '127.0.0.1', port: int = 7860, open_browser: bool = False, block: bool = True):
     "Serve the page and print its address; until Ctrl-C, or, without `block`, until its `close()`. OSError if the port is taken."
     gr, page = _gradio(), demo_page(detector)
+    os.environ['no_proxy'] = ','.join(filter(None, [getproxies().get('no'), 'localhost', host]))  # Gradio looks whether it answers, and a proxy would not know
     theme = gr.themes.Base(primary_hue='sky', neutral_hue='slate', font=_FONTS, font_mono=('monospace',), radius_size='lg')
-    try: page.launch(server_name=host, server_port=port, inbrowser=open_browser, share=False, quiet=True, prevent_thread_lock=True, footer_links=[], ssr_mode=False,
+    try: page.launch(server_name=host, server_port=port, inbrowser=open_browser, inline=False, share=False, quiet=True, prevent_thread_lock=True, footer_links=[], ssr_mode=False,
                      max_file_size='100mb', theme=theme, css=_COLOURS + _PARTS + _LISTS)
     except OSError: raise OSError(f'the demo cannot listen at {host}, port {port}: it is taken or not of this machine; give another port') from None
     print(f'the demo is at {page.local_url} (end it with Ctrl-C)', flush=True)

@@ -165,7 +165,7 @@ def keep(shot):
         assert image.width == 1100
         if wanted := os.environ.get('SYNOOD_SCREENSHOT'):
             Path(wanted).parent.mkdir(parents=True, exist_ok=True)
-            image.convert('RGB').quantize(192, dither=Image.Dither.NONE).save(wanted, optimize=True)
+            image.convert('RGB').quantize(256, kmeans=3, dither=Image.Dither.NONE).save(wanted, optimize=True)
 
 
 @pytest.mark.slow
