@@ -24,11 +24,11 @@ _SMALL = 128  # pixels; a smaller picture is enlarged without smoothing
 
 def _img(picture, alt, side=320):
     "An <img> with the picture in it, at most `side` pixels long."
-    tiny, picture, packed = max(picture.size) <= _SMALL, picture.convert('RGB'), io.BytesIO()
+    tiny, tall, picture, packed = max(picture.size) <= _SMALL, picture.height > picture.width, picture.convert('RGB'), io.BytesIO()
     picture.thumbnail((side, side))
     picture.save(packed, 'PNG') if tiny else picture.save(packed, 'JPEG', quality=88)
     data = base64.b64encode(packed.getvalue()).decode()
-    return f'<img src="data:image/{"png" if tiny else "jpeg"};base64,{data}" alt="{escape(alt)}"{" class=tiny" if tiny else ""}>'
+    return f'<img src="data:image/{"png" if tiny else "jpeg"};base64,{data}" alt="{escape(alt)}" class="{"tiny "*tiny}{"tall"*tall}">'
 
 # %% ../nbs/16c_demo.ipynb #cd78c192
 def _verdict(why, known):
@@ -70,12 +70,14 @@ def _nearest_labels(why):
 
 def _masses(why, top=6):
     "The largest masses as bars, and what is left."
-    rows, rest = why.labels[:top], len(why.labels) - top
-    widest = rows.mass.iloc[0]
-    bars = ''.join(f'<tr class="{"so-known" if kind == "ID" else "so-negative"}"><th scope="row">{escape(label)}</th><td>{"ID" if kind == "ID" else "negative"}</td>'
+    known, foreign = _split(why)
+    labels, note = why.labels, 'The shares of all labels sum to 100%, those of the ID labels to the score.'
+    if not foreign.mass.any(): labels, note = known, 'The shares of the ID labels sum to 100%; the largest is the score.'
+    rows, rest, widest = labels[:top], len(labels) - top, labels.mass.iloc[0]
+    bars = ''.join(f'<tr class="{"so-known" if kind == "ID" else "so-negative"}"><th scope="row">{escape(label)}</th><td>{kind}</td>'
                    f'<td class="so-bar"><span style="width:{100*mass/widest:.1f}%"></span></td><td>{mass:.1%}</td></tr>' for label, kind, mass in zip(rows.label, rows.kind, rows.mass))
-    left = f'<p class="so-note">The other {rest} labels share {why.labels.mass[top:].sum():.1%}.</p>' if rest > 0 else ''
-    return ('<section><h3>Where the score comes from</h3><p class="so-note">The shares of all labels sum to 100%, those of the ID labels to the score.</p><table><thead><tr><th scope="col">label</th><th scope="col">kind</th><th scope="col" colspan="2">share</th></tr></thead>'
+    left = f'<p class="so-note">All others ({rest}) share {labels.mass[top:].sum():.1%}.</p>' if rest > 0 else ''
+    return (f'<section><h3>Where the score comes from</h3><p class="so-note">{note}</p><table><thead><tr><th scope="col">label</th><th scope="col">kind</th><th scope="col" colspan="2">share</th></tr></thead>'
             f'<tbody>{bars}</tbody></table>{left}</section>')
 
 # %% ../nbs/16c_demo.ipynb #d8cf1eba
@@ -174,7 +176,8 @@ _PARTS = '''
 .so-note, .so-promise { font-size: 13.5px; }
 .so-refused { border-left: 5px solid var(--so-ood); }
 .so header { display: flex; gap: 22px; align-items: center; }
-.so header img { width: 132px; height: 132px; object-fit: contain; border-radius: 10px; flex: none; }
+.so header img { width: 132px; height: auto; border-radius: 10px; flex: none; }
+.so header img.tall { width: auto; height: 132px; max-width: 132px; }
 .so-word { color: var(--tone); font-size: 56px; font-weight: 750; line-height: 1; letter-spacing: -.02em; padding-bottom: 8px; }
 .so-open .so-word { font-size: 34px; }
 .so-verdict p + p { font-size: 17px; }
@@ -215,7 +218,7 @@ _LISTS = '''
 .so-gallery small { display: block; color: var(--so-soft); font-size: 11.5px; padding-top: 3px; }
 .so .so-promise { margin-top: 20px; padding-top: 14px; border-top: 1px solid var(--so-edge); }
 @media (max-width: 640px) {
-  .so { padding: 18px 16px; } .so header { gap: 14px; } .so header img { width: 96px; height: 96px; } .so-word { font-size: 44px; } .so-verdict p + p { font-size: 15px; }
+  .so { padding: 18px 16px; } .so header { gap: 14px; } .so header img { width: 96px; } .so header img.tall { height: 96px; max-width: 96px; } .so-word { font-size: 44px; } .so-verdict p + p { font-size: 15px; }
   .so-title h1 { font-size: 24px; } .so-facts { grid-template-columns: 1fr; } .so-gallery { grid-template-columns: repeat(3, 1fr); gap: 12px; }
   .so tbody th { max-width: 110px; } .so table td.so-bar { width: 40%; }
 }
