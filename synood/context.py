@@ -17,8 +17,8 @@ from PIL import Image
 from tokenizers.processors import TemplateProcessing
 from transformers import (AutoConfig, AutoModelForImageTextToText, AutoProcessor, CLIPImageProcessor, CLIPTokenizer,
                           LlavaForConditionalGeneration, LlavaProcessor)
-from .features import built, device, locate_model, models_used, openai_bpe
-from .images import open_sets, read_image, read_selection
+from .features import built, device, locate_model, models_used, openai_bpe, readable
+from .images import open_sets, read_image, read_lines, read_selection
 from .runs import atomic_write, digest, file_hash, folder_hash, stage
 
 # %% ../nbs/08_context.ipynb #0a613d78
@@ -50,7 +50,7 @@ def load_lister(ids: tuple[str, ...]  # model ids, tried in order, see `find_mod
     name, folder = locate_model(ids, 'lister')
     dtype = torch.bfloat16 if device().type == 'cuda' else torch.float32
     if name.startswith('random:'): return _random_lister(name, folder, dtype)
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    with readable(folder): model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True)
     model = model.eval().requires_grad_(False).to(device())
     return Lister(model, AutoProcessor.from_pretrained(folder), models_used[name] or folder_hash(folder))
 
@@ -244,9 +244,7 @@ def read_contexts(folder: Path) -> list[dict]:
     files = sorted(Path(folder).glob('*/contexts.jsonl'))
     if not files:
         raise FileNotFoundError(f'no contexts.jsonl below {folder}: run the stage contexts first')
-    lines = ''.join(file.read_text(encoding='utf-8') for file in files).split('\n')
-    records = [json.loads(line) for line in lines if line]
-    return [r | dict(items=tuple(r['items'])) for r in records]
+    return [r | dict(items=tuple(r['items'])) for file in files for r in read_lines(file)]
 
 # %% ../nbs/08_context.ipynb #2fc488d4
 @stage('contexts', needs=('images', 'selection'), shared=True,

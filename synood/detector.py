@@ -59,6 +59,7 @@ class _Decides:
     "What a detector does with images."
     def calibrate(self, id_images, tpr: float = .95) -> 'OODDetector':
         "A detector with a threshold that a new ID image reaches with probability >= tpr, see `conformal_threshold`. ValueError for images it was fitted on."
+        if not isinstance(id_images, (str, Path, ImageSet, Image.Image)): id_images = list(id_images)  # to be read twice
         _refuse_fitted(self, id_images)
         return replace(self, threshold=conformal_threshold(self.score(id_images), tpr), tpr=tpr)
 
@@ -274,7 +275,9 @@ class Explanation:
         return packed.getvalue()
 
 def _explain(detector, image, top):
-    (name, source), = located(image)
+    found = list(islice(located(image), 2))
+    if len(found) != 1: raise ValueError('explain takes one image' + (', not several' if found else ', and there is none'))
+    name, source = found[0]
     picture = insist(name, *each_picture(lambda p: p, [(name, source)])[0])
     _, features = _features(detector, picture)
     score, threshold = float(_judged(detector, features)[0][0]), detector.threshold

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['models_used', 'BATCH', 'unit', 'cosine', 'hub_repository', 'random_folder', 'locate_model', 'find_model', 'Clip',
-           'device', 'built', 'openai_bpe', 'clip_tokenizer', 'load_clip', 'encode_text', 'encode_images',
+           'device', 'built', 'openai_bpe', 'clip_tokenizer', 'readable', 'load_clip', 'encode_text', 'encode_images',
            'encode_pixels', 'Crop', 'Classifier', 'load_classifier', 'penultimate_of', 'classify', 'describe',
            'save_clip', 'read_arrays', 'cached', 'set_hash', 'image_features', 'classifier_features', 'Pixels',
            'text_features']
@@ -30,15 +30,15 @@ from torchvision.transforms import Compose, InterpolationMode, Normalize, Random
 from torchvision.transforms.functional import hflip, resized_crop
 from transformers import CLIPTokenizer
 from .images import ImageSet
-from .runs import asset, atomic_write, digest, embedded_folder, file_hash, in_threads, progress, work_off
+from .runs import asset, atomic_write, digest, embedded_folder, file_hash, in_threads, progress, sweep, work_off, writing
 
 # %% ../nbs/05_features.ipynb #55c0216c
 def unit(x: np.ndarray) -> np.ndarray:
     "Rows (..., D) of Euclidean length 1, in the precision of `x`; ValueError for a zero row."
     x = np.asarray(x)
     length = np.linalg.norm(x.astype(np.float64), axis=-1, keepdims=True)
-    if not (length > 0).all() or not np.isfinite(length).all():
-        raise ValueError(f'a row of length {length.min()} or {length.max()} has no direction')
+    if (lost := ~((length > 0) & np.isfinite(length))).any():
+        raise ValueError(f'row {int(lost.argmax())} is of length {length.ravel()[lost.argmax()]:g}: it has no direction')
     return (x/length).astype(x.dtype if np.issubdtype(x.dtype, np.floating) else np.float64)
 
 # %% ../nbs/05_features.ipynb #1acd6cda
@@ -201,6 +201,18 @@ def clip_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, **settings)
 
 # %% ../nbs/05_features.ipynb #79d5e36f
+@contextmanager
+def readable(folder: Path):
+    "Turn what the libraries say of weights in a folder that are no safetensors into a ValueError of one line."
+    try: yield
+    except SafetensorError as e: raise ValueError(f'{folder}: a file of weights is damaged, or no safetensors ({e}): bring it again') from None
+
+def _named_weights(folder, *first):
+    "ValueError unless open_clip or timm, which look for the names `first` before any other, will take a safetensors file from a folder."
+    found = [f.name for f in sorted(folder.iterdir()) if f.suffix in ('.safetensors', '.bin', '.pth', '.pt', '.tar')]
+    if set(first) & set(found) or (found and all(name.endswith('.safetensors') for name in found)): return
+    raise ValueError(f'{folder}: there is no {" or ".join(first)}, but {", ".join(found) or "no other weights"}; formats other than safetensors are not read')
+
 def _hub_clip(name, folder):
     "Weights file, network, transform and tokenizer of an open_clip 'architecture/tag'."
     architecture, _, tag = _pinned(name)[0].partition('/')
@@ -217,6 +229,7 @@ def _hub_clip(name, folder):
 def _local_clip(folder, drawn=False):
     "Files, network, transform and tokenizer of a folder that open_clip saved, or with random weights."
     source = f'local-dir:{folder}'
+    if not drawn: _named_weights(folder, 'open_clip_model.safetensors', 'open_clip_pytorch_model.safetensors')
     with _drawing(0, device()) if drawn else nullcontext():
         model, _, transform = open_clip.create_model_and_transforms(source, load_weights=not drawn, device=device() if drawn else 'cpu')
     tokenizer = open_clip.get_tokenizer(source)
@@ -253,7 +266,7 @@ def _drawn(name):
 @lru_cache(maxsize=4)
 def _load_clip(name, folder, stamp):
     named = _known_tag(name)
-    files, model, transform, tokenizer = _hub_clip(name, folder) if named else _local_clip(folder, bool(_drawn(name)))
+    with readable(folder): files, model, transform, tokenizer = _hub_clip(name, folder) if named else _local_clip(folder, bool(_drawn(name)))
     model = _frozen(model)
     with torch.inference_mode(): width = model.encode_text(tokenizer(['']).to(device())).shape[1]
     return Clip(model, transform, tokenizer, _files_hash(files, _pinned(name)[0] if named else _drawn(name)),
@@ -360,7 +373,9 @@ def _timm(name, folder):
     "Files that decide it, and the timm network of a hub id or of a folder that timm saved."
     if _drawn(name):
         with _drawing(0, device()): return _model_files(folder), timm.create_model(f'local-dir:{folder}')
-    if _own(name) or '/' in name: return _model_files(folder), timm.create_model(f'local-dir:{folder}', pretrained=True)
+    if _own(name) or '/' in name:
+        _named_weights(folder, 'model.safetensors')
+        return _model_files(folder), timm.create_model(f'local-dir:{folder}', pretrained=True)
     weights = folder/'model.safetensors'
     if not weights.exists(): raise FileNotFoundError(f'{name}: there is no {weights}')
     source = dict(file=str(weights), source='file')
@@ -368,7 +383,7 @@ def _timm(name, folder):
 
 @lru_cache(maxsize=8)  # Table 1 names six
 def _load_classifier(name, folder, stamp):
-    files, model = _timm(name, folder)
+    with readable(folder): files, model = _timm(name, folder)
     model, config = _frozen(model), timm.data.resolve_data_config({}, model=model, use_test_size=True)
     head = model.get_classifier()
     if not isinstance(head, torch.nn.Linear) or head.bias is None:
@@ -461,6 +476,7 @@ def _make_whole(final, ranges, make, about):
         return found
     def lock(name): return locks/f'{final.stem}-{name}.lock'
     with FileLock(lock('whole')):
+        sweep(final.parent, final.name, alone=True)  # who holds the lock is the only one to write it
         if final.exists() and read_arrays(final, ranges[-1].stop) is None: final.unlink()  # damaged
     with progress(desc='features', total=ranges[-1].stop) as bar:
         work_off(len(ranges), stands, fill, lock, lambda k: bar.update(len(ranges[k])))
@@ -479,8 +495,9 @@ def cached(cache: Path | None,  # folder; None computes without keeping
     if cache is None: return _joined((make(rows) for rows in progress(ranges, 'features')), count)
     text = json.dumps(about, sort_keys=True)
     final = Path(cache)/f'{hashlib.sha256(text.encode()).hexdigest()}.safetensors'
-    final.parent.mkdir(parents=True, exist_ok=True)
-    while (found := read_arrays(final, count)) is None: _make_whole(final, ranges, make, text)
+    with writing(final.parent):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        while (found := read_arrays(final, count)) is None: _make_whole(final, ranges, make, text)
     shutil.rmtree(final.with_suffix('.parts'), ignore_errors=True)  # also those of a process killed just before this line
     return found
 
@@ -491,9 +508,10 @@ def set_hash(images: ImageSet, cache: Path | None) -> str:
     stats = in_threads(os.stat, images.paths)
     listing = digest([str(Path(images.root).resolve()), [(n, s.st_size, s.st_mtime_ns) for n, s in zip(images.files, stats)]])
     known = Path(cache)/'hashes'/listing
-    known.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(known.with_suffix('.lock')):
-        if not known.exists(): atomic_write(known, images.hash)
+    with writing(known.parent):
+        known.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(known.with_suffix('.lock')):
+            if not known.exists(): atomic_write(known, images.hash)
     images.__dict__['hash'] = known.read_text()  # as if it had been computed here
     return images.hash
 

@@ -6,7 +6,7 @@
 __all__ = ['MAX_PIXELS', 'MAX_SIDE', 'EXTENSIONS', 'HALVES', 'protocols', 'read_image', 'ImageSet', 'find_files', 'spread',
            'image_folder', 'sheet', 'as_jpeg', 'complexity', 'ranking', 'richest', 'oddity', 'check_images',
            'at_most_per_class', 'class_half', 'cut_down', 'Protocol', 'Rehearsal', 'write_sets', 'open_sets',
-           'images_stage', 'select', 'read_selection', 'selection_stage']
+           'read_list', 'images_stage', 'read_lines', 'select', 'read_selection', 'selection_stage']
 
 # %% ../nbs/03_images.ipynb #d87ecfcc
 import hashlib, io, json, os, warnings
@@ -18,7 +18,7 @@ from threading import Lock
 from typing import Callable, ClassVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps, UnidentifiedImageError
-from .runs import atomic_write, digest, file_hash, in_threads, listing_hash, stage, understood, walk
+from .runs import atomic_write, digest, file_hash, in_threads, inside, listing_hash, stage, understood, walk
 from .scales import Registry, choices
 
 # %% ../nbs/03_images.ipynb #0a1feb0f
@@ -421,15 +421,16 @@ def write_sets(sets: dict[str, ImageSet], folder: Path, home: Path | None = None
 def open_sets(folder: Path) -> dict[str, ImageSet]:
     "The image sets of a finished stage `images`: 'train', 'id' and every OOD set under its name."
     folder = Path(folder).resolve()
-    with understood(folder/'sets.json'):
-        lists = json.loads((folder/'sets.json').read_text(encoding='utf-8'))
-        return {key: _listed(folder, **found) for key, found in lists.items()}
+    listed = folder/'sets.json'
+    def opened(root, files, labels, classes):
+        if '\0' in root: raise ValueError(f'a root is {root!r}')
+        if not all(type(x) is int and -1 <= x < len(classes) for x in labels): raise ValueError('its labels do not count its classes')
+        return ImageSet(Path(os.path.normpath(folder/root)), tuple(inside(name, listed) for name in files), np.array(labels, np.int64), tuple(classes))
+    return read_list(listed, lambda text: {key: opened(**found) for key, found in json.loads(text).items()})
 
-def _listed(folder, root, files, labels, classes):
-    if not all(isinstance(x, list) for x in (files, labels, classes)) or not all(isinstance(x, str) for x in (root, *files, *classes)):
-        raise ValueError('its root, files and classes must be texts')
-    if not all(type(x) is int and -1 <= x < len(classes) for x in labels): raise ValueError('its labels must count its classes')
-    return ImageSet(Path(os.path.normpath(folder/root)), tuple(files), np.array(labels, np.int64), tuple(classes))
+def read_list(listed: Path, parse: Callable):
+    "parse(text) of a file that a stage wrote; ValueError of one line, with the file's name, if it is not what was written."
+    with understood(listed): return parse(Path(listed).read_bytes().decode())
 
 # %% ../nbs/03_images.ipynb #e7bb3f3c
 @stage('images', needs=('world',), uses=('world', 'data', 'protocol', 'n_train', 'n_test', 'draws'))
@@ -438,6 +439,16 @@ def images_stage(job):
     root = Path(job.scale.data) if job.scale.data else job.inputs['world']
     sets = protocols[job.scale.protocol].load(root, job.scale.n_train, job.scale.n_test*job.scale.draws)
     write_sets(sets, job.folder, None if job.scale.data else job.final)
+
+# %% ../nbs/03_images.ipynb #0d7bf584
+def read_lines(listed: Path, **kinds) -> list[dict]:
+    "The records of a file with one JSON line an image, whose `path` may not lead out of its folder; `kinds`: types of other entries; see `read_list`."
+    def record(line):
+        found = json.loads(line)
+        inside(found['path'], listed)
+        if wrong := [k for k, kind in kinds.items() if type(found[k]) is not kind]: raise ValueError(f'{wrong[0]} is no {kinds[wrong[0]].__name__}')
+        return found
+    return read_list(listed, lambda text: [record(line) for line in text.split('\n') if line])
 
 # %% ../nbs/03_images.ipynb #33dfd023
 def select(train: ImageSet, m: int) -> list[dict]:
@@ -451,13 +462,7 @@ def select(train: ImageSet, m: int) -> list[dict]:
 
 def read_selection(folder: Path) -> list[dict]:
     "The rows of a finished stage `selection`, in its order; see `select`."
-    with understood(path := Path(folder)/'selection.jsonl'):
-        return [_row(json.loads(line)) for line in path.read_text(encoding='utf-8').splitlines()]
-
-def _row(row):
-    kinds = dict(path=str, label=int, name=str)
-    if wrong := [k for k, kind in kinds.items() if type(row[k]) is not kind]: raise ValueError(f'{wrong[0]} must be a {kinds[wrong[0]].__name__}')
-    return row
+    return read_lines(Path(folder)/'selection.jsonl', label=int, name=str)
 
 # %% ../nbs/03_images.ipynb #0a8bfe35
 @stage('selection', needs=('images',), uses=('m',))

@@ -11,7 +11,7 @@ __all__ = ['objectives', 'DTYPES', 'samplers', 'TEXT_PROMPT', 'energy', 'energy_
            'textimages_stage']
 
 # %% ../nbs/09_synthesis.ipynb #fc601f11
-import gc, json, warnings
+import gc, json, os, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -26,10 +26,10 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 from transformers import AutoTokenizer, CLIPTextModel
 from .context import read_contexts
-from .features import built, classifier_features, clip_tokenizer, device, load_classifier, locate_model
-from .images import ImageSet, open_sets, read_selection
+from .features import built, classifier_features, clip_tokenizer, device, load_classifier, locate_model, readable
+from .images import ImageSet, open_sets, read_lines, read_selection
 from .negatives import read_negatives
-from .runs import in_threads, stage, understood
+from .runs import in_threads, inside, stage
 from .scales import Registry, choices, generator, rng
 
 # %% ../nbs/09_synthesis.ipynb #d4dddd19
@@ -84,7 +84,7 @@ def _load_painter(ids, precision, vae_precision, compiled):
     drawn, where = name.startswith('random:'), device()
     def part(cls, name, precision, key='torch_dtype'):
         if drawn: return built(cls, source/name, 0, where, DTYPES[precision])
-        return cls.from_pretrained(source, subfolder=name, **{key: DTYPES[precision]}).eval().requires_grad_(False).to(where)
+        with readable(source/name): return cls.from_pretrained(source, subfolder=name, use_safetensors=True, **{key: DTYPES[precision]}).eval().requires_grad_(False).to(where)
     config = diffusers.DiffusionPipeline.load_config(source)
     scheduler = getattr(diffusers, config['scheduler'][1]).from_pretrained(source, subfolder='scheduler')
     vae, unet = part(AutoencoderKL, 'vae', vae_precision), part(UNet2DConditionModel, 'unet', precision)
@@ -331,7 +331,8 @@ def png_name(name: str) -> str:
     return name if name.endswith('.png') else f'{name}.png'
 
 def save_images(folder: Path, names: list[str], pixels: torch.Tensor):
-    "Write images (B, 3, H, W) as lossless PNG under their names."
+    "Write images (B, 3, H, W) as lossless PNG under their names; ValueError, before anything is written, for one that leads out of the folder."
+    names = [inside(name, folder) for name in names]
     def write(pair):
         path = folder/png_name(pair[0])
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -345,13 +346,13 @@ def write_records(folder: Path, records: list[dict]):
 # %% ../nbs/09_synthesis.ipynb #f28eec91
 def read_synthetic(folder: Path, kind: str) -> tuple[ImageSet, list[dict]]:
     "The images ('grad', 'plain' or 'text') of a finished stage and their records, in the order of the selection."
-    files, records = [], []
+    files, records, home = [], [], os.path.realpath(folder)
     for batch in sorted(p for p in Path(folder).iterdir() if p.is_dir()):
-        with understood(batch/'records.jsonl'):
-            lines = [json.loads(line) for line in (batch/'records.jsonl').read_text(encoding='utf-8').splitlines()]
-            files += [f'{batch.name}/{kind}/{png_name(r["path"])}' for r in lines]
-            if not all(type(r['label']) is int and isinstance(r['name'], str) for r in lines): raise ValueError('every image needs a label and a name')
+        lines = read_lines(batch/'records.jsonl', label=int, name=str)
         records += lines
+        files += [f'{batch.name}/{kind}/{png_name(r["path"])}' for r in lines]
+    for name in files:  # a stage makes no links
+        if os.path.realpath(os.path.join(home, name)) != os.path.join(home, *name.split('/')): raise ValueError(f'{folder}/{name} is a link, which no stage makes: delete it, and restore the picture')
     if not files or not (Path(folder)/files[0]).exists():
         raise FileNotFoundError(f'no {kind!r} images in {folder}: was the stage that makes them run?')
     names = {r['label']: r['name'] for r in records}

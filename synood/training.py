@@ -10,9 +10,9 @@ import json, math, os, time
 from dataclasses import dataclass, field
 from pathlib import Path
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from .runs import temporary
+from .runs import temporary, writing
 
 # %% ../nbs/07b_training.ipynb #24eca8b7
 def learning_rate(step: int, total: int, warmup: int, top: float) -> float:
@@ -36,8 +36,11 @@ class FineTuning:
         moments = self.optimiser.state_dict()['state']
         tensors |= {f'optimiser.{i}.{k}': v for i, entry in moments.items() for k, v in entry.items()}
         draft = temporary(path)
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft, {'losses': json.dumps(self.losses)})
-        os.replace(draft, path)
+        with writing(path.parent):
+            try:
+                save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft, {'losses': json.dumps(self.losses)})
+                os.replace(draft, path)
+            finally: draft.unlink(missing_ok=True)
         self.saved = time.time()
 
     def checkpoint(self, path: Path | None, seconds_between: float = 60.):
@@ -45,10 +48,12 @@ class FineTuning:
         if path and time.time() - self.saved >= seconds_between: self.save(path)
 
     def restore(self, path: Path | None):
-        "Go on from the file that `save` wrote, if it is there."
+        "Go on from the file that `save` wrote, if it is there; ValueError if it is damaged."
         if not path or not path.exists(): return
-        with safe_open(path, 'pt') as found:
-            tensors, self.losses = {k: found.get_tensor(k) for k in found.keys()}, json.loads(found.metadata()['losses'])
+        try:
+            with safe_open(path, 'pt') as found:
+                tensors, self.losses = {k: found.get_tensor(k) for k in found.keys()}, json.loads(found.metadata()['losses'])
+        except (SafetensorError, TypeError, KeyError, ValueError) as e: raise ValueError(f'{path} is damaged ({e}): delete it, and the training begins anew') from None
         self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith('model.')})
         moments = {}
         for key, value in tensors.items():
