@@ -274,5 +274,5 @@ def main(arguments: list[str] | None = None):
     except Exception as e:
         if os.environ.get('SYNOOD_DEBUG'): raise
         ours = '' if isinstance(e, _USER_ERRORS) else f'{type(e).__name__}: '
-        print(f'synood: {ours}{e}' + (' (SYNOOD_DEBUG=1 shows where)' if ours else ''), file=sys.stderr)
+        print(' '.join(f'synood: {ours}{e}'.splitlines()) + (' (SYNOOD_DEBUG=1 shows where)' if ours else ''), file=sys.stderr)
         sys.exit(1 if ours else 2)

@@ -25,7 +25,7 @@ def tell(about: dict, as_json: bool):
 # %% ../nbs/16e_commands.ipynb #a1a707fa
 def read_names(path: Path) -> list[str]:
     "The class names in a text file, one a line; empty lines are left out."
-    try: return [line.strip() for line in Path(path).read_text(encoding='utf-8').splitlines() if line.strip()]
+    try: return [line.strip() for line in Path(path).read_text(encoding='utf-8').split('\n') if line.strip()]
     except UnicodeDecodeError as e: raise ValueError(f'{path}: not a text in UTF-8: {e}') from None
 
 # %% ../nbs/16e_commands.ipynb #9f4d3434
@@ -116,6 +116,7 @@ def score(images: Path = typer.Argument(help='An image, or a folder that is sear
         counts = write_scores(loaded, images, out, as_json, key)
     else:
         counts = [0, 0, 0]
+        if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='surrogateescape')  # the name of a file may be any bytes
         for table in loaded.stream(images):
             sys.stdout.write(as_text(table, as_json, head=not counts[0]))
             counts = [a + b for a, b in zip(counts, count_of(table))]

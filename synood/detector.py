@@ -7,7 +7,7 @@ __all__ = ['learners', 'conformal_threshold', 'Neighbours', 'OODDetector', 'Expl
            'own_folder']
 
 # %% ../nbs/11_detector.ipynb #d9a78e91
-import io, json, math, shutil, unicodedata
+import io, json, shutil, unicodedata
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -427,18 +427,18 @@ def own_folder(ids: tuple[str, ...]) -> Path | None:
 # %% ../nbs/11_detector.ipynb #f6290a59
 def _is_path(name): return name.startswith(('.', '/', '~')) or '\\' in name or '..' in name.split('/') or Path(name).is_absolute()
 
-def _is_number(x, low, high): return type(x) in (int, float) and math.isfinite(x) and low < x < high
+def _is_number(x, low, high): return type(x) in (int, float) and low < x < high  # which NaN is not
 
 def _are_texts(x): return isinstance(x, list) and all(isinstance(v, str) for v in x)
 
 _RULES = dict(
     names=('a list of distinct class names', lambda x: _are_texts(x) and _checked_names(x)),
     negative_names=('a list of texts', _are_texts),
-    clip=("'own' or ids of published networks", lambda x: x == 'own' or (_are_texts(x) and x and not any(map(_is_path, x)))),
+    clip=("'own' or ids of published networks", lambda x: x == 'own' or (_are_texts(x) and x and all(v.isprintable() and not _is_path(v) for v in x))),
     clip_hash=('a text', lambda x: isinstance(x, str)),
-    temperature=('a number above 0', lambda x: _is_number(x, 0, math.inf)),
+    temperature=('a number between 1e-6 and 1e6', lambda x: _is_number(x, 1e-6, 1e6)),  # beyond, float32 divides to infinity
     groups=('a whole number from 0', lambda x: type(x) is int and x >= 0),
-    threshold=('a number or null', lambda x: x is None or _is_number(x, -math.inf, math.inf)),
+    threshold=('a number or null', lambda x: x is None or _is_number(x, -1e300, 1e300)),
     tpr=('a number between 0 and 1, or null', lambda x: x is None or _is_number(x, 0, 1)),
     method=('a text', lambda x: isinstance(x, str)),
     residual=('true, false or null', lambda x: x is None or type(x) is bool),
@@ -454,7 +454,9 @@ def _read_meta(folder):
     if not isinstance(meta, dict) or meta.get('format') != _FORMAT: raise ValueError(f'{where} is not a detector of format {_FORMAT}: make it again with this version of synood')
     if missing := sorted(set(_RULES) - set(meta)): raise ValueError(f'{where} is damaged: {", ".join(missing)} missing')
     for name, (rule, holds) in _RULES.items():
-        if not holds(meta[name]): raise ValueError(f'{where} is damaged: {name} must be {rule}, not {meta[name]!r:.50}')
+        try: fits = holds(meta[name])
+        except ValueError as e: raise ValueError(f'{where} is damaged: {e}') from None
+        if not fits: raise ValueError(f'{where} is damaged: {name} must be {rule}, not {meta[name]!r:.50}')
     return meta
 
 def _filled(folder, part, module, arrays):

@@ -7,10 +7,8 @@ __all__ = ['located', 'batched', 'each_picture', 'picture_hashes', 'insist']
 
 # %% ../nbs/10d_pictures.ipynb #d636222c
 import hashlib, os
-from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from threading import Lock
 import numpy as np
 from PIL import Image
 from .images import EXTENSIONS, ImageSet, read_image
@@ -42,23 +40,14 @@ def batched(items, size: int):
     while batch := list(islice(items, size)): yield batch
 
 # %% ../nbs/10d_pictures.ipynb #d0cb1de8
-_LARGE, _one_large = 2**24, Lock()  # pixels; a larger picture is decoded alone
-
-def _picture(source):
-    "8-bit RGB of a path or a PIL picture, with the errors of `read_image`."
+def _made(work, source):
+    "What `work` makes of the RGB picture of a path or a PIL picture, with the errors of `read_image`."
     if isinstance(source, Exception): raise source
-    return source.convert('RGB') if isinstance(source, Image.Image) else read_image(source)
-
-def _is_large(source):
-    if isinstance(source, Image.Image): return False
-    try:
-        with Image.open(source) as image: return image.width*image.height > _LARGE
-    except Exception: return False  # `read_image` will say why
+    return work(source.convert('RGB')) if isinstance(source, Image.Image) else read_image(source, then=work)
 
 def _or_problem(work, source):
     "(what `work` makes of the picture, '') or (None, why it cannot be read)."
-    try:
-        with _one_large if _is_large(source) else nullcontext(): return work(_picture(source)), ''
+    try: return _made(work, source), ''
     except Exception as e: return None, ' '.join(str(e).split()) or type(e).__name__
 
 def each_picture(work, items) -> list[tuple]:
