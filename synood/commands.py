@@ -25,28 +25,38 @@ def tell(about: dict, as_json: bool):
 # %% ../nbs/16e_commands.ipynb #a1a707fa
 def read_names(path: Path) -> list[str]:
     "The class names in a text file, one a line; empty lines are left out."
-    try: return [line.strip() for line in Path(path).read_text(encoding='utf-8').split('\n') if line.strip()]
+    try: return [line.strip() for line in Path(path).read_text(encoding='utf-8-sig').split('\n') if line.strip()]
     except UnicodeDecodeError as e: raise ValueError(f'{path}: not a text in UTF-8: {e}') from None
 
 # %% ../nbs/16e_commands.ipynb #9f4d3434
+def _check_calibration(images, tpr):
+    "Refuse, before the work, what could not be calibrated after it."
+    from numpy import zeros
+    from synood.detector import conformal_threshold
+    from synood.pictures import located
+    if not images.exists(): raise FileNotFoundError(f'--calibrate {images}: no such folder')
+    conformal_threshold(zeros(sum(1 for _ in located(images))), tpr)
+
 @commands.command()
 def fit(images: Path = typer.Argument(None, help='Folder with one folder of ID images per class; none for a zero-shot detector.'),
         out: Path = typer.Option(..., help='New folder for the detector.'),
         names: Path = typer.Option(None, help='Text file with one class name per line; default: the names of the class folders.'),
         calibrate: Path = typer.Option(None, help='Folder of other ID images, for a threshold.'),
-        tpr: float = typer.Option(.95, help='Share of ID images that the threshold keeps, at least.'),
+        tpr: float = typer.Option(None, help='Share of ID images that the threshold keeps, at least; default: 0.95.'),
         method: str = typer.Option('', help='A method on CLIP image features, see `synood methods`; default: SynOOD with images, NegLabel without.'),
         scale: str = _SCALE, m: int = typer.Option(0, min=0, help='Synthetic images in all; default: the scale\'s number, as far as every class has images.'),
         seed: int = typer.Option(0, help='Run seed.'), root: Path = _ROOT, as_json: bool = _JSON):
-    "Make a detector of your classes. Example: synood fit photos --calibrate more_photos --out my_detector"
+    "Make a detector of your classes. Example: synood fit photos --calibrate more_photos --out my_detector --scale paper"
     from synood.detector import OODDetector
     from synood.images import image_folder
     if out.exists(): raise FileExistsError(f'{out} exists: name a new folder')  # before the work, not after it
     if images is None and names is None: raise ValueError('nothing to fit: give a folder of images, or class names in a file with --names')
     if images is None and method not in ('', 'NegLabel'): raise ValueError(f'{method} is fitted on images: give a folder of them')
+    if calibrate: _check_calibration(calibrate, .95 if tpr is None else tpr)
+    elif tpr is not None: raise ValueError('--tpr goes with --calibrate: give a folder of ID images')
     detector = OODDetector.from_names(read_names(names) if names else image_folder(images).classes, scale, root/'cache')
     if images: detector = detector.fit(images, method or 'SynOOD', scale, root, seed, m)
-    if calibrate: detector = detector.calibrate(calibrate, tpr)
+    if calibrate: detector = detector.calibrate(calibrate, .95 if tpr is None else tpr)
     detector.save(out)
     tell(dict(detector=out, method=detector.method, classes=len(detector.names), negatives=len(detector.negative_names), threshold=detector.threshold, tpr=detector.tpr), as_json)
 
@@ -71,10 +81,12 @@ def write_scores(detector, images: Path, out: Path, lines: bool, key: str) -> li
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(part.with_name(part.name + '.lock'), timeout=0)
     try:
-        with lock: counts = _write_part(detector, images, part, lines)
+        with lock:
+            counts = _write_part(detector, images, part, lines)
+            os.replace(part, out)
+            _state(part).unlink(missing_ok=True)
+            Path(lock.lock_file).unlink(missing_ok=True)  # a process that comes now begins anew
     except Timeout: raise BlockingIOError(f'{out} is being written by another process: wait for it') from None
-    os.replace(part, out)
-    for trace in (_state(part), Path(lock.lock_file)): trace.unlink(missing_ok=True)
     return counts
 
 def _state(part): return part.with_name(part.name + '.json')
@@ -83,7 +95,8 @@ def _write_part(detector, images, part, lines):
     from itertools import islice
     from synood.pictures import located
     from synood.runs import atomic_write, progress
-    done = json.loads(_state(part).read_text()) if _state(part).exists() and part.exists() else dict(bytes=0, counts=[0, 0, 0], last=None)
+    done = json.loads(_state(part).read_text()) if _state(part).exists() and part.exists() else dict(bytes=0)
+    if not 0 < done['bytes'] <= (part.stat().st_size if part.exists() else 0): done = dict(bytes=0, counts=[0, 0, 0], last=None)
     counts, begun = done['counts'], done['counts'][0]
     if begun and next(islice(located(images), begun - 1, None), [None])[0] != done['last']:
         raise ValueError(f'{images} has changed since {part} was begun: delete that file, and the same command begins anew')
@@ -108,6 +121,7 @@ def score(images: Path = typer.Argument(help='An image, or a folder that is sear
     from synood.detector import OODDetector
     from synood.pictures import located
     from synood.runs import digest, file_hash
+    if out and out.is_dir(): raise IsADirectoryError(f'{out} is a folder: name a file')
     loaded = OODDetector.load(detector)
     if not images.exists(): raise FileNotFoundError(f'{images}: there is no such image or folder')
     if next(located(images), None) is None: raise ValueError(f'{images}: no images below this folder')

@@ -14,7 +14,7 @@ from urllib.request import getproxies
 import numpy as np
 from PIL import Image
 from .detector import OODDetector
-from .images import open_sets, read_image
+from .images import as_rgb, open_sets, read_image
 from .miniature import CLASSES, draw, plan, world
 from .runs import run_stage
 from .scales import get_scale
@@ -24,7 +24,7 @@ _SMALL = 128  # pixels; a smaller picture is enlarged without smoothing
 
 def _img(picture, alt, side=320):
     "An <img> with the picture in it, at most `side` pixels long."
-    tiny, tall, picture, packed = max(picture.size) <= _SMALL, picture.height > picture.width, picture.convert('RGB'), io.BytesIO()
+    tiny, tall, picture, packed = max(picture.size) <= _SMALL, picture.height > picture.width, as_rgb(picture), io.BytesIO()
     picture.thumbnail((side, side))
     picture.save(packed, 'PNG') if tiny else picture.save(packed, 'JPEG', quality=88)
     data = base64.b64encode(packed.getvalue()).decode()
@@ -91,9 +91,9 @@ def _neighbours(why):
 
 def _promise(detector):
     "What the threshold guarantees."
-    if detector.threshold is None: return ''
-    kept = f'{detector.tpr:.1%}'.replace('.0%', '%')
-    return (f'<p class="so-promise">Guaranteed: a new picture of a known class, from the source of the calibration images, is kept as ID with probability {kept} or more. '
+    if detector.tpr is None: return ''
+    kept = f'{100*detector.tpr:g}%'
+    return (f'<p class="so-promise">Guaranteed: a new picture of a known class, from the source of the calibration images, is kept as ID with probability {kept} or more, on average over calibration sets. '
             'Nothing is guaranteed for pictures from elsewhere.</p>')
 
 # %% ../nbs/16c_demo.ipynb #7140c001

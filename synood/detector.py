@@ -7,7 +7,7 @@ __all__ = ['learners', 'conformal_threshold', 'Neighbours', 'OODDetector', 'Expl
            'own_folder']
 
 # %% ../nbs/11_detector.ipynb #d9a78e91
-import io, json, shutil, unicodedata
+import io, json, os, shutil, unicodedata
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
-from PIL import Image
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from PIL import Image, ImageOps
 from safetensors.numpy import load as load_arrays, save as save_arrays
 from .benchmark import fit_method, load_benchmark, synthetic_of, with_backbone
 from .features import encode_pixels, find_model, load_clip, unit
@@ -42,7 +43,7 @@ def conformal_threshold(scores: np.ndarray, tpr: float = .95) -> float:
     scores = np.sort(np.asarray(scores, np.float64))
     if not np.isfinite(scores).all(): raise ValueError('calibration scores hold values that are not finite')
     k = int(np.floor((1 - tpr)*(len(scores) + 1) + 1e-9))
-    if k < 1: raise ValueError(f'{len(scores)} calibration images cannot guarantee {tpr:.0%}: give at least {int(np.ceil(1/(1 - tpr) - 1e-9)) - 1}')
+    if k < 1: raise ValueError(f'{len(scores)} calibration images cannot guarantee {100*tpr:g}%: give at least {int(np.ceil(1/(1 - tpr) - 1e-9)) - 1}')
     return float(scores[k - 1])
 
 # %% ../nbs/11_detector.ipynb #66ab459c
@@ -58,7 +59,7 @@ class Neighbours:
 class _Decides:
     "What a detector does with images."
     def calibrate(self, id_images, tpr: float = .95) -> 'OODDetector':
-        "A detector with a threshold that a new ID image reaches with probability >= tpr, see `conformal_threshold`. ValueError for images it was fitted on."
+        "A detector with a threshold that a new ID image reaches with probability >= tpr, see `conformal_threshold`. ValueError for images that `fit` has seen, pixel by pixel."
         if not isinstance(id_images, (str, Path, ImageSet, Image.Image)): id_images = list(id_images)  # to be read twice
         _refuse_fitted(self, id_images)
         return replace(self, threshold=conformal_threshold(self.score(id_images), tpr), tpr=tpr)
@@ -98,12 +99,14 @@ class _IsKept(ModelHubMixin, library_name='synood', tags=['out-of-distribution-d
         "Write the detector to a new folder as ONNX, image in, score and label out, with a script that uses it; see `write_onnx`."
         return _export(self, folder)
 
-    def _save_pretrained(self, save_directory): _write(self, Path(save_directory))
+    def _save_pretrained(self, save_directory):
+        for part in ('synthetic', 'clip'): shutil.rmtree(Path(save_directory)/part, ignore_errors=True)  # of a detector saved there before
+        _write(self, Path(save_directory))
 
     @staticmethod
     def from_pretrained(name: str, **options) -> 'OODDetector':  # the mixin's insists on a config.json and alters what was loaded
-        "The detector in a folder, or in a repository of the Hugging Face Hub; options: revision, token, cache_dir ... of `snapshot_download`."
-        return _load(name if Path(name).is_dir() else snapshot_download(name, **options))
+        "The detector in a folder, or in a repository of the Hugging Face Hub, fetched if SYNOOD_DOWNLOAD=1; options: revision, token, cache_dir ... of `snapshot_download`."
+        return _load(name if Path(name).is_dir() else _fetched(name, **options))
 
     def generate_model_card(self, *args, **kwargs) -> ModelCard: return _card(self)
 
@@ -146,7 +149,7 @@ class OODDetector(_Decides, _IsKept):
     def fit(self, images, method='SynOOD', scale='mini', root: Path = 'runs', seed: int = 0, m: int = 0) -> 'OODDetector':
         """A detector for the same classes, tuned on labelled ID images: a folder with one folder per class, or an `ImageSet`.
 
-        method: name or instance of a registered `Method` on CLIP's image features; m: synthetic images in all (0: the scale's, as far as every class has
+        method: name or instance of a registered `Method` on CLIP's image features; scale: the one of `from_names`; m: synthetic images in all (0: the scale's, as far as every class has
         images). Everything made stands below `root`, and a fit that was stopped goes on there. ValueError if the classes are not the detector's. Cost: that of
         the stages; `synood doctor` tells SynOOD's hours."""
         return _fit(self, images, method, scale, root, seed, m)
@@ -246,10 +249,10 @@ def _masses(detector, features):
     columns, shares = _columns(detector), of_classes.softmax(1)
     masses = torch.zeros_like(of_negatives)
     if columns is None: return shares.numpy(), masses.numpy()
-    relative = (of_negatives[:, columns] - of_classes.logsumexp(1)[:, None, None]).exp()  # (N, G, S)
-    of_ids = 1/(1 + relative.sum(2))
-    masses[:, columns.ravel()] = (relative*of_ids[:, :, None]).flatten(1)/len(columns)
-    return (shares*of_ids.mean(1, keepdim=True)).numpy(), masses.numpy()
+    rivals = of_classes.logsumexp(1)[:, None, None].expand(-1, len(columns), 1)
+    parts = torch.cat([rivals, of_negatives[:, columns]], 2).softmax(2)  # (N, G, 1 + S): the classes together, then a group's negatives
+    masses[:, columns.ravel()] = parts[:, :, 1:].flatten(1)/len(columns)
+    return (shares*parts[:, :, 0].mean(1, keepdim=True)).numpy(), masses.numpy()
 
 # %% ../nbs/11_detector.ipynb #1ba19cc4
 @dataclass(frozen=True, eq=False, repr=False)
@@ -299,7 +302,7 @@ def _drawn(explanation):
     figure = Figure(figsize=(3.6 + 2*len(shown), 2.2), dpi=100, layout='constrained')
     axes = figure.subplots(1, len(shown) + 1, width_ratios=[1.6]*len(shown) + [3])
     for ax, picture, title in zip(axes, shown, ('image', 'nearest synthetic')):
-        ax.imshow(picture)
+        ax.imshow(ImageOps.contain(picture, (256, 256)) if max(picture.size) > 256 else picture)
         ax.set_axis_off()
         ax.set_title(title, fontsize=8)
     bars, labels = axes[-1], explanation.labels[::-1]
@@ -325,10 +328,11 @@ class OwnImages(Protocol):
 def own_images(images, names: tuple[str, ...]) -> ImageSet:
     "A folder of class folders or an `ImageSet` with its classes in the order of `names`. ValueError if they are others."
     images = images if isinstance(images, ImageSet) else image_folder(images)
-    if odd := sorted(set(images.classes) ^ set(names)):
+    classes = _checked_names(images.classes)  # spelled as the detector spells its own
+    if odd := sorted(set(classes) ^ set(names)):
         raise ValueError(f'{images.root}: its classes and the detector\'s differ in {len(odd)}, {", ".join(odd[:5])}: name the folders as the classes')
     if (images.labels < 0).any(): raise ValueError(f'{images.root}: {(images.labels < 0).sum()} images have no class: fitting needs every image labelled')
-    place = np.array([names.index(c) for c in images.classes])
+    place = np.array([names.index(c) for c in classes])
     return ImageSet(Path(images.root).resolve(), images.files, place[images.labels], tuple(names))
 
 def own_scale(images: ImageSet, scale: Scale, m: int = 0, seed: int = 0) -> Scale:
@@ -365,13 +369,16 @@ def _fit(detector, images, method, scale, root, seed, m):
     method = get_method(method)() if isinstance(method, str) else method
     _check_method(method)
     images = own_images(images, detector.names)
+    seen = picture_hashes(images)  # here, to find an image that cannot be read before the work
     scale = own_scale(images, get_scale(scale), m, seed)
+    if load_clip(scale.clip).hash != detector.clip_hash:
+        raise ValueError(f'the detector is on {detector.clip[0]}, the scale {scale.name} on {scale.clip[0]}: fit with the scale that the detector was made with')
     words = read_negatives(run_stage(method.mined, scale, (seed,), root)[seed])
     bench = load_benchmark(replace(scale, groups=min(scale.groups, len(words.words))), root)
     bench = with_backbone(bench, method, seed)
     fitted, train = fit_method(method, bench, seed)
     made = _from_method(type(detector), fitted, words.names, words.words, bench.scale, unit(train.negatives))
-    return replace(made, fitted=picture_hashes(images), neighbours=_painted(made, bench, train, method, seed) if method.synthetic else None)
+    return replace(made, fitted=seen, neighbours=_painted(made, bench, train, method, seed) if method.synthetic else None)
 
 # %% ../nbs/11_detector.ipynb #3eb9558e
 _MOST_NEIGHBOURS = 1000
@@ -511,12 +518,17 @@ def _load(folder):
 def _card(detector):
     "The model card of a published detector."
     classes = ', '.join(detector.names[:20]) + (f' and {len(detector.names) - 20} more' if len(detector.names) > 20 else '')
-    promise = 'It has no threshold yet: `calibrate` it on ID images of your own.' if detector.threshold is None else (
-        f'An image that scores below {detector.threshold:.4f} is called OOD. A new ID image from the source of the calibration images is kept with probability {detector.tpr:.0%} or more.')
+    promise = 'It promises nothing yet: `calibrate` it on ID images of your own.' if detector.tpr is None else (
+        f'An image that scores below {detector.threshold:.4f} is called OOD. A new ID image from the source of the calibration images is kept with probability {100*detector.tpr:g}% or more, on average over calibration sets.')
     used = ("from synood.detector import OODDetector\ndetector = OODDetector.from_pretrained('this/repository')\nprint(detector.predict('image.jpg'))")
     return ModelCard(f'---\n{ModelCardData(library_name="synood", tags=["out-of-distribution-detection"]).to_yaml()}\n---\n\n# {detector.method} for {len(detector.names)} classes\n\n'
                      f'Tells when an image belongs to none of {len(detector.names)} classes, by {detector.clip[0]} and {len(detector.negative_names)} negative labels.\n\n{promise}\n\n'
                      f'```python\n{used}\n```\n\nClasses: {classes}\n')
+
+def _fetched(name, **options):
+    "The folder with a repository of the hub."
+    try: return snapshot_download(name, **{'local_files_only': os.environ.get('SYNOOD_DOWNLOAD') != '1'} | options)
+    except (LocalEntryNotFoundError, HFValidationError): raise FileNotFoundError(f'{name}: no such folder, and no repository in the local cache of the hub: SYNOOD_DOWNLOAD=1 fetches one') from None
 
 def _export(detector, folder):
     from synood.onnx_export import Judge, write_onnx  # its packages are an extra

@@ -102,7 +102,7 @@ def random_folder(name: str) -> Path:
     "The folder with the published configuration of 'clip', 'classifier', 'inpainting' or 'lister', which `random:` ids are built from."
     root = asset('random')
     kind, _, depth = name.partition('-')
-    if (root/kind).is_dir() and (not depth or (kind == 'lister' and re.fullmatch(r'[2-9]|[1-9]\d+', depth))): return root/kind
+    if kind in os.listdir(root) and (not depth or (kind == 'lister' and re.fullmatch(r'[2-9]|[1-9]\d+', depth))): return root/kind
     raise ValueError(f"no random model {name!r}: there are {', '.join(sorted(p.name for p in root.iterdir()))}, "
                      'and lister-2 for a lister of two layers, or more')
 

@@ -55,7 +55,7 @@ class Judge(nn.Module):
         of_classes, of_negatives = (cosines/self.temperature for cosines in self.cosines(image))
         confidence, label = of_classes.softmax(1).max(1)
         negative = of_negatives.argmax(1) if len(self.negatives) else torch.full_like(label, -1)
-        if not self.groups: return confidence.double(), label, confidence, negative
+        if not self.groups: return of_classes.double().softmax(1).amax(1), label, confidence, negative
         best = of_classes.max(1, keepdim=True).values  # subtracted here: ONNX does not promise that logsumexp does it
         return grouped_mass(of_classes - best, (of_negatives - best)[:, self.columns]), label, confidence, negative
 

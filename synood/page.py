@@ -477,7 +477,7 @@ def _ledger(scale, root, lines) -> tuple[list[Html], str]:
 def _pairs(scale, root, seeds, count) -> tuple[list[Html], str]:
     "Likewise."
     try: pairs, said = gallery(scale, root, seeds, count)
-    except (FileNotFoundError, NotADirectoryError) as e: return [tag('p', e, class_='gap')], str(e)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as e: return [tag('p', e, class_='gap')], str(e)
     how = ('From left to right: the ID image, plain inpainting from its context (the first pass), and the near-boundary image (the last pass), which the gradient of the boundary loss has moved. '
            'Energy is minus the log-sum-exp of the classifier\'s logits, higher for OOD. Point at a pair, or tab or tap to it, for its context prompt and the energy of each pass.')
     return [tag('p', how), tag('div', *pairs, class_='pairs'), tag('p', said, class_='small')], ''

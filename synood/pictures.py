@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from .images import EXTENSIONS, ImageSet, read_image
+from .images import EXTENSIONS, ImageSet, as_rgb, read_image
 from .runs import in_threads, walk
 
 # %% ../nbs/10d_pictures.ipynb #dc0c53d9
@@ -19,9 +19,12 @@ def located(images):
     "Yield (name, path or picture or error) for a path, a folder, a PIL image, an ImageSet, or an iterable of paths and pictures."
     if isinstance(images, ImageSet): images = map(images.path, range(len(images)))
     if isinstance(images, Image.Image) or (isinstance(images, (str, Path)) and not os.path.isdir(images)): images = [images]
+    if not hasattr(images, '__iter__') and not isinstance(images, os.PathLike): raise ValueError(f'images are paths or PIL pictures, not a {type(images).__name__}')
     if isinstance(images, (str, Path)): yield from _below(images)
     else:
-        for i, image in enumerate(images): yield (str(i) if isinstance(image, Image.Image) else str(image)), image
+        for i, image in enumerate(images):
+            if not isinstance(image, (str, os.PathLike, Image.Image)): raise ValueError(f'an image is a path or a PIL picture, not a {type(image).__name__}')
+            yield (str(i) if isinstance(image, Image.Image) else str(image)), image
 
 def _below(root):
     "(path, path) of every image file below a folder; of a folder that cannot be listed the path and the error."
@@ -43,7 +46,7 @@ def batched(items, size: int):
 def _made(work, source):
     "What `work` makes of the RGB picture of a path or a PIL picture, with the errors of `read_image`."
     if isinstance(source, Exception): raise source
-    return work(source.convert('RGB')) if isinstance(source, Image.Image) else read_image(source, then=work)
+    return work(as_rgb(source)) if isinstance(source, Image.Image) else read_image(source, then=work)
 
 def _or_problem(work, source):
     "(what `work` makes of the picture, '') or (None, why it cannot be read)."

@@ -150,8 +150,8 @@ def asset(*parts: str) -> Path:
 def embedded_folder(name: str) -> Path:
     "The folder of a network that ships inside the package: 'clip', 'classifier', 'inpainting' or 'lister'."
     root = asset('miniature')
-    if not (root/name).is_dir():
-        raise ValueError(f'no embedded model {name!r}: there are {", ".join(sorted(p.name for p in root.iterdir() if p.is_dir()))}')
+    known = sorted(p.name for p in root.iterdir() if p.is_dir())
+    if name not in known: raise ValueError(f'no embedded model {name!r}: there are {", ".join(known)}')  # nor '/home' or '..'
     return root/name
 
 # %% ../nbs/01_runs.ipynb #37f7ba7a

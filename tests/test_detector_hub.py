@@ -32,7 +32,7 @@ def test_published_and_fetched(detector, hub):
     files = {p.name for p in (hub/'snapshots'/COMMIT).iterdir()}
     assert files == {'README.md', 'detector.json', 'detector.safetensors'}
     card = huggingface_hub.ModelCard.load(hub/'snapshots'/COMMIT/'README.md')
-    assert card.data.library_name == 'synood' and 'Classes: cat, house, tree' in card.text and 'no threshold yet' in card.text
+    assert card.data.library_name == 'synood' and 'Classes: cat, house, tree' in card.text and 'promises nothing yet' in card.text
     again = OODDetector.from_pretrained('me/cats', cache_dir=hub.parent, local_files_only=True)
     assert again.names == detector.names and (again.text == detector.text).all() and again.threshold is None
 
