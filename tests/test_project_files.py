@@ -70,7 +70,7 @@ def test_citation_is_valid_and_says_what_settings_say(root, settings):
     assert [paper['conference']['name'] for paper in cited['references']] == ['ICCV 2025', 'CVPR 2025', 'ACM MM 2025']
     for paper in cited['references']:
         assert {'type', 'title', 'authors'} <= set(paper) <= REFERENCE and paper['year'] == 2025
-        assert all(set(author) == {'name'} for author in paper['authors'])
+        assert all(set(author) == {'family-names', 'given-names'} for author in paper['authors'])
 
 
 def test_changelog_knows_the_version(root, settings):
