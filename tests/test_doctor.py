@@ -1,4 +1,5 @@
 """`synood doctor` on small trees in each of the nine layouts: whatever is wrong is named, and nothing ends the rest."""
+import io
 import json
 import os
 import shutil
@@ -188,13 +189,12 @@ def test_everything_wrong_is_named_and_nothing_ends_the_rest(layout, scale, tmp_
     train.path(0).unlink()  # a wrong count
     if 'SUN' in expected:  # a missing set
         shutil.rmtree(sets['SUN'].images.path(0).parent.parent)
-    usual = Image.open
 
-    def opened(path, *args, **kwargs):  # also for the super-user, who may read everything
-        if str(path) == str(locked):
-            raise PermissionError(13, 'Permission denied', str(path))
-        return usual(path, *args, **kwargs)
-    monkeypatch.setattr(Image, 'open', opened)
+    class Guarded(io.FileIO):  # also for the super-user, who may read everything
+        def __init__(self, path, *args, **kwargs):
+            if str(path) == str(locked): raise PermissionError(13, 'Permission denied', str(path))
+            super().__init__(path, *args, **kwargs)
+    monkeypatch.setattr(io, 'FileIO', Guarded)
 
     items = diagnose(scale, tmp_path, tmp_path/'runs', counts=FEW)
     data = of(items)
