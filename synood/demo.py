@@ -91,7 +91,7 @@ def _neighbours(why):
 
 def _promise(detector):
     "What the threshold guarantees."
-    if detector.tpr is None: return ''
+    if detector.threshold is None or detector.tpr is None: return ''  # a threshold set by hand promises nothing
     kept = f'{100*detector.tpr:g}%'
     return (f'<p class="so-promise">Guaranteed: a new picture of a known class, from the source of the calibration images, is kept as ID with probability {kept} or more, on average over calibration sets. '
             'Nothing is guaranteed for pictures from elsewhere.</p>')
