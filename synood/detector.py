@@ -518,7 +518,7 @@ def _load(folder):
 def _card(detector):
     "The model card of a published detector."
     classes = ', '.join(detector.names[:20]) + (f' and {len(detector.names) - 20} more' if len(detector.names) > 20 else '')
-    promise = 'It promises nothing yet: `calibrate` it on ID images of your own.' if detector.tpr is None else (
+    promise = 'It promises nothing yet: `calibrate` it on ID images of your own.' if None in (detector.threshold, detector.tpr) else (
         f'An image that scores below {detector.threshold:.4f} is called OOD. A new ID image from the source of the calibration images is kept with probability {100*detector.tpr:g}% or more, on average over calibration sets.')
     used = ("from synood.detector import OODDetector\ndetector = OODDetector.from_pretrained('this/repository')\nprint(detector.predict('image.jpg'))")
     return ModelCard(f'---\n{ModelCardData(library_name="synood", tags=["out-of-distribution-detection"]).to_yaml()}\n---\n\n# {detector.method} for {len(detector.names)} classes\n\n'
