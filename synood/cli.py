@@ -256,11 +256,12 @@ def pretrain(names: list[str] = typer.Argument(None, help='Networks to train; de
     plans = {n: replace(trainees[n].plan, samples=ceil(share*trainees[n].plan.samples) or 1) for n in trainees.names()}
     sizes = {kind: ceil(share*n) or 1 for kind, n in SHELVES.items()}
     made = {}
-    for name in chosen:
-        made[name] = train(name, root, plans, sizes)
-        if not as_json: tell({name: made[name]}, False)  # before the next, which takes its time
-    if not names: made['all networks and their report card'] = ship(root)
-    if as_json or not names: tell(made if as_json else dict(list(made.items())[-1:]), as_json)
+    def note(what, folder):  # at once, as the next one takes its time
+        made[what] = folder
+        if not as_json: tell({what: folder}, False)
+    for name in chosen: note(name, train(name, root, plans, sizes))
+    if not names: note('all networks and their report card', ship(root))
+    if as_json: tell(made, True)
 
 # %% ../nbs/17_cli.ipynb #c660217e
 _USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError, MemoryError, NotebookError)

@@ -52,11 +52,12 @@ def fit(images: Path = typer.Argument(None, help='Folder with one folder of ID i
     if out.exists(): raise FileExistsError(f'{out} exists: name a new folder')  # before the work, not after it
     if images is None and names is None: raise ValueError('nothing to fit: give a folder of images, or class names in a file with --names')
     if images is None and method not in ('', 'NegLabel'): raise ValueError(f'{method} is fitted on images: give a folder of them')
-    if calibrate: _check_calibration(calibrate, .95 if tpr is None else tpr)
-    elif tpr is not None: raise ValueError('--tpr goes with --calibrate: give a folder of ID images')
+    if tpr is not None and calibrate is None: raise ValueError('--tpr goes with --calibrate: give a folder of ID images')
+    tpr = .95 if tpr is None else tpr
+    if calibrate: _check_calibration(calibrate, tpr)
     detector = OODDetector.from_names(read_names(names) if names else image_folder(images).classes, scale, root/'cache')
     if images: detector = detector.fit(images, method or 'SynOOD', scale, root, seed, m)
-    if calibrate: detector = detector.calibrate(calibrate, .95 if tpr is None else tpr)
+    if calibrate: detector = detector.calibrate(calibrate, tpr)
     detector.save(out)
     tell(dict(detector=out, method=detector.method, classes=len(detector.names), negatives=len(detector.negative_names), threshold=detector.threshold, tpr=detector.tpr), as_json)
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from configparser import ConfigParser
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,14 @@ ROOT = Path(__file__).resolve().parent.parent
 def root():
     "The folder of the checkout."
     return ROOT
+
+
+@pytest.fixture(scope='session')
+def settings(root):
+    "What settings.ini says."
+    parser = ConfigParser(delimiters=['='])
+    parser.read(root/'settings.ini', encoding='utf-8')
+    return parser['DEFAULT']
 
 
 @pytest.fixture(scope='session')

@@ -2,16 +2,8 @@
 import os
 import subprocess
 import zipfile
-from configparser import ConfigParser
 
 import pytest
-
-
-@pytest.fixture(scope='module')
-def settings(root):
-    parser = ConfigParser(delimiters=['='])
-    parser.read(root/'settings.ini', encoding='utf-8')
-    return parser['DEFAULT']
 
 
 @pytest.fixture(scope='module')

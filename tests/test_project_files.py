@@ -1,16 +1,8 @@
 """The files around the package: workflow, citation, changelog, licence, manifest."""
 import re
-from configparser import ConfigParser
 
 import pytest
 import yaml
-
-
-@pytest.fixture(scope='module')
-def settings(root):
-    parser = ConfigParser(delimiters=['='])
-    parser.read(root/'settings.ini', encoding='utf-8')
-    return parser['DEFAULT']
 
 
 @pytest.fixture(scope='module')
