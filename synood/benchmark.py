@@ -19,6 +19,7 @@ from .heads import load_role
 from .images import ImageSet, open_sets, protocols, read_selection
 from .metrics import id_accuracy, measure
 from .negatives import read_negatives
+from .patches import patch_features
 from .report import merge_results
 from .runs import Rows, code_hash, digest, fingerprint, note_output, progress, run_stage, stages
 from .scales import Scale, check_scale, counted, get_scale, rng
@@ -38,8 +39,9 @@ def extract(images: ImageSet, needs, scale: Scale, root: Path) -> Features:
         if kind == 'text': continue
         if kind == 'pixels': found[backbone, kind] = Pixels(load_backbone(backbone, scale, root), images, cache)
         elif (backbone, kind) == ('clip', 'image'): found[backbone, kind] = image_features(load_clip(scale.clip), images, cache)
+        elif (backbone, kind) == ('clip', 'patch'): found[backbone, kind] = patch_features(load_clip(scale.clip), images, cache)
         elif backbone != 'clip' and kind in ('logits', 'penultimate'): found[backbone, kind] = of(backbone)[kind]
-        else: raise ValueError(f'no features of kind {kind!r} from {backbone!r}: there are clip image, text and pixels, and logits, penultimate and pixels of a classifier')
+        else: raise ValueError(f'no features of kind {kind!r} from {backbone!r}: there are clip image, patch, text and pixels, and logits, penultimate and pixels of a classifier')
     return found
 
 # %% ../nbs/09b_benchmark.ipynb #3242cef3
@@ -101,7 +103,7 @@ def training_data(bench: Benchmark, method: type[Method], run_seed: int) -> Trai
             raise ValueError(f'{method.name}: the classifier {backbone_of(method, scale)} knows {len(classifier.bias)} classes, the images have {len(negatives.names)}: '
                              f'name another as {role}, or none ([]) for a linear head on CLIP')
     return Train(features=bench.features('train', method.needs) if method.trains else {}, labels=bench.sets['train'].labels,
-                 text=negatives.text, negatives=negatives.features, rest=negatives.rest, prompts=negatives.prompts,
+                 text=negatives.text, negatives=negatives.features, rest=negatives.rest, prompts=negatives.prompts, names=negatives.names,
                  logit_scale=load_clip(scale.clip).logit_scale, clip=lambda: load_clip(scale.clip), head=head,
                  synthetic=lambda kind: synthetic_of(bench, kind, run_seed),
                  stage=lambda name, **change: run_stage(name, dataclasses.replace(scale, **change), (run_seed,), bench.root)[run_seed], seed=run_seed, scale=scale)

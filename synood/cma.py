@@ -7,8 +7,7 @@ __all__ = ['cma_loss', 'everyones', 'contrast_step', 'Pairs', 'batches_of', 'Sha
            'modality_gap', 'CMA', 'CMAMCM', 'FLYP', 'FLYPMCM', 'CMASynOOD']
 
 # %% ../nbs/16_cma.ipynb #dd146b77
-import copy, json, math, os
-from contextlib import nullcontext
+import copy, math, os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -17,16 +16,15 @@ import torch
 import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather, reduce
-from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset
 from .features import Clip, Crop, load_clip, save_clip, unit
 from .finetuning import SynOOD, epoch_batches
 from .images import ImageSet, open_sets
 from .negatives import fill
-from .runs import atomic_write, progress, stage
+from .runs import progress, stage
 from .scales import Scale, seed
 from .scores import MCM, NegLabel, register
-from .training import FineTuning, learning_rate
+from .training import FineTuning, learning_rate, note_losses, training_turn
 
 # %% ../nbs/16_cma.ipynb #a91bad2e
 def cma_loss(images: torch.Tensor, texts: torch.Tensor, logit_scale, alignment: float = 0.) -> torch.Tensor:
@@ -148,18 +146,15 @@ def tune(course: FineTuning, clip: Clip, images: ImageSet, scale: Scale, run_see
        uses=('clip', 'id_prompt', 'alignment', 'cma_epochs', 'cma_batch', 'cma_chunk', 'cma_lr', 'cma_warmup', 'cma_weight_decay', 'cma_precision', 'cma_checkpointing'))
 def cma_stage(job):
     "A CLIP trained further on the ID training images and their class names; training.json holds the loss of every step."
-    state, checkpoint, done = PartialState(), job.folder/'checkpoint.safetensors', job.folder/'training.json'
-    lock = job.final.parent/'.locks'/f'{job.final.name}.training.lock'
-    lock.parent.mkdir(exist_ok=True)
-    with FileLock(lock) if state.is_main_process else nullcontext():  # a second run waits here, and finds it done
-        todo = broadcast_object_list([not done.exists() and not job.final.exists()])[0]  # the first process decides
-        if todo:
+    state = PartialState()
+    with training_turn(job, state.is_main_process) as checkpoint:
+        checkpoint = broadcast_object_list([checkpoint])[0]  # the first process decides
+        if checkpoint:
             clip, images = load_clip(job.scale.clip), open_sets(job.inputs['images'])['train']
             course = tune(start_tuning(clip, job.scale), clip, images, job.scale, job.seed, checkpoint)
-        if todo and state.is_main_process:
-            save_clip(course.model, job.scale.clip, job.folder)
-            atomic_write(done, json.dumps(dict(losses=course.losses)))
-        if state.is_main_process: checkpoint.unlink(missing_ok=True)
+            if state.is_main_process:
+                save_clip(course.model, job.scale.clip, job.folder)
+                note_losses(job, course.losses)
         state.wait_for_everyone()
 
 # %% ../nbs/16_cma.ipynb #73fe8cc8

@@ -304,7 +304,7 @@ def _run(model, forward, pixels):
     device = next(model.parameters()).device
     batch = torch.stack(pixels).to(device, memory_format=torch.channels_last)
     with torch.inference_mode(): found = forward(batch)
-    return {name: np.ascontiguousarray(x.float().cpu().numpy()) for name, x in found.items()}
+    return {name: np.ascontiguousarray((x if x.dtype == torch.float16 else x.float()).cpu().numpy()) for name, x in found.items()}
 
 def _in_batches(network, forward, pictures):
     "The arrays that `forward` makes of PIL pictures, BATCH at a time."
@@ -524,7 +524,7 @@ def _set_features(network, forward, images, cache, kind):
     def make(rows):
         found = _run(network.model, forward, in_threads(pixels, rows))
         for name, x in found.items():
-            if (bad := ~np.isfinite(x).all(1)).any():
+            if (bad := ~np.isfinite(x).reshape(len(x), -1).all(1)).any():
                 path = images.path(rows[int(bad.argmax())])
                 raise ValueError(f'{path}: its {name} features are not finite')
         return found
@@ -555,7 +555,7 @@ class Pixels:
     def through(self, forward: Callable,  # tensor (B, 3, H, W) -> {name: tensor of B rows}
                 name: str  # of what `forward` does, with all that decides it: the arrays are kept under it
                ) -> dict[str, np.ndarray]:
-        "What `forward` makes of all images, float32, from the cache if it is there. It runs without gradients; see `torch.inference_mode`."
+        "What `forward` makes of all images, float32 (or float16, where it makes that), from the cache if it is there. It runs without gradients; see `torch.inference_mode`."
         return _set_features(self.network, forward, self.images, self.cache, name)
 
 def text_features(clip: Clip, prompts: list[str], cache: Path | None = None) -> np.ndarray:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['label_losses', 'filters', 'pair', 'Projection', 'Tuning', 'tuning_data', 'epoch_batches', 'class_loss', 'one_thread',
-           'train_projection', 'update', 'image_to_text', 'text_to_image', 'multi_positive', 'masked', 'train_labels',
+           'train_projection', 'image_to_text', 'text_to_image', 'multi_positive', 'masked', 'train_labels',
            'label_phase', 'projected', 'examples', 'SynOOD']
 
 # %% ../nbs/10_finetuning.ipynb #854b8553
@@ -19,6 +19,7 @@ from torch import nn
 from .features import unit
 from .scales import Registry, Scale, choices, generator
 from .scores import Features, Method, Train, deal, register
+from .training import update
 
 # %% ../nbs/10_finetuning.ipynb #a439c212
 def pair(images: np.ndarray, negatives: np.ndarray) -> np.ndarray:
@@ -111,14 +112,6 @@ def train_projection(data: Tuning, scale: Scale, run_seed: int, joint: bool = Fa
         for _, schedule in optimisers: schedule.step()
         losses.append(total/len(data.images))
     return projection.eval().requires_grad_(False), labels.detach(), losses
-
-# %% ../nbs/10_finetuning.ipynb #b24afc51
-def update(loss: torch.Tensor, optimisers):
-    "One update of every optimiser; a loss that is not finite stops the training here."
-    if not torch.isfinite(loss): raise FloatingPointError(f'the loss is {loss.item()}: lower the learning rate or look for empty features')
-    for optimiser, _ in optimisers: optimiser.zero_grad()
-    loss.backward()
-    for optimiser, _ in optimisers: optimiser.step()
 
 # %% ../nbs/10_finetuning.ipynb #075cbbd1
 label_losses = Registry('label loss')

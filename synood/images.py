@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'MAX_SIDE', 'EXTENSIONS', 'HALVES', 'protocols', 'as_rgb', 'read_image', 'ImageSet', 'find_files',
            'spread', 'image_folder', 'sheet', 'as_jpeg', 'complexity', 'ranking', 'richest', 'oddity', 'check_images',
-           'at_most_per_class', 'class_half', 'cut_down', 'Protocol', 'Rehearsal', 'write_sets', 'open_sets',
-           'images_stage', 'read_lines', 'select', 'read_selection', 'selection_stage']
+           'at_most_per_class', 'few_shot', 'class_half', 'cut_down', 'Protocol', 'Rehearsal', 'write_sets',
+           'open_sets', 'images_stage', 'read_lines', 'select', 'read_selection', 'selection_stage']
 
 # %% ../nbs/03_images.ipynb #d87ecfcc
-import hashlib, io, json, os, warnings
+import hashlib, io, json, os, random, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -321,6 +321,15 @@ def at_most_per_class(images: ImageSet, n: int) -> ImageSet:
     "At most `n` images of every class, spread evenly over the class's part of the list."
     rows = [np.flatnonzero(images.labels == label) for label in range(len(images.classes))]
     return images.take(np.sort(np.concatenate([row[spread(len(row), n)] for row in rows])))
+
+# %% ../nbs/03_images.ipynb #53c0d68c
+def few_shot(labels, shots: int, seed: int = 0, repeat: bool = False) -> np.ndarray:
+    "Indices (C * shots,) of `shots` images of every class of labels (N,). ValueError where a class has fewer, or with `repeat` some of them again. Source: imglist_dataset.py."
+    draw, labels = random.Random(seed), np.asarray(labels)
+    classes = {c: np.flatnonzero(labels == c).tolist() for c in dict.fromkeys(labels.tolist())}
+    if not repeat and (few := {c: len(rows) for c, rows in classes.items() if len(rows) < shots}):
+        raise ValueError(f'class {next(iter(few))} has {few[next(iter(few))]} images, {shots} are asked for ({len(few)} of {len(classes)} classes have too few): bring more, or lower the number of shots')
+    return np.concatenate([draw.sample(rows, shots) if len(rows) >= shots else draw.choices(rows, k=shots) for rows in classes.values()])
 
 # %% ../nbs/03_images.ipynb #39a3521a
 HALVES = 'base', 'new'  # the first and the second half of the classes

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MetaNet', 'NFTLearner', 'mapped_norms', 'mapped_cosines', 'kept_cosines', 'learned_cosines', 'group_odds',
-           'id_crop_loss', 'ood_crop_loss', 'kd_loss', 'krnft_losses', 'few_shot', 'Views', 'choose_views',
-           'views_stage', 'read_views', 'krnft_negatives', 'visits', 'train_learner', 'unit_rows_of', 'new_learner',
-           'krnft_stage', 'KRNFT', 'learned_mass']
+           'id_crop_loss', 'ood_crop_loss', 'kd_loss', 'krnft_losses', 'Views', 'choose_views', 'views_stage',
+           'read_views', 'krnft_negatives', 'visits', 'train_learner', 'unit_rows_of', 'new_learner', 'krnft_stage',
+           'KRNFT', 'learned_mass']
 
 # %% ../nbs/15_krnft.ipynb #8892138e
-import json, random
+import json
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from .detector import learners
 from .features import Crop, encode_pixels, load_clip, text_features, unit
-from .finetuning import one_thread, update
-from .images import open_sets
+from .finetuning import one_thread
+from .images import few_shot, open_sets
 from .negatives import fill, read_negatives, write_openood
 from .runs import atomic_write, progress, stage
 from .scales import Scale, generator, seed
 from .scores import Features, Method, Train, group_columns, grouped_mass, register
+from .training import update
 
 # %% ../nbs/15_krnft.ipynb #4d98d8f0
 class MetaNet(nn.Module):
@@ -137,13 +138,6 @@ def krnft_losses(learner: NFTLearner, text: torch.Tensor, negatives: torch.Tenso
     return dict(lin=id_crop_loss(of_id, targets[:, None].expand(of_id.shape[:2]), len(text), columns),
                 lout=ood_crop_loss(of_ood, len(text), columns), lkd=kd_loss(kept))
 
-# %% ../nbs/15_krnft.ipynb #d725f029
-def few_shot(labels, shots: int, seed: int = 0) -> np.ndarray:
-    "Indices (C * shots,) of `shots` images of every class of labels (N,), with repetition where a class has fewer. Source: imglist_dataset.py."
-    draw, labels = random.Random(seed), np.asarray(labels)
-    classes = [np.flatnonzero(labels == c).tolist() for c in dict.fromkeys(labels.tolist())]
-    return np.concatenate([draw.sample(rows, shots) if len(rows) >= shots else draw.choices(rows, k=shots) for rows in classes])
-
 # %% ../nbs/15_krnft.ipynb #505ea940
 @dataclass(frozen=True, eq=False)
 class Views:
@@ -174,7 +168,7 @@ def views_stage(job):
                  for i in rows for picture in [images.read(i)] for k in range(scale.views)]
         features = torch.from_numpy(encode_pixels(clip, torch.stack(crops))).unflatten(0, (len(rows), -1))
         save_file(vars(choose_views(features, text, torch.from_numpy(images.labels[rows]), scale.picked)), folder/'views.safetensors')
-    job.batches(few_shot(images.labels, scale.shots, job.seed).tolist(), 4, make)
+    job.batches(few_shot(images.labels, scale.shots, job.seed, repeat=True).tolist(), 4, make)
 
 def read_views(folder: Path) -> Views:
     "What the stage `krnft_views` made."

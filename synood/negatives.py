@@ -16,7 +16,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from .features import Clip, load_clip, text_features, unit
 from .images import open_sets
-from .runs import stage
+from .runs import stage, understood
 from .scales import Scale
 from .words import Pool, corpus_words, make_pool, pool
 
@@ -145,9 +145,10 @@ def read_negatives(folder) -> Negatives:
     folder = Path(folder)
     if not (folder/'negatives.safetensors').exists():
         raise FileNotFoundError(f'{folder} holds no negatives.safetensors: mine negatives first')
-    lists = json.loads((folder/'negatives.json').read_text(encoding='utf-8'))
-    lists = {name: tuple(values) for name, values in lists.items()}
-    return Negatives(**lists, **load_file(folder/'negatives.safetensors'))
+    with understood(folder/'negatives.json'):
+        lists = json.loads((folder/'negatives.json').read_text(encoding='utf-8'))
+        lists = {name: tuple(values) for name, values in lists.items()}
+    with understood(folder/'negatives.safetensors'): return Negatives(**lists, **load_file(folder/'negatives.safetensors'))
 
 # %% ../nbs/06_negatives.ipynb #421c9c45
 OPENOOD_PROMPTS = 'The nice {}.', 'This is a {} photo.'  # classes and nouns, adjectives

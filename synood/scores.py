@@ -18,7 +18,7 @@ from .negatives import as_unit
 from .scales import Registry, Scale
 
 # %% ../nbs/07_scores.ipynb #9d76e288
-Features = dict[tuple[str, str], np.ndarray]  # (backbone, kind) -> (N, D) float32, raw; of kind 'pixels' the images, see `Pixels`
+Features = dict[tuple[str, str], np.ndarray]  # (backbone, kind) -> (N, D) float32, raw; of kind 'patch' (N, L, D) float16, of kind 'pixels' the images, see `Pixels`
 BACKBONES = 'clip', *ROLES
 KINDS = 'pixels', 'image', 'patch', 'text', 'penultimate', 'logits'
 
@@ -41,6 +41,7 @@ class Train:
     logit_scale: float  # what CLIP multiplies cosines by in training; 100 for the published ones
     rest: np.ndarray | None = None  # (K, D) features of candidates that were not chosen as negatives
     prompts: tuple[str, ...] = ()  # the templates behind the text features
+    names: tuple[str, ...] = ()  # C class names, for methods that write sentences of their own
     clip: Callable[[], Clip] | None = None  # loads the network, for methods that show it something
     head: tuple[np.ndarray, np.ndarray] | None = None  # weights (C, Z) and biases (C,) of its classifier's last layer
     synthetic: Callable[[str], Synthetic] | None = None  # kind of image -> its features
@@ -78,6 +79,11 @@ class Method:
     def predict(self, test: Features) -> np.ndarray:
         "(N,) int64, the best ID class of every image."
         raise NotImplementedError(f'{type(self).__name__} does not say how to predict a class')
+
+    @classmethod
+    def lacks(cls, scale: Scale) -> str:
+        "What a scale would have to name for this method to have rows at it; empty where nothing is missing."
+        return ''
 
     def assess(self, test: Features) -> tuple[np.ndarray, np.ndarray]:
         "Scores and classes together, for methods that get both from one pass."
@@ -196,7 +202,7 @@ def deal(text, negatives, temperature: float = .01, groups: int = 100, seed: int
     if not temperature > 0: raise ValueError(f'temperature {temperature} is not positive')
     if half: negatives = negatives.half().float()
     columns = group_columns(len(negatives), groups, seed, keep)
-    return Dealt(text, negatives[columns.ravel()].T, columns.shape, temperature, half)
+    return Dealt(text, negatives[columns.ravel()].T.contiguous(), columns.shape, temperature, half)
 
 def neglabel(image, text, negatives, *settings, chunk: int = 512, **named) -> np.ndarray:
     """Softmax mass on the ID classes, averaged over groups of negatives: (N,) float64, larger = ID.

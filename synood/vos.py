@@ -7,7 +7,7 @@ __all__ = ['class_clouds', 'virtual_outliers', 'weighted_energy', 'vos_losses', 
            'train_vos', 'vos_stage', 'VOS']
 
 # %% ../nbs/12c_vos.ipynb #270210d1
-import copy, json, os
+import copy, os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,18 +16,17 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from scipy.stats import chi2
 from .features import Classifier, Pixels, classifier_features, load_classifier, load_clip, penultimate_of
-from .finetuning import epoch_batches, one_thread, update
+from .finetuning import epoch_batches, one_thread
 from .heads import probe
 from .images import ImageSet, open_sets
 from .penultimate import LastLayer
-from .runs import atomic_write, file_hash, progress, stage, stages
+from .runs import file_hash, stage, stages
 from .scales import Scale, rng
 from .scores import Features, Train, register
-from .training import FineTuning, learning_rate
+from .training import FineTuning, learning_rate, train_course, train_once
 
 # %% ../nbs/12c_vos.ipynb #f68f0d41
 def class_clouds(features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,44 +121,36 @@ def train_vos(course: FineTuning, classifier: Classifier, images: ImageSet, scal
     outlook, features = course.model, torch.from_numpy(classifier_features(classifier, images, cache)[1])
     queue = Queue(*(x.to(outlook.head.weight.device) for x in (features, torch.from_numpy(images.labels))))
     if outlook.network is not None: outlook.queue = queue
-    course.restore(path)
     plan = [rows for epoch in range(scale.vos_epochs) for rows in epoch_batches(len(images), _BATCH, run_seed, 'vos', epoch, 'order')]
+    loss, rate = _loss_of(outlook, classifier, images, run_seed, features, queue), lambda step: learning_rate(step, len(plan), 0, scale.vos_lr)
     with one_thread() if outlook.network is None and features.numel() < 2**20 else nullcontext():
-        _steps(course, classifier, images, scale, run_seed, features, queue, plan, path, seconds_between)
-    return course
+        return train_course(course, plan, loss, rate, 'VOS', path, seconds_between)
 
-def _steps(course, classifier, images, scale, run_seed, features, queue, plan, path, seconds_between):
-    outlook, labels, device, clouds = course.model, torch.from_numpy(images.labels), queue.features.device, queue.clouds()
-    for step in progress(range(len(course.losses), len(plan)), 'VOS'):
-        rows = plan[step]
-        for group in course.optimiser.param_groups: group['lr'] = learning_rate(step, len(plan), 0, scale.vos_lr)
+def _loss_of(outlook, classifier, images, run_seed, features, queue):
+    labels, device, still = torch.from_numpy(images.labels), queue.features.device, outlook.queue is None
+    known_clouds = queue.clouds() if still else None
+    def loss(step, rows):
         real = features[rows].to(device)
-        if outlook.queue is not None:
+        if not still:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool: pixels = list(pool.map(lambda i: classifier.transform(images.read(i)), rows.tolist()))
             real = outlook.features(torch.stack(pixels).to(device))
-        virtual = virtual_outliers(*clouds, _SAMPLES, rng(run_seed, 'vos', step, 'outliers'))
+        virtual = virtual_outliers(*(known_clouds if still else queue.clouds()), _SAMPLES, rng(run_seed, 'vos', step, 'outliers'))
         known, outside = vos_losses(outlook.head(real), labels[rows].to(device), outlook.head(virtual), outlook.energy_weight, outlook.logistic)
-        update(known + _LAMBDA*outside, [(course.optimiser, None)])
-        if outlook.queue is not None: queue.add(real.detach(), labels[rows]); clouds = queue.clouds()
-        course.losses.append((known + _LAMBDA*outside).item())
-        course.checkpoint(path, seconds_between)
+        if not still: queue.add(real.detach(), labels[rows])
+        return known + _LAMBDA*outside
+    return loss
 
 # %% ../nbs/12c_vos.ipynb #e0f8078d
 @stage('vos', needs=('images',), seeded=True, shared=True, uses=('clip', 'finetuned', 'vos_epochs', 'vos_lr', 'vos_blocks'), version=stages['probe'].version)  # the head it may start from
 def vos_stage(job):
     "vos.safetensors: all that was trained, under the names of `Outlook`; training.json holds the loss of every step."
-    checkpoint, done, lock = job.folder/'checkpoint.safetensors', job.folder/'training.json', job.final.parent/'.locks'/f'{job.final.name}.training.lock'
-    lock.parent.mkdir(exist_ok=True)
-    with FileLock(lock):  # a second run waits here, and finds it done
-        if done.exists() or job.final.exists(): return checkpoint.unlink(missing_ok=True)
-        train = open_sets(job.inputs['images'])['train']
-        if job.scale.finetuned: classifier = load_classifier(job.scale.finetuned)
-        else: classifier = probe(load_clip(job.scale.clip), train, job.cache)
-        course = train_vos(start_vos(classifier, job.scale), classifier, train, job.scale, job.seed, job.cache, checkpoint)
+    train = open_sets(job.inputs['images'])['train']
+    if job.scale.finetuned: classifier = load_classifier(job.scale.finetuned)
+    else: classifier = probe(load_clip(job.scale.clip), train, job.cache)
+    def keep(course):
         free = {name for name, p in course.model.named_parameters() if p.requires_grad}
         save_file({k: v.cpu().contiguous() for k, v in course.model.state_dict().items() if k in free}, job.folder/'vos.safetensors')
-        atomic_write(done, json.dumps(dict(losses=course.losses)))
-        checkpoint.unlink(missing_ok=True)
+    train_once(job, lambda checkpoint: train_vos(start_vos(classifier, job.scale), classifier, train, job.scale, job.seed, job.cache, checkpoint), keep)
 
 @register
 @dataclass
