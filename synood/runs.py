@@ -213,6 +213,10 @@ def fingerprint(scale: Scale, field: str):
     if field == 'corpus':
         known = {'miniature': lambda: file_hash(asset('world.json')), 'wordnet': lambda: folder_hash(asset('wordnet'))}
         return [value, known[value]() if value in known else folder_hash(Path(value))]
+    if field == 'captions' and value:
+        if value == 'miniature': return fingerprint(replace(scale, world='dev'), 'world')[1:]  # drawn from the same files
+        listed = Path(value)/'captions.tsv'
+        return [value, listing_hash(value), file_hash(listed) if listed.is_file() else None]
     return value
 
 # %% ../nbs/01_runs.ipynb #18ac9dfe
