@@ -44,7 +44,7 @@ def counted_gradient(call, x: torch.Tensor) -> float:
 
 # %% ../nbs/10b_costs.ipynb #097d59e6
 _PUBLISHED = {'sd2-community/stable-diffusion-2-inpainting': 'inpainting', 'stabilityai/stable-diffusion-2-inpainting': 'inpainting',
-              'llava-hf/llava-1.5-7b-hf': 'lister'}
+              'llava-hf/llava-1.5-7b-hf': 'lister', 'Salesforce/blip-image-captioning-large': 'captioner'}
 
 def configuration(ids: tuple[str, ...], field: str) -> tuple[str, Path]:
     "An id of `ids` and the folder with its configuration: the model that is here, else one whose configuration is kept."
@@ -82,6 +82,7 @@ def classifier_shape(ids: tuple[str, ...]) -> tuple[torch.nn.Module, int]:
     with META: model = timm.create_model(source).eval().requires_grad_(False)
     return model, timm.data.resolve_data_config({}, model=model, use_test_size=True)['input_size'][1]
 
+@lru_cache
 def clip_flops(ids: tuple[str, ...]) -> dict[str, float]:
     "Operations of one picture and of one prompt."
     model, blank = clip_shape(ids), lambda *shape, dtype=None: torch.zeros(1, *shape, dtype=dtype, device=META)
