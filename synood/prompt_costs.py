@@ -7,7 +7,7 @@ __all__ = ['CC3M', 'COCO', 'blank_clip', 'sentence_flops', 'sentence_length', 'c
            'writer_flops', 'captioner_flops', 'trained_flops', 'trained_table']
 
 # %% ../nbs/14f_prompt_costs.ipynb #a5d4a702
-import copy
+import copy, json
 from functools import lru_cache
 from types import SimpleNamespace
 import pandas as pd
@@ -50,7 +50,7 @@ def class_names(scale) -> tuple[str, ...]:
     "The names whose lengths are counted: the miniature's classes, or ImageNet's."
     return CLASSES if get_scale(scale).world in ('dev', 'test') else imagenet_names()
 
-# %% ../nbs/14f_prompt_costs.ipynb #fe58d599
+# %% ../nbs/14f_prompt_costs.ipynb #cb890c27
 CC3M, COCO = 2_890_000, 591_753  # captions that CLIPN and ZOC were published with
 _QUEUE, _NOISE = 1000, 1500  # of NPOS: features of a class at most, noise vectors
 
@@ -66,10 +66,9 @@ def npos_flops(scale, classes: int, width: int) -> float:
     scale, images = get_scale(scale), classes*get_scale(scale).prompt_shots
     judge, queue, steps = 2*(width*512 + 512*32 + 32), min(scale.prompt_shots, _QUEUE), -(-images//scale.npos_batch)
     seen = 4*width*width + 4*width*classes + 3*judge  # the images want no derivative, so the map goes back once
-    drawn = classes*(2*queue*width*(width + queue + _NOISE) + 2*_NOISE*width + 2*3*judge)
+    drawn = classes*(2*queue*width*(width + queue + 1 + _NOISE) + 2*_NOISE*width + 2*3*judge)
     return scale.npos_epochs*images*seen + max(0, scale.npos_epochs - scale.npos_start)*steps*drawn
 
-# %% ../nbs/14f_prompt_costs.ipynb #4fee7d9f
 @lru_cache
 def writer_flops(ids: tuple[str, ...], tokens: int) -> dict[str, float]:
     "Operations of ZOC's decoder on one caption of `tokens` tokens: 'forward', and 'training' backwards."
@@ -80,8 +79,11 @@ def writer_flops(ids: tuple[str, ...], tokens: int) -> dict[str, float]:
 
 @lru_cache
 def captioner_flops(ids: tuple[str, ...], tokens: int) -> tuple[float, int]:
-    "Operations of a BLIP on one picture and a caption of `tokens` tokens, and how many tokens it knows."
-    blip = built(BlipForConditionalGeneration, configuration(ids, 'captioner')[1], 0, META)
+    "Operations of a BLIP on one picture and a caption of `tokens` tokens, and how many tokens it knows. ValueError for another captioner."
+    name, folder = configuration(ids, 'captioner')
+    kind = json.loads((folder/'config.json').read_text())['model_type']
+    if kind != 'blip': raise ValueError(f'{name}: the cost of a captioner is known for BLIP, this is {kind}: count a scale with captioner = ["random:captioner"]')
+    blip = built(BlipForConditionalGeneration, folder, 0, META)
     side, size = blip.config.vision_config.image_size, blip.config.text_config.vocab_size
     picture, words = torch.zeros(1, 3, side, side, device=META), torch.zeros(1, tokens, dtype=torch.long, device=META)
     return counted(blip, picture, words), size
@@ -104,14 +106,15 @@ def _prompted(scale, classes, test, width, compared):
             'LSN': (coop + negatives, (1 + SETS)*(classes*read + once))}
 
 def trained_flops(scale, counts: dict[str, int] | None = None,  # see `item_counts`
-                  captions: int = 0  # pairs that CLIPN and ZOC's decoder learn from; 0: the scale's, or as many as were published
+                  captions: int = 0,  # pairs that CLIPN and ZOC's decoder learn from; 0: the scale's, or as many as were published
+                  caption_tokens: int = 0  # of the longest caption in a batch; 0: what CLIP reads
                  ) -> dict[str, tuple[float, float]]:
     """{row: operations of its training, and of its test} of one run seed; LSN's training contains CoOp's, and a row's test its class names.
 
     'image features' are shared by all and in no row. A scale with a captioner trains none, so ZOC's training is 0."""
     scale, n = get_scale(scale), item_counts(scale, counts)
     clip, f = blank_clip(scale.clip), clip_flops(scale.clip)
-    classes, test, width, length = n['classes'], n['test'], clip.width, clip.model.context_length
+    classes, test, width, length = n['classes'], n['test'], clip.width, caption_tokens or clip.model.context_length
     compared, once, names = 4*classes*width, classes*test*2*width, classes*f['clip_text']
     whole, pairs = sentence_flops(scale.clip, length), captions or scale.captioned
     learned = (pairs or CC3M)*(f['clip_image'] + f['clip_text'] + scale.clipn_epochs*(whole['forward'] + whole['training'] + 4*scale.clipn_batch*width))
@@ -128,8 +131,8 @@ def trained_flops(scale, counts: dict[str, int] | None = None,  # see `item_coun
 
 # %% ../nbs/14f_prompt_costs.ipynb #0a896175
 def trained_table(scale, rates: tuple[float, ...] = (15e12, 150e12),  # sustained operations a second
-                  counts: dict[str, int] | None = None, captions: int = 0) -> pd.DataFrame:
-    "Petaflops of training and test of the trained rows at one run seed, and minutes on one GPU at each rate; `counts`, `captions`: see `trained_flops`."
-    table = pd.DataFrame.from_dict(trained_flops(scale, counts, captions), 'index', columns=('training', 'test'))/1e15
+                  counts: dict[str, int] | None = None, captions: int = 0, caption_tokens: int = 0) -> pd.DataFrame:
+    "Petaflops of training and test of the trained rows at one run seed, and minutes on one GPU at each rate; the rest as for `trained_flops`."
+    table = pd.DataFrame.from_dict(trained_flops(scale, counts, captions, caption_tokens), 'index', columns=('training', 'test'))/1e15
     minutes = {(f'minutes at {rate/1e12:g} teraflop/s', part): table[part]*1e15/rate/60 for rate in rates for part in table}
     return pd.DataFrame({('petaflop', part): table[part] for part in table} | minutes).rename_axis('row')
