@@ -101,7 +101,10 @@ class Shots:
 def few_images(images: ImageSet, shots: int, run_seed: int) -> ImageSet:
     "`shots` images of every class, drawn for a run seed. ValueError for a single class, a class without images, or one with fewer."
     if len(images.classes) < 2: raise ValueError(f'{images.root}: a prompt that tells classes apart needs two of them, there is {", ".join(images.classes) or "none"}')
-    if empty := [name for c, name in enumerate(images.classes) if not (images.labels == c).any()]: raise ValueError(f'{images.root}: class {empty[0]} has no image ({len(empty)} such classes): bring some, or leave the class out')
+    count = np.bincount(images.labels, minlength=len(images.classes)).tolist()
+    if few := [(name, n) for name, n in zip(images.classes, count) if n < shots]:
+        name, n = few[0]
+        raise ValueError(f'{images.root}: class {name} has {n or "no"} image{"s"*(n > 1)}, prompt_shots asks for {shots} ({len(few)} of {len(images.classes)} classes have too few): bring more, leave the class out, or lower prompt_shots')
     return images.take(np.sort(few_shot(images.labels, shots, seed(run_seed, 'shots'))))
 
 def _unit(clip, rows): return F.normalize(torch.from_numpy(np.asarray(rows, np.float32)).to(next(clip.model.parameters()).device), dim=-1)
