@@ -352,6 +352,7 @@ def _check_method(method):
     def refuse(why): raise ValueError(f'{method.name} cannot be kept as a detector: {why}')
     if method.transductive: refuse('its score of an image depends on the other images')
     if method.needs[0][0] != 'clip': refuse('it reads a classifier, and a detector holds a CLIP alone')
+    if ('clip', 'patch') in method.needs: refuse('it reads patches, and a detector scores whole images')
     if getattr(method, 'half', False) or getattr(method, 'seed', 0) != 0: refuse('a detector scores in full precision and with the usual groups')
 
 def _from_method(cls, method, names, negative_names, scale, negatives):

@@ -93,10 +93,10 @@ def random_context(clip: Clip, rows: int, length: int, draws: torch.Generator) -
 # %% ../nbs/14_prompts.ipynb #3fce6e63
 @dataclass(frozen=True, eq=False)
 class Shots:
-    "Training images as CLIP's unit features, float32 tensors on the network's device."
-    images: torch.Tensor  # (N, D)
+    "Training images as CLIP sees them: unit features and labels on the network's device, patches as the cache has them."
+    images: torch.Tensor  # (N, D) float32, of length 1
     labels: torch.Tensor  # (N,) int64
-    patches: torch.Tensor | None = None  # (N, L, D)
+    patches: torch.Tensor | None = None  # (N, L, D) float16, raw, in main memory: 3.2 GB for 16 images of each class of ImageNet
 
 def few_images(images: ImageSet, shots: int, run_seed: int) -> ImageSet:
     "`shots` images of every class, drawn for a run seed. ValueError for a single class, a class without images, or one with fewer."
@@ -110,7 +110,7 @@ def shots_of(clip: Clip, images: ImageSet, cache: Path | None = None, patches: b
     "The features of images, from the cache if they are there; `patches`: those of the patches too."
     labels = torch.from_numpy(images.labels)
     rows = _unit(clip, image_features(clip, images, cache))
-    return Shots(rows, labels.to(rows.device), _unit(clip, patch_features(clip, images, cache)) if patches else None)
+    return Shots(rows, labels.to(rows.device), torch.from_numpy(patch_features(clip, images, cache)) if patches else None)
 
 # %% ../nbs/14_prompts.ipynb #0bad9e8a
 class Context(nn.Module):
@@ -134,7 +134,7 @@ def train_prompts(course: FineTuning, loss, plan: list, scale: Scale, name: str,
         return train_course(course, plan, lambda step, seen: loss(seen[1]), lambda step: epoch_rate(plan[step][0], epochs, scale.prompt_lr), name, path, seconds_between)
 
 def class_cosines(images: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    "Cosines (B, C) of unit images (B, D) to raw text features (C, D), or (B, C, D) where every image has its own."
+    "Cosines (..., C) of unit images (..., D) to raw text features (C, D); or (B, C) of images (B, D) to texts (B, C, D), where every image has its own."
     text = F.normalize(text, dim=-1)
     return images @ text.T if text.ndim == 2 else (text @ images[..., None]).squeeze(-1)
 
