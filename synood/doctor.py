@@ -140,7 +140,7 @@ def resolve(ids: tuple[str, ...], field: str) -> tuple[str, Path]:
 def model_items(scale: Scale, field: str):
     "Items for one field of NETWORKS; of `backbones` every network is needed, of the others one."
     ids = getattr(scale, field)
-    if not ids: yield Item('models', field, 'ok', 'none: a linear head on CLIP stands for it')
+    if not ids: yield Item('models', field, 'ok', f'none: {"a decoder, trained on captioned pictures," if field == "captioner" else "a linear head on CLIP"} stands for it')
     for one in ([(name,) for name in ids] if field == 'backbones' else [ids] if ids else []):
         name = f'{field} {one[0]}' if field == 'backbones' else field
         try: yield Item('models', name, 'ok', '{} in {}'.format(*resolve(one, field)))

@@ -99,7 +99,7 @@ def _snapshot(name):
 models_used: dict[str, str] = {}  # id as written -> commit of the hub snapshot it led to in this process; empty for folders
 
 def random_folder(name: str) -> Path:
-    "The folder with the published configuration of 'clip', 'classifier', 'inpainting' or 'lister', which `random:` ids are built from."
+    "The folder with the published configuration of 'captioner', 'clip', 'classifier', 'inpainting' or 'lister', which `random:` ids are built from."
     root = asset('random')
     kind, _, depth = name.partition('-')
     if kind in os.listdir(root) and (not depth or (kind == 'lister' and re.fullmatch(r'[2-9]|[1-9]\d+', depth))): return root/kind
