@@ -20,6 +20,7 @@ from .features import find_model
 from .images import check_images, image_folder, protocols
 from .runs import stages, versions
 from .scales import NETWORKS, Scale, check_scale, get_scale
+from .scores import methods
 
 # %% ../nbs/16b_doctor.ipynb #e6231fb7
 STATUSES = 'ok', 'warn', 'missing', 'broken'
@@ -216,7 +217,7 @@ def cost_items(scale: Scale):
 
 # %% ../nbs/16b_doctor.ipynb #6dd8c0db
 _SYNTHESIS = 'clip', 'classifier', 'inpainting', 'lister'  # what SynOOD learns with
-TABLES = {'Table 1': (*_SYNTHESIS, 'finetuned', 'resnet', 'augmix', 'vit', 'swin'), 'Table 2': (*_SYNTHESIS, 'augmix', 'vit', 'swin'),
+TABLES = {'Table 1': (*_SYNTHESIS, 'captioner', 'finetuned', 'resnet', 'augmix', 'vit', 'swin'), 'Table 2': (*_SYNTHESIS, 'augmix', 'vit', 'swin'),
           'Table 3': (*_SYNTHESIS, 'backbones'), **dict.fromkeys(('Table 4', 'Table 5', 'Figure 3', 'Figure 4'), _SYNTHESIS),
           'KR-NFT': ('clip',), 'CMA': _SYNTHESIS}  # table: fields of the networks behind it
 
@@ -227,6 +228,7 @@ def sets_of(table: str, scale: Scale) -> str:
 def table_items(scale: Scale, items: list[Item]):
     "For every table whether it can be made now, or which of the other items are in its way."
     whole = not rendered(scale) and bool(protocols[scale.protocol].school)
+    lacking = tuple(f'no row for {m.name}: {m.lacks(scale)}' for m in methods().values() if m.lacks(scale))
     for table, fields in TABLES.items():
         name = sets_of(table, scale)
         keys = {k for key in protocols[name].folders().values() for k in (key, image_sets[key].part_of)} if whole else set()
@@ -236,7 +238,7 @@ def table_items(scale: Scale, items: list[Item]):
             return item.check == 'data' and (item.status != 'ok' and item.name in parts if whole else item.status in ('missing', 'broken'))
         found = [item for item in items if in_the_way(item)]
         status = 'ok' if not found else 'warn' if {i.status for i in found} == {'warn'} else 'missing'
-        yield Item('tables', table, status, 'blocked by ' + ', '.join(f'{i.check} {i.name}' for i in found) if found else 'can run now' + (f' (protocol {name})' if whole else ''), found[0].remedy if found else '')
+        yield Item('tables', table, status, 'blocked by ' + ', '.join(f'{i.check} {i.name}' for i in found) if found else 'can run now' + (f' (protocol {name})' if whole else ''), found[0].remedy if found else '', lacking if table == 'Table 1' else ())
 
 # %% ../nbs/16b_doctor.ipynb #42566300
 def diagnose(scale, data: Path | None = None, root: Path = 'runs', pictures: bool = True, counts: dict[str, int] | None = None) -> list[Item]:

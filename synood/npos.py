@@ -91,7 +91,7 @@ def misfit(count: int, scale: Scale) -> str:
     if scale.npos_start >= scale.npos_epochs: return f'npos_start = {scale.npos_start} leaves none of {scale.npos_epochs} epochs for outliers: lower it'
     held = min(count, _QUEUE)
     for field in ('npos_k', 'npos_select'):
-        if held < getattr(scale, field): return f'a queue of {held} images a class is shorter than {field} = {getattr(scale, field)}: lower {field} or raise prompt_shots'
+        if held < getattr(scale, field): return f'a queue of {held} images a class is shorter than {field} = {getattr(scale, field)}: lower {field} or raise npos_shots'
     return ''
 
 def class_rows(labels: torch.Tensor, scale: Scale) -> torch.Tensor:
@@ -125,11 +125,11 @@ def train_npos(text: torch.Tensor, shots: Shots, scale: Scale, run_seed: int, pa
         return train_course(course, plan, loss, lambda step: learning_rate(step, len(plan), 0, scale.npos_lr), 'NPOS', path, seconds_between)
 
 # %% ../nbs/14d_npos.ipynb #5e79667e
-@stage('npos', needs=('images',), seeded=True, shared=True, uses=('clip', 'id_prompt', 'prompt_shots', 'npos_epochs', 'npos_start', 'npos_batch', 'npos_lr', 'npos_k', 'npos_select'))
+@stage('npos', needs=('images',), seeded=True, shared=True, uses=('clip', 'id_prompt', 'npos_shots', 'npos_epochs', 'npos_start', 'npos_batch', 'npos_lr', 'npos_k', 'npos_select'))
 def npos_stage(job):
     "npos.safetensors: the tensors of `Mapped`; training.json holds the loss of every step."
     def train(path):
-        clip, names, shots = few_of(job)
+        clip, names, shots = few_of(job, shots='npos_shots')
         return train_npos(torch.from_numpy(encode_text(clip, fill(names, job.scale.id_prompt))), shots, job.scale, job.seed, path)
     train_once(job, train, keep_state(job))
 
@@ -150,7 +150,7 @@ class NPOS(ZeroShot):
         return self
 
     @classmethod
-    def lacks(cls, scale: Scale) -> str: return misfit(scale.prompt_shots, scale)
+    def lacks(cls, scale: Scale) -> str: return misfit(scale.npos_shots, scale)
 
     def similarities(self, test: Features) -> np.ndarray:
         "(N, C) float64 cosines of the mapped images to the class names."

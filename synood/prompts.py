@@ -98,10 +98,13 @@ class Shots:
     labels: torch.Tensor  # (N,) int64
     patches: torch.Tensor | None = None  # (N, L, D) float16, raw, in main memory: 3.2 GB for 16 images of each class of ImageNet
 
-def few_images(images: ImageSet, shots: int, run_seed: int) -> ImageSet:
-    "`shots` images of every class, drawn for a run seed. ValueError for a single class, a class without images, or one with fewer."
+def few_images(images: ImageSet, shots: int, run_seed: int, field: str = 'prompt_shots') -> ImageSet:
+    "`shots` images of every class, drawn for a run seed; `field` of a scale that asks for so many. ValueError for a single class, a class without images, or one with fewer."
     if len(images.classes) < 2: raise ValueError(f'{images.root}: a prompt that tells classes apart needs two of them, there is {", ".join(images.classes) or "none"}')
-    if empty := [name for c, name in enumerate(images.classes) if not (images.labels == c).any()]: raise ValueError(f'{images.root}: class {empty[0]} has no image ({len(empty)} such classes): bring some, or leave the class out')
+    count = np.bincount(images.labels, minlength=len(images.classes)).tolist()
+    if few := [(name, n) for name, n in zip(images.classes, count) if n < shots]:
+        name, n = few[0]
+        raise ValueError(f'{images.root}: class {name} has {n or "no"} image{"s"*(n > 1)}, {field} asks for {shots} ({len(few)} of {len(images.classes)} classes have too few): bring more, leave the class out, or lower {field}')
     return images.take(np.sort(few_shot(images.labels, shots, seed(run_seed, 'shots'))))
 
 def _unit(clip, rows): return F.normalize(torch.from_numpy(np.asarray(rows, np.float32)).to(next(clip.model.parameters()).device), dim=-1)
@@ -147,10 +150,10 @@ def train_coop(clip: Clip, names, shots: Shots, scale: Scale, run_seed: int, pat
     return train_prompts(prompt_course(learner, scale), loss, prompt_steps(len(shots.labels), scale.prompt_epochs, scale.prompt_batch, run_seed, 'coop'), scale, 'CoOp', path)
 
 # %% ../nbs/14_prompts.ipynb #055a1a08
-def few_of(job, patches: bool = False) -> tuple[Clip, tuple[str, ...], Shots]:
-    "The network, the class names and the few training images of a stage that uses `clip` and `prompt_shots`."
+def few_of(job, patches: bool = False, shots: str = 'prompt_shots') -> tuple[Clip, tuple[str, ...], Shots]:
+    "The network, the class names and the few training images of a stage that uses `clip` and the field `shots`."
     clip, train = load_clip(job.scale.clip), open_sets(job.inputs['images'])['train']
-    return clip, train.classes, shots_of(clip, few_images(train, job.scale.prompt_shots, job.seed), job.cache, patches)
+    return clip, train.classes, shots_of(clip, few_images(train, getattr(job.scale, shots), job.seed, shots), job.cache, patches)
 
 def keep_state(job):
     "A function for `train_once` that writes a learner's tensors to <stage>.safetensors."

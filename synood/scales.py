@@ -138,7 +138,7 @@ class Sisters(Visual):
 class Prompts(Sisters):
     "Values of the trained CLIP rows. Defaults are the published ones, or ours where nothing usable is published."
     # learned contexts (CoOp, CoCoOp, LoCoOp, LSN)
-    prompt_shots: int = later(16)  # ID images per class, for all trained rows but CLIPN and ZOC; CoOp's paper
+    prompt_shots: int = later(16)  # ID images per class; CoOp's paper
     prompt_length: int = later(16)  # context vectors of CoOp, LoCoOp and LSN; CoOp's paper
     prompt_epochs: int = later(50)  # of CoOp and LoCoOp; CoOp's paper, for ImageNet
     prompt_batch: int = later(32)  # CoOp's paper
@@ -153,6 +153,7 @@ class Prompts(Sisters):
     lsn_lr: float = later(2e-3)  # Adam; repository
     lsn_weight: float = later(1.)  # of orthogonality; repository, the paper says .1
     # outliers (NPOS)
+    npos_shots: int = later(732)  # ID images per class: as many as the smallest of ImageNet has, where the repository queues 1,000
     npos_epochs: int = later(100)  # paper
     npos_start: int = later(40)  # epoch with the first outliers; paper
     npos_batch: int = later(1000)  # repository
@@ -167,6 +168,7 @@ class Prompts(Sisters):
     zoc_epochs: int = later(25)  # paper
     zoc_batch: int = later(32)  # ours
     zoc_lr: float = later(1e-5)  # AdamW; paper
+    zoc_prompt: str = later('This is a photo of a {}')  # for classes and candidates; paper
     zoc_tokens: int = later(9)  # generated per picture; repository
     zoc_top: int = later(35)  # words of each that become candidates; repository
 
@@ -226,7 +228,7 @@ scales['paper-random'] = replace(
     clip=('random:clip',), backbones=('random:clip',), inpainting=('random:inpainting',), lister=('random:lister',),
     classifier=('random:classifier',), **dict.fromkeys(('finetuned', 'resnet', 'augmix', 'vit', 'swin'), ()),
     corpus='miniature', fraction=.6, openood_total=99, groups=1, adaneg_groups=1, activated=80, krnft_total=99, krnft_groups=1, vim_dim=2, knn_k=1,
-    captioner=('random:captioner',), prompt_shots=1, prompt_length=4, prompt_epochs=1, cocoop_epochs=1, locoop_top=1, lsn_epochs=1, npos_epochs=2, npos_start=1, npos_k=1, npos_select=1)
+    captioner=('random:captioner',), prompt_shots=1, prompt_length=4, prompt_epochs=1, cocoop_epochs=1, locoop_top=1, lsn_epochs=1, npos_shots=1, npos_epochs=2, npos_start=1, npos_k=1, npos_select=1)
 
 # %% ../nbs/00_scales.ipynb #be3a7ee4
 scales['mini'] = Scale(
@@ -236,8 +238,8 @@ scales['mini'] = Scale(
     inpainting=('embedded:inpainting',), lister=('embedded:lister',),
     corpus='miniature', fraction=.6, openood_total=99, temperature=.05, groups=1, adaneg_groups=1, activated=80, krnft_total=99, krnft_groups=1,
     cma_epochs=5, cma_batch=100, cma_chunk=100, cma_lr=1e-4, cma_warmup=4,
-    captioner=(), captions='miniature', captioned=4000, locoop_top=4, npos_batch=100, npos_k=10, npos_select=8,
-    clipn_epochs=5, clipn_batch=100, zoc_epochs=10, zoc_lr=1e-3,
+    captioner=(), captions='miniature', captioned=4000, prompt_length=4, locoop_top=4, npos_shots=16, npos_lr=1e-3, npos_batch=100, npos_k=10, npos_select=8,
+    clipn_epochs=5, clipn_batch=100, zoc_epochs=10, zoc_lr=1e-3, zoc_prompt='the nice {}', zoc_top=10,
     question='<image> list the elements of this picture except the {name} . assistant :',
     context_tokens=12, resolution=64, strength=.9, steps=10, guidance=4., step=1., batch=25,
     epochs=180, train_batch=64, label_ids=True, label_epochs=20, seeds=(0, 1, 2, 3, 4))
@@ -247,7 +249,7 @@ scales['dev'] = replace(scales['mini'], name='dev', world='dev')
 scales['smoke'] = replace(scales['dev'], name='smoke', n_train=4, m=20, n_test=40, draws=1, iterations=2, batch=5,
                           epochs=1, label_epochs=1, views=8, picked=2, krnft_steps=2,
                           cma_epochs=1, cma_batch=20, cma_chunk=20, cma_warmup=1,
-                          prompt_shots=2, prompt_epochs=1, cocoop_epochs=1, cocoop_batch=8, lsn_epochs=1, npos_epochs=2, npos_start=1, npos_k=1, npos_select=2,
+                          prompt_shots=2, prompt_epochs=1, cocoop_epochs=1, cocoop_batch=8, lsn_epochs=1, npos_shots=2, npos_epochs=2, npos_start=1, npos_k=1, npos_select=2,
                           captioned=40, clipn_epochs=1, clipn_batch=20, zoc_epochs=1, seeds=(0,))
 
 # %% ../nbs/00_scales.ipynb #77c2ed17
@@ -297,7 +299,7 @@ def check_scale(scale: Scale) -> Scale:
     for field in ('m', 'draws', 'steps', 'iterations', 'train_batch', 'release_batch', 'groups', 'adaneg_groups', 'openood_total', 'activated', 'resolution', 'epochs',
                   'krnft_total', 'krnft_groups', 'krnft_hidden', 'shots', 'picked', 'cma_epochs', 'cma_batch', 'cma_chunk', 'knn_k', 'vos_epochs',
                   'prompt_shots', 'prompt_length', 'prompt_epochs', 'prompt_batch', 'cocoop_length', 'cocoop_epochs', 'cocoop_batch', 'locoop_top', 'lsn_epochs', 'lsn_batch',
-                  'npos_epochs', 'npos_batch', 'npos_k', 'npos_select', 'clipn_epochs', 'clipn_batch', 'zoc_epochs', 'zoc_batch', 'zoc_tokens', 'zoc_top'):
+                  'npos_shots', 'npos_epochs', 'npos_batch', 'npos_k', 'npos_select', 'clipn_epochs', 'clipn_batch', 'zoc_epochs', 'zoc_batch', 'zoc_tokens', 'zoc_top'):
         need(getattr(scale, field) >= 1, field, 'at least 1')
     for field in ('n_train', 'n_test', 'npos_start', 'captioned'): need(getattr(scale, field) >= 0, field, 'at least 0')
     for field in (f.name for f in dataclasses.fields(scale)):
@@ -314,6 +316,7 @@ def check_scale(scale: Scale) -> Scale:
     need(0 <= scale.quantile <= 1, 'quantile', 'between 0 and 1')
     need(len(scale.seeds) == len(set(scale.seeds)) > 0 and min(scale.seeds) >= 0, 'seeds', 'distinct, from 0, and not empty')
     need('{name}' in scale.question, 'question', 'a text with {name} for the class to leave out')
+    need(scale.zoc_prompt.count('{}') == 1, 'zoc_prompt', 'a text with one {} for the word')
     need('{context}' in scale.context_prompt, 'context_prompt', 'a text with {context}')
     if scale.data and any(i.startswith('embedded:') for field in NETWORKS for i in getattr(scale, field)):
         warnings.warn(f'scale {scale.name}: the embedded networks know the miniature and no photographs; '

@@ -263,7 +263,7 @@ class ZOC(ZeroShot):
     name: ClassVar[str] = 'ZOC'
     needs: ClassVar[tuple] = (('clip', 'image'), ('clip', 'pixels'))
     source: ClassVar[str] = 'Esmaeilpour et al., AAAI 2022; score checked against a restatement of its code'
-    prompt: str = 'This is a photo of a {}'  # for classes and candidates (paper)
+    prompt: str | None = None  # for classes and candidates; None: the scale's, published 'This is a photo of a {}'
 
     @classmethod
     def lacks(cls, scale: Scale) -> str: return '' if scale.captioner or scale.captions else 'a captioner, or captioned pictures to train one (`captioner`; `captions`: a folder with a captions.tsv)'
@@ -277,8 +277,9 @@ class ZOC(ZeroShot):
     def carry(self, train: Train) -> 'ZOC':
         if not train.names: raise ValueError('ZOC: there are no class names to tell from candidates (Train.names)')
         self.without, self.logit_scale = class_words(train.names), train.logit_scale
-        self.table = WordTable(train.clip(), self.prompt)
-        self.text = unit(encode_text(train.clip(), [self.prompt.format(name.replace('_', ' ')) for name in train.names]))
+        sentence = train.scale.zoc_prompt if self.prompt is None else self.prompt
+        self.table = WordTable(train.clip(), sentence)
+        self.text = unit(encode_text(train.clip(), [sentence.format(name.replace('_', ' ')) for name in train.names]))
         return self
 
     def words(self, test: Features) -> list[tuple[str, ...]]:
