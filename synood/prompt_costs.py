@@ -63,8 +63,8 @@ def patch_flops(ids: tuple[str, ...]) -> tuple[float, int]:
 
 def npos_flops(scale, classes: int, width: int) -> float:
     "Operations of NPOS's training: the map, its cosines and the judge on every image and epoch; queues, neighbours and outliers of every class in the steps that have them."
-    scale, images = get_scale(scale), classes*get_scale(scale).prompt_shots
-    judge, queue, steps = 2*(width*512 + 512*32 + 32), min(scale.prompt_shots, _QUEUE), -(-images//scale.npos_batch)
+    scale, images = get_scale(scale), classes*get_scale(scale).npos_shots
+    judge, queue, steps = 2*(width*512 + 512*32 + 32), min(scale.npos_shots, _QUEUE), -(-images//scale.npos_batch)
     seen = 4*width*width + 4*width*classes + 3*judge  # the images want no derivative, so the map goes back once
     drawn = classes*(2*queue*width*(width + queue + 1 + _NOISE) + 2*_NOISE*width + 2*3*judge)
     return scale.npos_epochs*images*seen + max(0, scale.npos_epochs - scale.npos_start)*steps*drawn
@@ -125,7 +125,7 @@ def trained_flops(scale, counts: dict[str, int] | None = None,  # see `item_coun
         wrote = writer_flops(scale.clip, scale.zoc_tokens)['forward']
     candidates = min(known, test*scale.zoc_tokens*scale.zoc_top)  # each encoded once
     return {'image features': (classes*scale.prompt_shots*f['clip_image'], test*f['clip_image']), **_prompted(scale, classes, test, width, compared),
-            'NPOS': (npos_flops(scale, classes, width), names + once + test*2*width**2),
+            'NPOS': (npos_flops(scale, classes, width) + (scale.npos_shots != scale.prompt_shots)*classes*scale.npos_shots*f['clip_image'], names + once + test*2*width**2),
             'CLIPN': (learned, 2*(names + once)),
             'ZOC': (taught, names + once + test*wrote + candidates*f['clip_text'])}
 

@@ -26,7 +26,7 @@ def same_context(shown, found):
 def test_a_scale_and_its_stage(root, tmp_path):
     shown, found = bench(root, tmp_path, '--scale', 'smoke', '--steps', '3')
     same_context(shown, found)
-    assert (found['clip'], found['classes'], found['batch'], found['steps'], found['tokens']) == ('embedded:clip', 20, 32, 3, {'full': 24, 'cut': 20})
+    assert (found['clip'], found['classes'], found['batch'], found['steps'], found['tokens']) == ('embedded:clip', 20, 32, 3, {'full': 24, 'cut': 8})
     assert (found['stage']['shots'], found['stage']['epochs'], found['stage']['steps']) == (2, 1, 2)  # 40 images, batches of 32
     assert shown[5].startswith('the stage at smoke, 2 shots, 1 epochs, 2 steps')
 
