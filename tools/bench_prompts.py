@@ -125,7 +125,7 @@ def whole_stage(scale, root):
 
 
 def compare(args, root):
-    scale = replace(get_scale(args.scale), n_test=10, draws=1)  # no test image is looked at
+    scale = replace(get_scale(args.scale or ('paper' if args.clip else 'mini')), n_test=10, draws=1)  # no test image is looked at
     if args.length: scale = replace(scale, prompt_length=args.length)
     clip = load_clip((args.clip,) if args.clip else scale.clip)
     stage = {} if args.clip else dict(stage=whole_stage(scale, root))
@@ -148,7 +148,7 @@ def show(found):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--scale', default='mini')
+    parser.add_argument('--scale', help='default: mini; with --clip: paper')
     parser.add_argument('--clip', help='the loops alone, on this network and noise for images')
     parser.add_argument('--classes', type=int, default=50, help='with --clip: so many of ImageNet\'s names')
     parser.add_argument('--length', type=int, help='context vectors; default: the scale\'s')
