@@ -8,13 +8,16 @@ from safetensors.torch import save_file
 
 from synood.features import load_clip
 from synood.krnft import new_learner
+from synood.negation import NoTower
+from synood.npos import Mapped
+from synood.prompts import Conditional, words_context
 from synood.scales import get_scale
 from synood.scores import Synthetic, Train, mcm, methods, neglabel
 from synood.visual import energy, gen, msp
 
 WIDTH, SMOKE = 96, get_scale('smoke')
 ROLES = 'finetuned', 'resnet', 'augmix', 'vit', 'swin'
-METHODS = [name for name in methods() if name != 'ODIN']  # it runs the network on images, and keeps no arrays
+METHODS = [name for name in methods() if name not in ('ODIN', 'ZOC')]  # which run a network on images, or one that was trained, and keep no arrays
 FROM_DIRECTIONS = {name for name, method in methods().items() if method.needs[0][0] == 'clip'} | {'KNN'}
 TUNED = {'SynOOD', 'CMA + SynOOD'}  # the projection's layer norm squares what it sees, in float32
 
@@ -31,10 +34,20 @@ def training(tmp_path, classes, negatives, alike):
     scale = replace(SMOKE, groups=min(2, negatives), adaneg_groups=min(2, negatives), activated=3, knn_k=1, vim_dim=5, krnft_groups=1)
     def stage(name, **change):
         if name == 'krnft': save_file(new_learner(scale, 0, text, words).state_dict(), tmp_path/'learner.safetensors')
-        else: save_file({'head.weight': torch.from_numpy(head[0]), 'head.bias': torch.from_numpy(head[1]), 'energy_weight': torch.ones(classes)}, tmp_path/'vos.safetensors')
+        elif name == 'vos': save_file({'head.weight': torch.from_numpy(head[0]), 'head.bias': torch.from_numpy(head[1]), 'energy_weight': torch.ones(classes)}, tmp_path/'vos.safetensors')
+        else: save_file(learned_by(name, classes), tmp_path/f'{name}.safetensors')
         return tmp_path
     synthetic = lambda kind: Synthetic(images[::-1].copy(), images, labels, np.arange(len(labels)) % negatives if kind == 'text' else None)
-    return Train(found, labels, text, words, 100., rest=rows(4), clip=lambda: load_clip(SMOKE.clip), head=head, synthetic=synthetic, stage=stage, scale=scale)
+    return Train(found, labels, text, words, 100., rest=rows(4), names=('cat', 'cup', 'cow')[:classes], clip=lambda: load_clip(SMOKE.clip), head=head, synthetic=synthetic, stage=stage, scale=scale)
+
+
+def learned_by(name, classes):
+    "The tensors that a stage of the trained CLIP rows might have learned."
+    clip, draws = load_clip(SMOKE.clip), torch.Generator().manual_seed(0)
+    contexts = {'coop': (1, ), 'locoop': (1, ), 'lsn': (3, classes)}
+    if name in contexts: return {'context': torch.randn(*contexts[name], 4, WIDTH, generator=draws)}
+    learners = {'cocoop': lambda: Conditional(words_context(clip, 'a photo of a'), WIDTH, draws), 'npos': lambda: Mapped(WIDTH, draws), 'clipn': lambda: NoTower(clip)}
+    return learners[name]().state_dict()
 
 
 def seen_by(role, penultimate, head):
@@ -70,7 +83,7 @@ def test_a_score_is_finite_or_refused_in_one_line(classes, negatives, alike, tmp
         for case, images in strange().items():
             if name == 'VOS' and images.dtype != np.float32: continue  # it multiplies them by float32 tensors
             role = method.needs[0][0]
-            test = {('clip', 'image'): images} if role == 'clip' else seen_by(role, np.abs(images), train.head)
+            test = {('clip', 'image'): images, ('clip', 'patch'): np.repeat(images[:, None], 2, 1)} if role == 'clip' else seen_by(role, np.abs(images), train.head)
             try:
                 with np.errstate(all='ignore'): scores, classes_ = method.assess(test)
             except ValueError as e:
