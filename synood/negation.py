@@ -154,7 +154,7 @@ def drawn_prompt(run_seed: int, step: int) -> int | None:
 def train_clipn(course: FineTuning, pairs: Pairs, scale: Scale, run_seed: int, logit_scale: float, path: Path | None = None, seconds_between: float = 600.) -> FineTuning:
     """Train a `NoTower` to the end, from wherever `path` stands (a checkpoint of three times the tower, 760 MB for ViT-B/16). ValueError for fewer than two pairs in a batch.
 
-    A step costs the text tower's pass of B captions, forwards and backwards: with 2,048 captions of up to 40 tokens and ViT-B/16 some 33 GB, and 0.7 exaflop for ten epochs of CC3M."""
+    A step costs the text tower's pass of B captions, forwards and backwards: with 2,048 captions of up to 40 tokens and ViT-B/16 some 33 GB; ten epochs of CC3M are at most 0.64 exaflop, see `trained_flops`."""
     if min(len(pairs.tokens), scale.clipn_batch) < 2: raise ValueError(f'CLIPN: {len(pairs.tokens)} pictures in batches of {scale.clipn_batch} hold no wrong pair to say no to: give two at least')
     plan = prompt_steps(len(pairs.tokens), scale.clipn_epochs, scale.clipn_batch, run_seed, 'clipn')
     def loss(step, seen):
