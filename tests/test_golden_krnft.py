@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from synood.features import unit
-from synood.krnft import (NFTLearner, choose_views, few_shot, group_odds, id_crop_loss, kd_loss,
+from synood.images import few_shot
+from synood.krnft import (NFTLearner, choose_views, group_odds, id_crop_loss, kd_loss,
                           krnft_losses, learned_cosines, ood_crop_loss, train_learner)
 from synood.negatives import OPENOOD_PROMPTS, openood_mining, row_quantiles
 from synood.scores import group_columns, neglabel
