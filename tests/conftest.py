@@ -90,6 +90,21 @@ def photos(tmp_path):
     return folder
 
 
+@pytest.fixture
+def passes(monkeypatch):
+    "{what a network was run for: images it saw}."
+    import synood.features as features
+    seen, real = {}, features._set_features
+
+    def counted(network, forward, images, cache, kind):
+        def watched(batch):
+            seen[kind] = seen.get(kind, 0) + len(batch)
+            return forward(batch)
+        return real(network, watched, images, cache, kind)
+    monkeypatch.setattr(features, '_set_features', counted)
+    return seen
+
+
 def call(*command, **options):
     "Run a command; if it fails, show what it said."
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True,

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-import synood.features as features
 import synood.training as training
 from synood.benchmark import experiment, load_benchmark
 from synood.captions import read_captions
@@ -21,20 +20,6 @@ from synood.scores import get_method, methods
 
 TRAINED = 'CoOp', 'CoCoOp', 'LoCoOp', 'LSN', 'NPOS', 'CLIPN', 'ZOC'
 SCALE = replace(get_scale('smoke'), name='tiny', n_test=10)
-
-
-@pytest.fixture
-def passes(monkeypatch):
-    "{what a network was run for: images it saw}."
-    seen, real = {}, features._set_features
-
-    def counted(network, forward, images, cache, kind):
-        def watched(batch):
-            seen[kind] = seen.get(kind, 0) + len(batch)
-            return forward(batch)
-        return real(network, watched, images, cache, kind)
-    monkeypatch.setattr(features, '_set_features', counted)
-    return seen
 
 
 def test_no_row_of_table_1_is_missing():

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-import synood.features as features
 import synood.scores as scores
 from synood.benchmark import experiment, load_benchmark
 from synood.cli import app
@@ -18,20 +17,6 @@ from synood.scales import get_scale
 from synood.visual import LogitScore
 
 SCALE = replace(get_scale('smoke'), name='tiny', n_test=10, draws=2, seeds=(0, 1))
-
-
-@pytest.fixture
-def passes(monkeypatch):
-    "{what a network was run for: images it saw}."
-    seen, real = {}, features._set_features
-
-    def counted(network, forward, images, cache, kind):
-        def watched(batch):
-            seen[kind] = seen.get(kind, 0) + len(batch)
-            return forward(batch)
-        return real(network, watched, images, cache, kind)
-    monkeypatch.setattr(features, '_set_features', counted)
-    return seen
 
 
 def test_every_network_sees_an_image_once(passes, tmp_path):
