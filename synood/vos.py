@@ -144,13 +144,15 @@ def _loss_of(outlook, classifier, images, run_seed, features, queue):
 @stage('vos', needs=('images',), seeded=True, shared=True, uses=('clip', 'finetuned', 'vos_epochs', 'vos_lr', 'vos_blocks'), version=stages['probe'].version)  # the head it may start from
 def vos_stage(job):
     "vos.safetensors: all that was trained, under the names of `Outlook`; training.json holds the loss of every step."
-    train = open_sets(job.inputs['images'])['train']
-    if job.scale.finetuned: classifier = load_classifier(job.scale.finetuned)
-    else: classifier = probe(load_clip(job.scale.clip), train, job.cache)
+    def train(checkpoint):
+        images = open_sets(job.inputs['images'])['train']
+        if job.scale.finetuned: classifier = load_classifier(job.scale.finetuned)
+        else: classifier = probe(load_clip(job.scale.clip), images, job.cache)
+        return train_vos(start_vos(classifier, job.scale), classifier, images, job.scale, job.seed, job.cache, checkpoint)
     def keep(course):
         free = {name for name, p in course.model.named_parameters() if p.requires_grad}
         save_file({k: v.cpu().contiguous() for k, v in course.model.state_dict().items() if k in free}, job.folder/'vos.safetensors')
-    train_once(job, lambda checkpoint: train_vos(start_vos(classifier, job.scale), classifier, train, job.scale, job.seed, job.cache, checkpoint), keep)
+    train_once(job, train, keep)
 
 @register
 @dataclass

@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
-from transformers import (AutoModelForImageTextToText, AutoProcessor, BertGenerationConfig, BertGenerationEncoder, BertTokenizer,
-                          BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor)
+from transformers import (BertGenerationConfig, BertGenerationEncoder, BertTokenizer, BlipForConditionalGeneration, BlipImageProcessor,
+                          BlipProcessor)
 from .captions import Captioned, read_captions
-from .context import Lister, forms
-from .features import (BATCH, Clip, built, cached, device, encode_text, image_features, load_clip, locate_model, models_used, openai_bpe,
-                             readable, set_hash, text_features, unit)
+from .context import Lister, forms, read_image_text
+from .features import (BATCH, Clip, built, cached, device, encode_text, image_features, load_clip, locate_model, openai_bpe, set_hash,
+                             text_features, unit)
 from .finetuning import one_thread
 from .prompts import keep_state, prompt_steps, text_tower
 from .runs import digest, file_hash, folder_hash, in_threads, stage
@@ -199,18 +199,16 @@ def decoder_namer(clip: Clip, weights: Path, count: int, top: int) -> Namer:
     return Namer(dict(kind='zoc decoder', clip=clip.hash, weights=file_hash(weights), count=count, top=top), clip_vocabulary(clip), make)
 
 # %% ../nbs/14e_zoc.ipynb #20e2afd4
+def _random_captioner(name, folder, dtype): return Lister(built(BlipForConditionalGeneration, folder, 0, device(), dtype), blip_processor(folder), digest([name, device().type, folder_hash(folder)]))
+
 @lru_cache(maxsize=1)
 def load_captioner(ids: tuple[str, ...]  # model ids, tried in order, see `find_model`
                   ) -> Lister:
-    "The first image captioner found, with its processor: float32 on CPU, bfloat16 on CUDA; safetensors. ValueError if the processor has no tokenizer."
+    "The first image captioner found, with its processor, see `read_image_text`. ValueError if the processor has no tokenizer."
     name, folder = locate_model(ids, 'captioner')
-    dtype = torch.bfloat16 if device().type == 'cuda' else torch.float32
-    if name.startswith('random:'):
-        return Lister(built(BlipForConditionalGeneration, folder, 0, device(), dtype), blip_processor(folder), digest([name, device().type, folder_hash(folder)]))
-    with readable(folder): model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-    processor = AutoProcessor.from_pretrained(folder)
-    if not hasattr(processor, 'tokenizer'): raise ValueError(f'{folder}: a captioner needs a processor with a tokenizer, this one is {type(processor).__name__}')
-    return Lister(model.eval().requires_grad_(False).to(device()), processor, models_used[name] or folder_hash(folder))
+    found = read_image_text(name, folder, _random_captioner)
+    if not hasattr(found.processor, 'tokenizer'): raise ValueError(f'{folder}: a captioner needs a processor with a tokenizer, this one is {type(found.processor).__name__}')
+    return found
 
 @torch.no_grad()
 def captioned_tokens(captioner: Lister, pictures: list, count: int, top: int) -> np.ndarray:

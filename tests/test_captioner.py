@@ -97,7 +97,7 @@ def test_what_is_no_captioner_says_so(saved, monkeypatch):
     with pytest.raises(ValueError, match='whole words cannot be told'): captioner_namer(load_captioner((str(folder),)), 3, 4)
     load_captioner.cache_clear()
     with monkeypatch.context() as patched:
-        patched.setattr('synood.zoc.AutoProcessor.from_pretrained', lambda _: tokenizer())
+        patched.setattr('synood.context.AutoProcessor.from_pretrained', lambda _: tokenizer())
         with pytest.raises(ValueError, match='a captioner needs a processor with a tokenizer, this one is BertTokenizer'): load_captioner((str(folder),))
     (folder/'model.safetensors').rename(folder/'pytorch_model.bin')
     with pytest.raises(ValueError, match='holds no .safetensors'): load_captioner((str(folder),))
