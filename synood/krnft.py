@@ -20,21 +20,19 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from .detector import learners
 from .features import Crop, encode_pixels, load_clip, text_features, unit
-from .finetuning import one_thread
 from .images import few_shot, open_sets
 from .negatives import fill, read_negatives, write_openood
 from .runs import atomic_write, progress, stage
 from .scales import Scale, generator, seed
 from .scores import Features, Method, Train, group_columns, grouped_mass, register
-from .training import update
+from .training import linear, one_thread, update
 
 # %% ../nbs/15_krnft.ipynb #4d98d8f0
 class MetaNet(nn.Module):
     "Two layers, (B, width) -> (B, width); 0 at the beginning. The first is drawn from `generator`, as torch draws linear layers."
     def __init__(self, width: int, hidden: int, generator: torch.Generator):
         super().__init__()
-        self.linear1, self.linear2 = (nn.utils.skip_init(nn.Linear, *sizes) for sizes in ((width, hidden), (hidden, width)))
-        for drawn in self.linear1.parameters(): nn.init.uniform_(drawn, -width**-.5, width**-.5, generator=generator)
+        self.linear1, self.linear2 = linear(width, hidden, generator), nn.utils.skip_init(nn.Linear, hidden, width)
         for zero in self.linear2.parameters(): nn.init.zeros_(zero)
 
     def forward(self, image): return self.linear2(self.linear1(image).relu())

@@ -9,7 +9,6 @@ __all__ = ['SHARPNESS', 'SETS', 'PROMPTS', 'READINGS', 'refusal_logits', 'likene
 
 # %% ../nbs/14c_negation.ipynb #44b48078
 import copy
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +21,6 @@ from scipy.special import expit, softmax
 from torch import nn
 from .captions import Captioned, read_captions
 from .features import Clip, encode_text, load_clip, text_features, unit
-from .finetuning import one_thread
 from .prompts import Context, Shots, context_text, encode_embedded, few_of, keep_state, learned, prompt_steps, random_context, sentences, shots_of, text_tower, written
 from .runs import stage
 from .scales import Scale, generator, rng
@@ -62,8 +60,8 @@ def train_lsn(clip: Clip, names, shots: Shots, scale: Scale, run_seed: int, path
     def loss(step, seen):
         no = F.normalize(written(clip, found, learner.context), dim=-1)
         return refusal_losses(shots.images[seen[1]], shots.labels[seen[1]], no, scale.lsn_weight).sum()
-    with one_thread() if begun.shape[-1] < 256 else nullcontext():
-        return train_course(FineTuning(learner, torch.optim.Adam(learner.parameters(), scale.lsn_lr)), plan, loss, lambda step: learning_rate(step, len(plan), 0, scale.lsn_lr), 'LSN', path, seconds_between)
+    course = FineTuning(learner, torch.optim.Adam(learner.parameters(), scale.lsn_lr))
+    return train_course(course, plan, loss, lambda step: learning_rate(step, len(plan), 0, scale.lsn_lr), 'LSN', path, seconds_between, small=begun.shape[-1] < 256)
 
 # %% ../nbs/14c_negation.ipynb #c666c12e
 def lsn_score(yes: np.ndarray, no: np.ndarray, temperature: float = 5.) -> np.ndarray:
@@ -160,8 +158,7 @@ def train_clipn(course: FineTuning, pairs: Pairs, scale: Scale, run_seed: int, l
     def loss(step, seen):
         no = F.normalize(course.model(pairs.tokens[seen[1]], drawn_prompt(run_seed, step)), dim=1)
         return clipn_losses(pairs.images[seen[1]], pairs.yes[seen[1]], no, logit_scale).sum()/2
-    with one_thread() if course.model.prompts.shape[-1] < 256 else nullcontext():
-        return train_course(course, plan, loss, lambda step: learning_rate(step, len(plan), 0, scale.clipn_lr), 'CLIPN', path, seconds_between)
+    return train_course(course, plan, loss, lambda step: learning_rate(step, len(plan), 0, scale.clipn_lr), 'CLIPN', path, seconds_between, small=course.model.prompts.shape[-1] < 256)
 
 # %% ../nbs/14c_negation.ipynb #54f26982
 def ctw(yes: np.ndarray, no: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ __all__ = ['kth_distances', 'boundary', 'outliers', 'draw_outliers', 'logit_norm
            'train_npos', 'npos_stage', 'NPOS']
 
 # %% ../nbs/14d_npos.ipynb #d37fb329
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from .features import encode_text, unit
-from .finetuning import one_thread
 from .negatives import fill
 from .prompts import Shots, few_of, keep_state, learned, prompt_steps
 from .runs import stage
 from .scales import Scale, generator
 from .scores import Features, Train, ZeroShot, mcm, register
-from .training import FineTuning, learning_rate, train_course, train_once
+from .training import FineTuning, learning_rate, linear, train_course, train_once
 
 # %% ../nbs/14d_npos.ipynb #23c26324
 def _kth(cosines, k): return 2 - 2*cosines.kthvalue(cosines.shape[-1] - k + 1, dim=-1).values
@@ -76,9 +74,7 @@ class Mapped(nn.Module):
         super().__init__()
         self.map = nn.utils.skip_init(nn.Linear, width, width, bias=False)
         nn.init.eye_(self.map.weight)
-        layers = [nn.utils.skip_init(nn.Linear, *sizes) for sizes in pairwise((width, 512, 32, 1))]
-        for layer in layers:  # as torch draws linear layers
-            for p in layer.parameters(): nn.init.uniform_(p, -layer.in_features**-.5, layer.in_features**-.5, generator=draws)
+        layers = [linear(*sizes, draws) for sizes in pairwise((width, 512, 32, 1))]
         self.judge = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -121,8 +117,7 @@ def train_npos(text: torch.Tensor, shots: Shots, scale: Scale, run_seed: int, pa
         (epoch, batch), started = seen, seen[0] >= scale.npos_start
         real = learner(shots.images[batch])
         return logit_norm(real @ text.T, shots.labels[batch]) + started*_WEIGHT*judge_loss(learner.judge, real, sampled(step) if started else real[:0])
-    with one_thread() if shots.images.numel() < 2**20 else nullcontext():
-        return train_course(course, plan, loss, lambda step: learning_rate(step, len(plan), 0, scale.npos_lr), 'NPOS', path, seconds_between)
+    return train_course(course, plan, loss, lambda step: learning_rate(step, len(plan), 0, scale.npos_lr), 'NPOS', path, seconds_between, small=shots.images.numel() < 2**20)
 
 # %% ../nbs/14d_npos.ipynb #5e79667e
 @stage('npos', needs=('images',), seeded=True, shared=True, uses=('clip', 'id_prompt', 'npos_shots', 'npos_epochs', 'npos_start', 'npos_batch', 'npos_lr', 'npos_k', 'npos_select'))

@@ -9,7 +9,6 @@ __all__ = ['text_tower', 'encode_embedded', 'Sentences', 'sentences', 'written',
            'train_cocoop', 'cocoop_stage', 'CoCoOp']
 
 # %% ../nbs/14_prompts.ipynb #fe3849f2
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -20,13 +19,13 @@ from open_clip import CLIP
 from safetensors.torch import load_file, save_file
 from torch import nn
 from .features import Clip, image_features, load_clip, unit
-from .finetuning import epoch_batches, one_thread
+from .finetuning import epoch_batches
 from .images import ImageSet, few_shot, open_sets
 from .patches import patch_features
 from .runs import stage
 from .scales import Scale, generator, seed
 from .scores import MCM, Features, Method, Train, mcm, register
-from .training import FineTuning, epoch_rate, train_course, train_once
+from .training import FineTuning, epoch_rate, linear, train_course, train_once
 
 # %% ../nbs/14_prompts.ipynb #6b5d9d12
 def text_tower(clip: Clip) -> nn.Module:
@@ -133,8 +132,7 @@ def prompt_steps(count: int, epochs: int, batch: int, run_seed: int, name: str) 
 def train_prompts(course: FineTuning, loss, plan: list, scale: Scale, name: str, path: Path | None = None, seconds_between: float = 60.) -> FineTuning:
     "Train on steps of `prompt_steps` with CoOp's rate by epochs; loss: rows -> a loss."
     epochs, small = plan[-1][0] + 1, next(course.model.parameters()).shape[-1] < 256
-    with one_thread() if small else nullcontext():
-        return train_course(course, plan, lambda step, seen: loss(seen[1]), lambda step: epoch_rate(plan[step][0], epochs, scale.prompt_lr), name, path, seconds_between)
+    return train_course(course, plan, lambda step, seen: loss(seen[1]), lambda step: epoch_rate(plan[step][0], epochs, scale.prompt_lr), name, path, seconds_between, small)
 
 def class_cosines(images: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     "Cosines (..., C) of unit images (..., D) to raw text features (C, D); or (B, C) of images (B, D) to texts (B, C, D), where every image has its own."
@@ -195,9 +193,7 @@ class Conditional(Context):
     def __init__(self, context: torch.Tensor, images: int, draws: torch.Generator):  # (1, n, W); width of image features
         super().__init__(context)
         width, hidden = context.shape[-1], max(1, images//16)
-        self.meta_net = nn.Sequential(nn.utils.skip_init(nn.Linear, images, hidden), nn.ReLU(), nn.utils.skip_init(nn.Linear, hidden, width))
-        for layer in (self.meta_net[0], self.meta_net[2]):  # as torch draws linear layers
-            for p in layer.parameters(): nn.init.uniform_(p, -layer.in_features**-.5, layer.in_features**-.5, generator=draws)
+        self.meta_net = nn.Sequential(linear(images, hidden, draws), nn.ReLU(), linear(hidden, width, draws))
         self.to(context.device)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

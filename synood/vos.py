@@ -9,7 +9,6 @@ __all__ = ['class_clouds', 'virtual_outliers', 'weighted_energy', 'vos_losses', 
 # %% ../nbs/12c_vos.ipynb #270210d1
 import copy, os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from scipy.stats import chi2
 from .features import Classifier, Pixels, classifier_features, load_classifier, load_clip, penultimate_of
-from .finetuning import epoch_batches, one_thread
+from .finetuning import epoch_batches
 from .heads import probe
 from .images import ImageSet, open_sets
 from .penultimate import LastLayer
@@ -123,8 +122,7 @@ def train_vos(course: FineTuning, classifier: Classifier, images: ImageSet, scal
     if outlook.network is not None: outlook.queue = queue
     plan = [rows for epoch in range(scale.vos_epochs) for rows in epoch_batches(len(images), _BATCH, run_seed, 'vos', epoch, 'order')]
     loss, rate = _loss_of(outlook, classifier, images, run_seed, features, queue), lambda step: learning_rate(step, len(plan), 0, scale.vos_lr)
-    with one_thread() if outlook.network is None and features.numel() < 2**20 else nullcontext():
-        return train_course(course, plan, loss, rate, 'VOS', path, seconds_between)
+    return train_course(course, plan, loss, rate, 'VOS', path, seconds_between, small=outlook.network is None and features.numel() < 2**20)
 
 def _loss_of(outlook, classifier, images, run_seed, features, queue):
     labels, device, still = torch.from_numpy(images.labels), queue.features.device, outlook.queue is None

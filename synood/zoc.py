@@ -10,7 +10,6 @@ __all__ = ['Candidates', 'padded', 'zoc_score', 'class_words', 'Vocabulary', 'vo
 
 # %% ../nbs/14e_zoc.ipynb #1041ca51
 import json, re
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +25,6 @@ from .captions import Captioned, read_captions
 from .context import Lister, forms, read_image_text
 from .features import (BATCH, Clip, built, cached, device, encode_text, image_features, load_clip, locate_model, openai_bpe, set_hash,
                              text_features, unit)
-from .finetuning import one_thread
 from .prompts import keep_state, prompt_steps, text_tower
 from .runs import digest, file_hash, folder_hash, in_threads, stage
 from .scales import Scale, seed
@@ -157,8 +155,7 @@ def train_zoc(clip: Clip, found: Captioned, scale: Scale, run_seed: int, cache: 
     plan = prompt_steps(len(tokens), scale.zoc_epochs, scale.zoc_batch, run_seed, 'zoc')
     course = FineTuning(writer, torch.optim.AdamW(writer.parameters(), scale.zoc_lr))
     def loss(step, seen): return caption_loss(writer, tokens[seen[1]], ends[seen[1]], images[seen[1]])
-    with one_thread() if writer.bert.config.hidden_size < 256 else nullcontext():
-        return train_course(course, plan, loss, lambda step: scale.zoc_lr, 'ZOC', path, seconds_between)
+    return train_course(course, plan, loss, lambda step: scale.zoc_lr, 'ZOC', path, seconds_between, small=writer.bert.config.hidden_size < 256)
 
 # %% ../nbs/14e_zoc.ipynb #088d18f4
 @stage('zoc', needs=('captions',), seeded=True, shared=True, uses=('clip', 'zoc_epochs', 'zoc_batch', 'zoc_lr'))
