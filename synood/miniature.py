@@ -562,7 +562,7 @@ def write_world(folder: Path, world: World, n_train: int, n_test: int, style: St
     for name, items in grouped(plan(world, n_train, n_test)).items(): make_images(world, items, Path(folder)/name, style)
 
 # %% ../nbs/02_miniature.ipynb #41f35a70
-@stage('world', uses=('world', 'data', 'n_train', 'n_test', 'draws', 'palette'), shared=True)
+@stage('world', uses=('world', 'data', 'n_train', 'n_test', 'draws', 'palette', 'train_palette'), shared=True)
 def world_stage(job):
     "The rendered sets of a miniature world: train/, id/ and the OOD sets; empty for a scale with `data` of its own."
     if job.scale.data: return
@@ -570,6 +570,6 @@ def world_stage(job):
     if job.scale.n_train < 1 or job.scale.n_test < 10: raise ValueError('a rendered world needs n_train of 1 and n_test of 10 at least')
     here = world(job.scale.world)
     groups = grouped(plan(here, job.scale.n_train, job.scale.n_test*job.scale.draws))
-    tests = replace(TEST_STYLE, palette=job.scale.palette)
-    def make(batch, folder): make_images(here, groups[batch[0]], folder, TRAIN_STYLE if batch[0].startswith('train/') else tests)
+    known, tests = replace(TRAIN_STYLE, palette=job.scale.train_palette), replace(TEST_STYLE, palette=job.scale.palette)
+    def make(batch, folder): make_images(here, groups[batch[0]], folder, known if batch[0].startswith('train/') else tests)
     job.batches(sorted(groups), 1, make, named=lambda batch: batch[0])

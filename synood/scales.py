@@ -64,6 +64,7 @@ class Materials:
     n_test: int = 0  # images per OOD set, twice as many ID; 0 = all there are
     draws: int = 1  # so many disjoint draws of the test images; run seed r meets number r modulo draws
     palette: str = 'plain'  # of rendered test images; another one is a shift of style
+    train_palette: str = later('plain')  # of rendered ID training images
     m: int = 50_000  # synthetic images, the same number from every class (paper 4.1)
     # models, tried in order
     clip: tuple[str, ...] = ('ViT-B-16-quickgelu/openai',)  # paper 4.1

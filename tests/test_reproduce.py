@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 WANTED = ['fig1.pdf', 'fig1.png', 'fig2.png', 'fig3.csv', 'fig3.pdf', 'fig3.png', 'fig4.pdf', 'fig4.png', 'fig4_gradient.csv', 'manifest.json', 'results.csv',
-          'table1.csv', 'table1.md', 'table1.tex', 'table1_ood_positive.csv', 'table1_convention.csv', 'table1_paired.csv', 'table1_rivals.csv', 'table2.csv', 'table2_paired.csv', 'table2_published.csv', 'table3.csv', 'table3_paired.csv', 'table4.csv', 'table4_claims.csv', 'table4_labels.csv', 'table5.csv', 'table5_crossed.csv',
+          'table1.csv', 'table1.md', 'table1.tex', 'table1_ood_positive.csv', 'table1_convention.csv', 'table1_paired.csv', 'table1_rivals.csv', 'table1_trained.csv', 'table1_dusk.csv', 'table2.csv', 'table2_paired.csv', 'table2_published.csv', 'table3.csv', 'table3_paired.csv', 'table4.csv', 'table4_claims.csv', 'table4_labels.csv', 'table5.csv', 'table5_crossed.csv',
           'table_krnft.csv', 'table_krnft_paired.csv', 'table_krnft_styles.csv', 'table_krnft.png', 'table_cma.csv', 'table_cma_published.csv', 'table_cma_paired.csv', 'table_cma_gap.csv', 'table_cma_gap.png']
 
 
