@@ -27,6 +27,7 @@ setup(
     license_expression=SPDX[settings['license']],
     license_files=['LICENSE'],
     python_requires=f'>={settings["min_python"]}',
+    classifiers=[f'Programming Language :: Python :: {version}' for version in settings['python_versions'].split()],
     packages=find_packages(include=[library, f'{library}.*']),
     package_data={library: settings['package_data'].split()},
     include_package_data=False,

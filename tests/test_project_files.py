@@ -35,8 +35,15 @@ def test_workflow_asks_for_no_more_than_it_needs(root, workflow, settings):
         assert set(actions) == {'actions/checkout', 'actions/setup-python'}
         assert all(re.fullmatch(r'[\w/-]+@v\d+', step['uses']) for step in actions.values())
         python = actions['actions/setup-python']['with']
-        assert (python['python-version'], python['cache']) == (settings['min_python'], 'pip')
+        assert python['cache'] == 'pip'
+        assert python['python-version'] in (settings['min_python'], '${{ matrix.python }}')
         assert all((root/name).is_file() for name in python['cache-dependency-path'].split())
+
+
+def test_every_declared_python_is_tested(workflow, settings):
+    matrix = workflow['jobs']['test']['strategy']['matrix']
+    assert matrix['python'] == settings['python_versions'].split()
+    assert matrix['python'][0] == settings['min_python']
 
 
 def test_slow_tests_run_weekly_or_when_asked(workflow):
