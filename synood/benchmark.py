@@ -9,7 +9,7 @@ __all__ = ['load_backbone', 'extract', 'Benchmark', 'load_benchmark', 'synthetic
 
 # %% ../nbs/09b_benchmark.ipynb #2825217f
 import dataclasses, inspect, sys, warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
@@ -73,7 +73,7 @@ class Benchmark:
         "The ID training images that were picked for synthesis, in the order of the selection."
         rows = read_selection(run_stage('selection', self.scale, self.scale.seeds[:1], self.root)[self.scale.seeds[0]])
         train = self.sets['train']
-        return ImageSet(train.root, tuple(r['path'] for r in rows), np.array([r['label'] for r in rows]), train.classes)
+        return replace(train, files=tuple(r['path'] for r in rows), labels=np.array([r['label'] for r in rows]))
 
 # %% ../nbs/09b_benchmark.ipynb #64a6186a
 def load_benchmark(scale, root: Path) -> Benchmark:

@@ -18,7 +18,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (AutoConfig, AutoModelForImageTextToText, AutoProcessor, CLIPImageProcessor, CLIPTokenizer,
                           LlavaForConditionalGeneration, LlavaProcessor)
 from .features import built, device, locate_model, models_used, openai_bpe, readable
-from .images import open_sets, read_image, read_lines, read_selection
+from .images import open_sets, read_lines, read_selection
 from .runs import atomic_write, digest, file_hash, folder_hash, stage
 
 # %% ../nbs/08_context.ipynb #0a613d78
@@ -256,15 +256,15 @@ def read_contexts(folder: Path) -> list[dict]:
        uses=('lister', 'question', 'context_tokens', 'context_chars', 'context_prompt'))
 def make_contexts(job):
     "A context prompt for every selected image."
-    scale, root = job.scale, open_sets(job.inputs['images'])['train'].root
+    scale, train = job.scale, open_sets(job.inputs['images'])['train']
     lister = load_lister(scale.lister)
     asker = Asker(lister, scale.question, scale.context_tokens)
-    drawer = Answers(job.cache/'answers'/digest([lister.hash, scale.question, scale.context_tokens]))
+    drawer = Answers(job.cache/'answers'/digest([lister.hash, scale.question, scale.context_tokens, *(['turned'] if train.orient else [])]))
     def make(rows, folder):
-        known = [drawer.read(root/r['path'], r['name']) for r in rows]
+        known = [drawer.read(train.path(r['path']), r['name']) for r in rows]
         fresh = [i for i, answer in enumerate(known) if answer is None]
-        for i, answer in zip(fresh, asker([read_image(root/rows[i]['path']) for i in fresh], [rows[i]['name'] for i in fresh])):
-            drawer.write(root/rows[i]['path'], rows[i]['name'], answer)
+        for i, answer in zip(fresh, asker([train.read(rows[i]['path']) for i in fresh], [rows[i]['name'] for i in fresh])):
+            drawer.write(train.path(rows[i]['path']), rows[i]['name'], answer)
             known[i] = answer
         write_contexts(folder, read_answers(rows, known, scale, lister.processor.image_token))
     job.batches(read_selection(job.inputs['selection']), 32, make)

@@ -506,7 +506,7 @@ def set_hash(images: ImageSet, cache: Path | None) -> str:
     "`images.hash`, read from the cache while path, size and time of every file stay the same: hashing ImageNet reads 150 GB."
     if cache is None or 'hash' in images.__dict__: return images.hash
     stats = in_threads(os.stat, images.paths)
-    listing = digest([str(Path(images.root).resolve()), [(n, s.st_size, s.st_mtime_ns) for n, s in zip(images.files, stats)]])
+    listing = digest([str(Path(images.root).resolve()), [(n, s.st_size, s.st_mtime_ns) for n, s in zip(images.files, stats)], *(['turned'] if images.orient else [])])
     known = Path(cache)/'hashes'/listing
     with writing(known.parent):
         known.parent.mkdir(parents=True, exist_ok=True)

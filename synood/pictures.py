@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from .images import EXTENSIONS, ImageSet, as_rgb, read_image
+from .images import EXTENSIONS, ImageSet, as_rgb, read_image, turned
 from .runs import in_threads, walk
 
 # %% ../nbs/10d_pictures.ipynb #dc0c53d9
@@ -43,25 +43,32 @@ def batched(items, size: int):
     while batch := list(islice(items, size)): yield batch
 
 # %% ../nbs/10d_pictures.ipynb #d0cb1de8
-def _made(work, source):
+def _made(work, source, orient=False, name='a picture'):
     "What `work` makes of the RGB picture of a path or a PIL picture, with the errors of `read_image`."
     if isinstance(source, Exception): raise source
-    return work(as_rgb(source)) if isinstance(source, Image.Image) else read_image(source, then=work)
+    if not isinstance(source, Image.Image): return read_image(source, orient=orient, then=work)
+    source.load()
+    return work(as_rgb(turned(source, name) if orient else source))
 
-def _or_problem(work, source):
+def _or_problem(work, source, orient=False, name='a picture'):
     "(what `work` makes of the picture, '') or (None, why it cannot be read)."
-    try: return _made(work, source), ''
+    try: return _made(work, source, orient, name), ''
     except Exception as e: return None, ' '.join(str(e).split()) or type(e).__name__
 
-def each_picture(work, items) -> list[tuple]:
+def each_picture(work, items,
+                 orient: bool = False  # turn them as their EXIF notes say
+                ) -> list[tuple]:
     "(work(picture), '') of every (name, source), or (None, why it cannot be read); 8-bit RGB, over threads."
-    return in_threads(lambda item: _or_problem(work, item[1]), items)
+    return in_threads(lambda item: _or_problem(work, item[1], orient, item[0]), items)
 
 # %% ../nbs/10d_pictures.ipynb #862e8864
-def picture_hashes(images) -> np.ndarray:
+def picture_hashes(images,
+                   orient: bool = False  # turn them as their EXIF notes say; an ImageSet knows for itself
+                  ) -> np.ndarray:
     "(N,) uint64, one for the RGB pixels of every image. ValueError for one that cannot be read."
+    orient = images.orient if isinstance(images, ImageSet) else orient
     def of(picture): return hashlib.blake2b(f'{picture.size}'.encode() + picture.tobytes(), digest_size=8).digest()
-    found = [insist(name, *pair) for batch in batched(located(images), 256) for (name, _), pair in zip(batch, each_picture(of, batch))]
+    found = [insist(name, *pair) for batch in batched(located(images), 256) for (name, _), pair in zip(batch, each_picture(of, batch, orient))]
     return np.frombuffer(b''.join(found), np.uint64)
 
 def insist(name: str, value, problem: str):
