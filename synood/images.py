@@ -179,13 +179,13 @@ def read_image(path: Path,  # or the bytes of a file
     """The image as 8-bit RGB, whatever its mode, by its content and not by its extension.
 
     Raises a ValueError (FileNotFoundError if there is none) of one line with path and cause."""
-    name = 'the bytes' if isinstance(path, bytes) else str(path)
+    name, where = ('a picture', '') if isinstance(path, bytes) else (str(path), f'{path}: ')
     if not isinstance(path, bytes) and not os.path.isfile(path): raise FileNotFoundError(f'{path}: there is no such image file')
     try:
         with _in_turn(length=_length(path)), _open(path) as image, _in_turn(image):
             _check_scans(image)
             return then(_finished(_decode(image, tolerate_truncated), orient, name))
-    except Exception as e: raise ValueError(f'{name}: {_why(e)}') from e
+    except Exception as e: raise ValueError(f'{where}{_why(e)}') from e
 
 def _finished(image, orient, name): return as_rgb(middle(turned(image, name) if orient else image))
 
