@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['log', 'MAX_PIXELS', 'MAX_SIDE', 'MAX_BYTES', 'MAX_RATIO', 'EXTENSIONS', 'HALVES', 'protocols', 'as_rgb', 'turned',
-           'check_size', 'middle', 'read_image', 'see', 'ImageSet', 'find_files', 'spread', 'image_folder', 'sheet',
-           'as_jpeg', 'complexity', 'ranking', 'richest', 'oddity', 'check_images', 'at_most_per_class', 'few_shot',
-           'class_half', 'cut_down', 'Protocol', 'Rehearsal', 'write_sets', 'open_sets', 'images_stage', 'read_lines',
-           'select', 'read_selection', 'selection_stage']
+           'check_size', 'middle', 'read_image', 'see', 'ImageSet', 'why_left_out', 'LeftOut', 'tell_once', 'taken',
+           'find_files', 'spread', 'image_folder', 'sheet', 'as_jpeg', 'complexity', 'ranking', 'richest', 'oddity',
+           'check_images', 'at_most_per_class', 'few_shot', 'class_half', 'cut_down', 'Protocol', 'Rehearsal',
+           'write_sets', 'open_sets', 'images_stage', 'read_lines', 'select', 'read_selection', 'selection_stage']
 
 # %% ../nbs/03_images.ipynb #d87ecfcc
-import hashlib, io, json, logging, os, random, warnings
+import hashlib, html, io, json, logging, os, random, unicodedata, warnings
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -179,13 +179,13 @@ def read_image(path: Path,  # or the bytes of a file
     """The image as 8-bit RGB, whatever its mode, by its content and not by its extension.
 
     Raises a ValueError (FileNotFoundError if there is none) of one line with path and cause."""
-    name = 'the bytes' if isinstance(path, bytes) else str(path)
+    name, where = ('a picture', '') if isinstance(path, bytes) else (str(path), f'{path}: ')
     if not isinstance(path, bytes) and not os.path.isfile(path): raise FileNotFoundError(f'{path}: there is no such image file')
     try:
         with _in_turn(length=_length(path)), _open(path) as image, _in_turn(image):
             _check_scans(image)
             return then(_finished(_decode(image, tolerate_truncated), orient, name))
-    except Exception as e: raise ValueError(f'{name}: {_why(e)}') from e
+    except Exception as e: raise ValueError(f'{where}{_why(e)}') from e
 
 def _finished(image, orient, name): return as_rgb(middle(turned(image, name) if orient else image))
 
@@ -193,7 +193,9 @@ def see(image: Image.Image, orient: bool = False, then: Callable = lambda pictur
     "What `read_image` makes of a file, of a PIL picture in memory: 8-bit RGB, within the same bounds, one at a time of large ones. Many threads may share it."
     check_size(*image.size)
     with _in_turn(image):
-        with _loading: image = _decode(image, False) if getattr(image, 'tile', None) else image
+        with _loading:
+            if getattr(image, 'tile', None): image = _decode(image, False)
+            else: image.load()
         return then(_finished(image, orient, name))
 
 def _why(error):
@@ -241,11 +243,71 @@ class ImageSet:
             total.update(f'{name}\0{path.stat().st_size}\0{content}\n'.encode(errors='surrogateescape'))  # a name may be any bytes
         return total.hexdigest()[:16]
 
-# %% ../nbs/03_images.ipynb #441d3ded
+# %% ../nbs/03_images.ipynb #d563f381
 EXTENSIONS = frozenset({'.jpg', '.jpeg', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff'})
+_OTHERS = {b'8BPS': 'Photoshop', b'\xff\x0a': 'JPEG XL', b'\0\0\0\x0cJXL ': 'JPEG XL', b'\0\0\1\0': 'icon', b'<svg': 'SVG', b'%!PS': 'PostScript', b'qoif': 'QOI',
+           b'v/1\x01': 'OpenEXR', b'SIMPLE': 'FITS', b'II\xbc\x01': 'JPEG XR'}
+_RAW = frozenset('.3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .nef .nrw .orf .pef .raf .raw .rw2 .sr2 .srw .x3f'.split())  # some hold a small TIFF of the picture
+_CLUTTER = frozenset({'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r'})
+
+def _is_image(path, start):
+    "Whether a file is an image by its first bytes; where two letters are all there is to go by, its header must be one too."
+    if start[4:8] == b'ftyp' and start[8:12] in _HEIC: return True
+    forms = [form for form in _formats() if Image.OPEN[form][1](start) is True]
+    if not set(forms) & {'BMP', 'PPM'}: return bool(forms)
+    try:
+        with _open(path): return True
+    except Exception: return False
+
+def why_left_out(path: Path, by_content: bool) -> str:
+    "What a file is whose ending does not call it an image; '' if its content does, and the content counts."
+    ending = os.path.splitext(path)[1].lower()
+    if ending in _RAW: return 'raw data of a camera'
+    if not by_content: return 'not named as images'
+    try:
+        if not os.path.isfile(path): return 'no files'
+        with open(path, 'rb') as file: start = file.read(16)
+        if _is_image(path, start): return ''
+    except OSError as e: return f'not to be opened ({e.strerror})'
+    known = next((name for head, name in _OTHERS.items() if start.startswith(head)), '')
+    return f'of a kind that is not read ({known})' if known else 'no images'
+
+# %% ../nbs/03_images.ipynb #1ff6305f
+class LeftOut:
+    "Files of a folder that were not taken for images: how many and the first names for each reason, however many they are."
+    def __init__(self): self.counts, self.first = Counter(), {}
+
+    def add(self, name: str, why: str):
+        "One more file; nobody wants to hear of what systems leave in folders."
+        base = os.path.basename(name)
+        if base.startswith('.') or base.lower() in _CLUTTER: return
+        self.counts[why] += 1
+        if len(names := self.first.setdefault(why, [])) < 3: names.append(name if name.isprintable() else ascii(name))
+
+    def __len__(self): return self.counts.total()
+
+    def __str__(self):
+        shown = {why: ', '.join(self.first[why]) + (' ...' if n > 3 else '') for why, n in self.counts.items()}
+        return '; '.join(f'{n} left out, {why}: {shown[why]}' for why, n in self.counts.items())
+
+@lru_cache(maxsize=1000)
+def tell_once(text: str):
+    "A line for the log, the first time it is told."
+    log.warning('%s', text)
+
+# %% ../nbs/03_images.ipynb #441d3ded
+def taken(root: Path, below: str, names: list[str], by_content: bool, left_out: LeftOut):
+    "Yield those of a folder's files that are images, as posix paths relative to `root`; hidden ones are not."
+    for name in names:
+        path = name if below == '.' else f'{below}/{name}'
+        if name.startswith('.'): continue
+        if os.path.splitext(name)[1].lower() not in EXTENSIONS and (why := why_left_out(os.path.join(root, path), by_content)): left_out.add(path, why)
+        else: yield path
 
 def find_files(root: Path,
-               unlisted: list[str] | None = None  # gets a sentence for every folder that cannot be listed; None makes it an error
+               unlisted: list[str] | None = None,  # gets a sentence for every folder that cannot be listed; None makes it an error
+               by_content: bool = False,  # take files with other extensions too, if their content is an image
+               left_out: LeftOut | None = None  # hears of the files that are not taken
               ) -> tuple[str, ...]:
     """Sorted relative posix paths of the files below `root` that an extension calls images.
 
@@ -254,8 +316,8 @@ def find_files(root: Path,
         sentence = f'{e.filename}: this folder cannot be listed: {e.strerror}'
         if unlisted is None: raise PermissionError(sentence)
         unlisted.append(sentence)
-    return tuple(sorted(n if below == '.' else f'{below}/{n}' for below, names in walk(root, refuse) for n in names
-                        if not n.startswith('.') and os.path.splitext(n)[1].lower() in EXTENSIONS))
+    left_out = LeftOut() if left_out is None else left_out
+    return tuple(sorted(path for below, names in walk(root, refuse) for path in taken(root, below, sorted(names), by_content, left_out)))
 
 # %% ../nbs/03_images.ipynb #c897c0f9
 def spread(count: int, n: int) -> np.ndarray:
@@ -276,7 +338,8 @@ def _found(root):
 def _labels(root, files):
     "Class names and (N,) labels: the class of a file is the first folder of its path."
     folders = [p.name for p in Path(root).iterdir() if p.is_dir()]
-    classes = tuple(sorted(name for name in folders if not name.startswith('.')))
+    classes = tuple(sorted(name for name in folders if not name.startswith('.') and name != '__MACOSX'))
+    _check_spelling(root, classes)
     heads = [name.split('/')[0] if '/' in name else None for name in files]
     if None in heads:
         raise ValueError(f'{root}: {heads.count(None)} images lie outside the class folders, '
@@ -288,21 +351,33 @@ def _labels(root, files):
     index = {name: i for i, name in enumerate(classes)}
     return classes, np.array([index[h] for h in heads], np.int64)
 
+def _check_spelling(root, classes):
+    "ValueError for two class folders whose names a network reads alike: but for case, kinds of blanks, HTML's entities or two ways to write an accent."
+    seen = {}
+    for name in classes:
+        read = ' '.join(unicodedata.normalize('NFKC', html.unescape(html.unescape(name))).casefold().split())
+        if read in seen: raise ValueError(f'{root}: a network reads the class folders {seen[read]!a} and {name!a} alike: make one folder of them, or rename one')
+        seen[read] = name
+
 # %% ../nbs/03_images.ipynb #c66e3128
 def image_folder(root: Path,
                  labelled: bool = True,  # one folder per class; False: all below `root`, label -1
                  limit: int | None = None,  # this many images, spread evenly over the sorted list
-                 orient: bool = False  # turn them as their EXIF notes say, see `ImageSet`
+                 orient: bool = False,  # turn them as their EXIF notes say, see `ImageSet`
+                 by_content: bool = True,  # False, for a benchmark: by the endings of the names alone
+                 left_out: LeftOut | None = None  # hears of the files that are no images; None: the log does
                 ) -> ImageSet:
     "The images below a folder as a sorted set, or an error of one line with what was found."
     root = Path(root)
     if not root.is_dir():
         parent = next(p for p in root.absolute().parents if p.is_dir())
         raise FileNotFoundError(f'{root}: no such folder; {parent} holds {_found(parent)}')
-    files = find_files(root)
+    others = LeftOut() if left_out is None else left_out
+    files = find_files(root, None, by_content, others)
     if not files:
         raise ValueError(f'{root}: no images ({" ".join(sorted(EXTENSIONS))}); '
                          f'it holds {_found(root)}')
+    if left_out is None and others: tell_once(f'{root}: {others}')
     classes, labels = _labels(root, files) if labelled else ((), np.full(len(files), -1, np.int64))
     images = ImageSet(root, files, labels, classes, orient)
     return images if limit is None else images.take(spread(len(images), limit))
@@ -474,7 +549,7 @@ class Protocol:
             found = f'it holds {_found(root)}' if root.is_dir() else 'there is no such root'
             raise FileNotFoundError(f'{root}: protocol {self.name} needs the folders '
                                     f'{", ".join(missing)}; {found}')
-        sets = {key: image_folder(root/folder, key in ('train', 'id')) for key, folder in folders.items()}
+        sets = {key: image_folder(root/folder, key in ('train', 'id'), by_content=False) for key, folder in folders.items()}
         train, test = sets['train'], sets['id']
         if odd := sorted(set(train.classes) ^ set(test.classes)):
             raise ValueError(f'{root}: {self.train} and {self.id} differ in the classes '
@@ -495,7 +570,7 @@ class Rehearsal(Protocol):
     def folders(self) -> dict[str, str]: return {'train': self.train}
 
     def load(self, root: Path, n_train: int = 0, n_test: int = 0) -> dict[str, ImageSet]:
-        images = image_folder(root)
+        images = image_folder(root, by_content=False)
         known, unknown = (class_half(images, half) for half in HALVES)
         unknown = replace(unknown, labels=np.full(len(unknown), -1), classes=())
         return cut_down({'train': known, 'id': known, **dict.fromkeys(self.far, unknown)}, n_train, n_test)
