@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 from .images import open_sets
-from .report import figures_folder, ledger, where
-from .runs import asset, atomic_write, file_hash, note_output, stage_folder
+from .report import figures_folder, in_markdown, ledger, where
+from .runs import ROW, asset, atomic_write, file_hash, note_output, stage_folder, understood
 from .scales import Scale, get_scale
 from .synthesis import read_synthetic
 
@@ -52,11 +52,13 @@ class Sheet:
     marks: list[list[str]]  # 'strong', 'em' or '' for every cell
     fault: str = ''  # a sentence about what is wrong with its files
 
+_AGAIN = 'delete it, and `synood reproduce` writes it again'
+
 _MARKS = {'strong': '**{}**', 'em': '_{}_', '': '{}'}
 
 def marks_of(columns: list[str], rows: list[list[str]], text: str) -> list[list[str]] | None:
     "The mark of every cell in a Markdown table; None when the text is not a table of these cells."
-    line = lambda cells: '| ' + ' | '.join(cells) + ' |'
+    line = lambda cells: '| ' + ' | '.join(map(in_markdown, cells)) + ' |'
     found, rest = [], text.strip() + '\n'
     for head in (line(columns), '|' + '---|'*len(columns)):
         if not rest.startswith(head + '\n'): return None
@@ -65,18 +67,19 @@ def marks_of(columns: list[str], rows: list[list[str]], text: str) -> list[list[
         found.append([])
         for k, cell in enumerate(cells):
             ends = ' |\n' if k == len(cells) - 1 else ' '
-            mark = next((m for m, form in _MARKS.items() if rest.startswith(f'| {form.format(cell)}{ends}')), None)
+            shown = {m: f'| {form.format(in_markdown(cell))}{ends}' for m, form in _MARKS.items()}
+            mark = next((m for m, text in shown.items() if rest.startswith(text)), None)
             if mark is None: return None
             found[-1].append(mark)
-            rest = rest[len(f'| {_MARKS[mark].format(cell)}{ends}'):]
+            rest = rest[len(shown[mark]):]
     return None if rest else found
 
 def read_sheet(path: Path) -> Sheet:
     "A table that `save_table` wrote, by the path of its CSV."
-    with open(path, newline='', encoding='utf-8') as f: columns, *rows = list(csv.reader(f)) or [[]]
+    with understood(path, _AGAIN), open(path, newline='', encoding='utf-8', errors='surrogateescape') as f: columns, *rows = list(csv.reader(f)) or [[]]
     plain, beside = [['']*len(cells) for cells in rows], path.with_suffix('.md')
     if not beside.exists(): return Sheet(path.stem, '', columns, rows, plain, f'{beside.name} is not there, so the table has no caption and no marks.')
-    caption, _, body = beside.read_text(encoding='utf-8').partition('\n\n| ')
+    with understood(beside, _AGAIN): caption, _, body = beside.read_text(encoding='utf-8').partition('\n\n| ')
     marks = marks_of(columns, rows, '| ' + body)
     fault = '' if marks else f'{beside.name} does not show the cells of {path.name}, so no cell is marked; the cells are those of {path.name}.'
     return Sheet(path.stem, caption, columns, rows, marks or plain, fault)
@@ -243,11 +246,13 @@ def read_records(scale, root: Path) -> dict[str, Record]:
     "{file name: record} of everything that notebooks wrote to a scale's figures folder, from runs/<scale>/notebooks."
     found, scale = {}, get_scale(scale).name
     for path in sorted((Path(root)/scale/'notebooks').glob('*.json')):
-        last = json.loads(path.read_text(encoding='utf-8'))
-        outputs = {Path(name): value for name, value in last['outputs'].items()}
+        with understood(path, 'delete it, and `synood reproduce` runs that notebook again'):
+            last = json.loads(path.read_text(encoding='utf-8'))
+            outputs = {Path(name): value for name, value in last['outputs'].items()}
+            key, _ = str(last['key']), [value + '' for value in outputs.values() if value is not None]
         stages = sorted('/'.join(p.parts[-3:]) for p in outputs if not p.suffix and len(p.parts) > 2)
         rows = sum(p.suffix == '.csv' and p.parts[-3:-2] == ('rows',) for p in outputs)
-        found |= {p.name: Record(path.stem, last['key'], value, rows, stages) for p, value in outputs.items() if p.parts[-3:-1] == ('paper_figures', scale)}
+        found |= {p.name: Record(path.stem, key, value, rows, stages) for p, value in outputs.items() if p.parts[-3:-1] == ('paper_figures', scale)}
     return found
 
 def history(path: Path, records: dict[str, Record], stages: list[str]) -> list[Html]:
@@ -308,8 +313,10 @@ def find_synthesis(scale, root: Path, seeds) -> tuple[int, Path]:
 def gallery(scale, root: Path, seeds, count: int = 24) -> tuple[list[Html], str]:
     "Up to `count` pairs of one seed, spread over the classes, and a sentence on where they are from."
     run_seed, folder = find_synthesis(scale, root, seeds)
-    (plain, records), (grad, _), manifest = read_synthetic(folder, 'plain'), read_synthetic(folder, 'grad'), json.loads((folder/'manifest.json').read_text())
-    sets = folder.parent.parent/'images'/manifest['inputs']['images']
+    (plain, records), (grad, _) = read_synthetic(folder, 'plain'), read_synthetic(folder, 'grad')
+    with understood(folder/'manifest.json'):
+        manifest = json.loads((folder/'manifest.json').read_text(encoding='utf-8'))
+        sets = folder.parent.parent/'images'/manifest['inputs']['images']
     known = open_sets(sets)['train'] if (sets/'sets.json').exists() else None
     chosen, pairs, absent = spread(plain.labels, count), [], 0
     for number, i in enumerate(chosen):
@@ -326,8 +333,10 @@ def _defined(pairs) -> Html: return tag('dl', *(part for key, value in pairs for
 
 def _filed(root, scale) -> dict[str, str]:
     "{params_hash: folder/file} of the published result files that are on this machine."
-    listed = [json.loads(p.read_text(encoding='utf-8'))['files'] for p in sorted((Path(root)/scale/'rows').glob('*.json'))]
-    return {Path(name).stem: name for names in listed for name in names}
+    found = {}
+    for path in sorted((Path(root)/scale/'rows').glob('*.json')):
+        with understood(path, _AGAIN): found |= {Path(name).stem: name for name in json.loads(path.read_text(encoding='utf-8'))['files']}
+    return found
 
 def _lists(line) -> tuple: return tuple(sorted({tuple(row[c] for c in ('dataset', 'group', 'seed', 'n_id', 'n_ood', 'list_hash')) for row in line.rows}))
 
@@ -460,9 +469,22 @@ def assemble(title: str, kind: str, facts: dict[str, str], sections: list[tuple[
     main = tag('main', *(tag('section', tag('h2', name, id=id), *parts) for id, name, parts in sections))
     return '<!doctype html>\n' + tag('html', tag('head', *head), tag('body', tag('div', top, contents, main, class_='page')), lang='en') + '\n'
 
-def _read(folder, name, empty, read):
+def _read(path, empty, read):
     "A file of the figures folder and '', or what stands for it and a sentence."
-    return (read(folder/name), '') if (folder/name).exists() else (empty, f'{name}: not in the folder; synood reproduce writes it when an experiment ends.')
+    if not path.exists(): return empty, f'{path.name}: not in the folder; synood reproduce writes it when an experiment ends.'
+    with understood(path, _AGAIN): return read(path), ''
+
+def _results(path):
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if lost := sorted({'experiment', *ROW} - set(rows)): raise ValueError(f'it lacks the columns {", ".join(lost)}')
+    return rows
+
+def _manifest(path):
+    manifest = json.loads(path.read_text(encoding='utf-8'))
+    for part in (manifest, manifest['scale'], manifest['stages'], *manifest['stages'].values()):
+        if not isinstance(part, dict): raise ValueError('it is no record of stages')
+    for field in ('world', 'protocol'): str(manifest['scale'][field])
+    return manifest
 
 def _ledger(scale, root, lines) -> tuple[list[Html], str]:
     "The section and '', or a section that says why there is none, and that sentence."
@@ -493,10 +515,15 @@ def write_page(scale,  # its name, the path of a TOML file, or a `Scale`
                root: Path = 'runs',  # folder of everything that was made
                pairs: int = 24  # synthetic pairs to show
               ) -> Path:
-    "Write report.html to a scale's figures folder: what its notebooks left behind, on one page without anything outside it; return its path."
+    """Write report.html to a scale's figures folder: what its notebooks left behind, on one page without anything outside it; return its path.
+
+    FileNotFoundError where nothing was made, ValueError of one line for a file that is damaged."""
     scale, folder = get_scale(scale), figures_folder(scale, root)
-    rows, no_rows = _read(folder, 'results.csv', pd.DataFrame(columns=[*_LINE, 'seed']), lambda p: pd.read_csv(p, dtype=str, keep_default_na=False))
-    manifest, no_manifest = _read(folder, 'manifest.json', dict(scale=json.loads(json.dumps(dataclasses.asdict(scale))), stages={}), lambda p: json.loads(p.read_text(encoding='utf-8')))
+    if not any(p.name != 'report.html' and not p.name.startswith('.') for p in folder.iterdir()) and not (Path(root)/scale.name/'notebooks').exists():
+        raise FileNotFoundError(f'{folder} holds nothing of scale {scale.name}, so there is nothing to report: `synood reproduce --scale {scale.name}` makes its tables, --root names another place')
+    rows, no_rows = _read(folder/'results.csv', pd.DataFrame(columns=[*_LINE, 'seed']), _results)
+    bare = dict(scale=json.loads(json.dumps(dataclasses.asdict(scale))), stages={})
+    manifest, no_manifest = _read(folder/'manifest.json', bare, _manifest)
     lines, records, stages = gather(rows), read_records(scale, root), manifest['stages']
     seeds = sorted({int(s) for s in rows.seed}) or scale.seeds
     (pairs_part, no_pairs), (ledger_part, no_ledger) = _pairs(scale, root, seeds, pairs), _ledger(scale, root, lines)

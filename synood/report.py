@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['published', 'half_width', 't_interval', 'cell', 'paired', 'difference_cell', 'averages', 'wide', 'gains', 'where',
-           'figures_folder', 'save_table', 'marked', 'markdown', 'latex', 'save_figure', 'merge_results',
-           'folders_used', 'ledger']
+           'figures_folder', 'csv_text', 'save_table', 'marked', 'in_markdown', 'in_latex', 'markdown', 'latex',
+           'save_figure', 'merge_results', 'folders_used', 'ledger']
 
 # %% ../nbs/04b_report.ipynb #662fbf54
-import dataclasses, io, json
+import csv, dataclasses, io, json, re
 from importlib.resources import files
 from pathlib import Path
 import numpy as np
@@ -29,7 +29,8 @@ def published(table: str) -> pd.DataFrame:
 
 # %% ../nbs/04b_report.ipynb #85ab4f80
 def half_width(values, level: float = .95) -> float:
-    "Half the t interval of the mean of the values; NaN for fewer than two."
+    "Half the t interval of the mean of the values; NaN for fewer than two. ValueError unless `level` lies between 0 and 1."
+    if not 0 < level < 1: raise ValueError(f'level must lie between 0 and 1, not {level}')
     if len(values) < 2: return float('nan')
     _, low, high = paired_interval(values, np.zeros(len(values)), level)
     return (high - low)/2
@@ -45,8 +46,9 @@ def cell(values) -> str:
 
 # %% ../nbs/04b_report.ipynb #7f256818
 def paired(a, b) -> dict[str, float]:
-    "Mean of a - b over seeds, with the bounds of its 95 % t interval; the bounds are NaN for a single seed."
+    "Mean of a - b over seeds, with the bounds of its 95 % t interval; the bounds are NaN for a single seed. ValueError for lists that cannot be paired."
     a, b = np.asarray(a, float), np.asarray(b, float)
+    if a.ndim != 1 or a.shape != b.shape or not len(a): raise ValueError(f'{a.size} and {b.size} values cannot be paired: give one of each for every seed')
     low, high = (np.nan, np.nan) if len(a) < 2 else paired_interval(a, b)[1:]
     return dict(difference=float((a - b).mean()), low=low, high=high)
 
@@ -99,16 +101,22 @@ def _write(path, content):
     atomic_write(path, content)
     note_output(path)
 
+def csv_text(frame: pd.DataFrame) -> str:
+    "A frame as CSV. Python's csv leaves a carriage return unquoted before 3.13, so a frame with one has all its texts quoted."
+    text = frame.to_csv(index=False, lineterminator='\n')
+    return frame.to_csv(index=False, lineterminator='\n', quoting=csv.QUOTE_NONNUMERIC) if '\r' in text else text
+
 def save_table(frame: pd.DataFrame, name: str, scale, root: Path, caption: str, mark: bool = False) -> pd.DataFrame:
-    "Write <name>.csv, .md and .tex with the caption; return the frame, to be shown. `mark`: the best two of every measure in .md and .tex, see `marked`."
+    """Write <name>.csv, .md and .tex with the caption; return the frame, to be shown.
+
+    `mark`: the best two of every measure in .md and .tex, see `marked`. The CSV holds every text as it is, the others show it."""
     folder = figures_folder(scale, root)
     flat = frame.copy()
     flat.columns = [' '.join(c).strip() if isinstance(c, tuple) else c for c in frame.columns]
     flat = flat.reset_index().map(lambda v: v + 0. if isinstance(v, float) else v)  # no minus before a zero
-    _write(folder/f'{name}.csv', flat.to_csv(index=False))
-    bold, slanted = (marked(flat, *formats) if mark else flat for formats in (('**{}**', '_{}_'), (r'\textbf{{{}}}', r'\underline{{{}}}')))
-    _write(folder/f'{name}.md', f'{caption}\n\n{markdown(bold)}\n')
-    _write(folder/f'{name}.tex', latex(slanted, caption, name))
+    _write(folder/f'{name}.csv', csv_text(flat).encode('utf-8', 'surrogatepass'))  # a name may be any bytes
+    _write(folder/f'{name}.md', f'{_one_line(caption)}\n\n{markdown(flat, mark)}\n')
+    _write(folder/f'{name}.tex', latex(flat, caption, name, mark))
     return frame
 
 _LARGER = {'auroc': True, 'id_acc': True, 'fpr95': False, 'fpr95_ood_positive': False}  # is it better?
@@ -117,23 +125,45 @@ def marked(frame: pd.DataFrame, best: str, second: str) -> pd.DataFrame:
     "The frame as text, the best and second-best cells of every column whose last word is a measure in the formats given; equal ones share a rank."
     shown = frame.astype(object)
     for column in (c for c in frame if c.split()[-1] in _LARGER):
-        values = frame[column].map(lambda cell: float(str(cell).split()[0]))
+        values = frame[column].map(lambda cell: float((str(cell).split() or ['nan'])[0]))
         for value, format in zip(sorted(values.dropna().unique(), reverse=_LARGER[column.split()[-1]]), (best, second)):
             shown.loc[values == value, column] = frame.loc[values == value, column].map(format.format)
     return shown
 
 # %% ../nbs/04b_report.ipynb #0ea80e67
-def markdown(frame: pd.DataFrame) -> str:
-    "A frame as a Markdown table."
-    line = lambda cells: '| ' + ' | '.join('' if pd.isna(c) else str(c) for c in cells) + ' |'
-    return '\n'.join([line(frame.columns), '|' + '---|'*len(frame.columns), *map(line, frame.values)])
+_UNPRINTABLE = re.compile('[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]')
 
-def latex(frame: pd.DataFrame, caption: str, label: str) -> str:
-    "A frame as a LaTeX table environment."
-    escape = lambda c: '' if pd.isna(c) else str(c).translate({ord('%'): r'\%', ord('_'): r'\_', ord('&'): r'\&', ord('±'): r'$\pm$'})
-    line = lambda cells: ' & '.join(map(escape, cells)) + r' \\'
-    body = [line(frame.columns), r'\midrule', *map(line, frame.values)]
-    return '\n'.join([r'\begin{table}\centering', rf'\caption{{{escape(caption)}}}\label{{tab:{label}}}',
+def _one_line(text): return _UNPRINTABLE.sub('\ufffd', ' '.join(str(text).splitlines()))
+
+_MARKDOWN = re.compile(r'[\\|`*<$&~]|(?<!\w)_|_(?!\w)|(?<=\])\(')
+
+def in_markdown(cell) -> str:
+    "The text of a cell so that Markdown shows it: no column, tag, formula, link or emphasis of its own, and one line."
+    return '' if pd.isna(cell) else _MARKDOWN.sub(r'\\\g<0>', _one_line(cell))
+
+_LATEX = str.maketrans({'\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '<': r'\textless{}', '>': r'\textgreater{}',
+                        '|': r'\textbar{}', '±': r'$\pm$', **{c: f'\\{c}' for c in '{}$&#%_'}})
+
+def in_latex(cell) -> str:
+    "The text of a cell so that LaTeX sets it: its special characters are characters, and it is one line."
+    text = '' if pd.isna(cell) else _one_line(cell).translate(_LATEX)
+    return '{}' + text if text.startswith(('[', '*')) else text  # which \\ before it would take for its own
+
+# %% ../nbs/04b_report.ipynb #d71d7f26
+def markdown(frame: pd.DataFrame, mark: bool = False) -> str:
+    "A frame as a Markdown table; `mark`: the best cells bold, the second-best in italics."
+    cells = frame.map(in_markdown)
+    if mark: cells = marked(cells, '**{}**', '_{}_')
+    line = lambda cells: '| ' + ' | '.join(cells) + ' |'
+    return '\n'.join([line(map(in_markdown, frame.columns)), '|' + '---|'*len(frame.columns), *map(line, cells.values)])
+
+def latex(frame: pd.DataFrame, caption: str, label: str, mark: bool = False) -> str:
+    "A frame as a LaTeX table environment; `mark`: the best cells bold, the second-best underlined."
+    cells = frame.map(in_latex)
+    if mark: cells = marked(cells, r'\textbf{{{}}}', r'\underline{{{}}}')
+    line = lambda cells: ' & '.join(cells) + r' \\'
+    body = [line(map(in_latex, frame.columns)), r'\midrule', *map(line, cells.values)]
+    return '\n'.join([r'\begin{table}\centering', rf'\caption{{{in_latex(caption)}}}\label{{tab:{label}}}',
                       rf'\begin{{tabular}}{{{"l"*len(frame.columns)}}}', r'\toprule', *body, r'\bottomrule',
                       r'\end{tabular}', r'\end{table}', ''])
 
