@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['models_used', 'BATCH', 'unit', 'cosine', 'hub_repository', 'random_folder', 'locate_model', 'find_model', 'Clip',
-           'device', 'memory_format', 'built', 'openai_bpe', 'clip_tokenizer', 'readable', 'load_clip', 'encode_text',
-           'encode_images', 'encode_pixels', 'Crop', 'Classifier', 'load_classifier', 'penultimate_of', 'classify',
-           'describe', 'save_clip', 'read_arrays', 'cached', 'set_hash', 'image_features', 'classifier_features',
-           'Pixels', 'text_features']
+           'device', 'memory_format', 'built', 'openai_bpe', 'clip_tokenizer', 'readable', 'whole', 'load_clip',
+           'encode_text', 'encode_images', 'encode_pixels', 'Crop', 'Classifier', 'load_classifier', 'penultimate_of',
+           'classify', 'describe', 'save_clip', 'read_arrays', 'cached', 'set_hash', 'image_features',
+           'classifier_features', 'Pixels', 'text_features']
 
 # %% ../nbs/05_features.ipynb #c1923cd8
 import hashlib, json, math, os, re, shutil, warnings
@@ -229,6 +229,10 @@ def readable(folder: Path):
     "Turn what the libraries say of weights in a folder that are no safetensors into a ValueError of one line."
     try: yield
     except SafetensorError as e: raise ValueError(f'{folder}: a file of weights is damaged, or no safetensors ({e}): bring it again') from None
+
+def whole(folder: Path, found: dict):
+    "ValueError if weights of a network are missing: `found` is what from_pretrained knows of its loading. The library would draw them."
+    if lost := sorted(found['missing_keys']): raise ValueError(f'{folder}: its weights lack {len(lost)} tensors, first {lost[0]}: bring them again')
 
 def _named_weights(folder, *first):
     "ValueError unless open_clip or timm, which look for the names `first` before any other, will take a safetensors file from a folder."

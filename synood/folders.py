@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import RLock
 import torch
 from huggingface_hub import constants
+from transformers.utils import logging as bars
 from .runs import inside
 
 # %% ../nbs/04c_folders.ipynb #878bf915
@@ -200,7 +201,8 @@ _one_at_a_time = RLock()
 def loading(online: bool = False):  # may the library ask the hub for what its own registries name, if SYNOOD_DOWNLOAD=1?
     "In the block libraries ask nothing of the network, log no warnings and show no bars; afterwards all is as before."
     with _one_at_a_time, warnings.catch_warnings():
-        offline, silent, null = constants.HF_HUB_OFFLINE, logging.root.manager.disable, logging.NullHandler()
+        offline, silent, shown, null = constants.HF_HUB_OFFLINE, logging.root.manager.disable, bars.is_progress_bar_enabled(), logging.NullHandler()
+        bars.disable_progress_bar()
         constants.HF_HUB_OFFLINE = offline or not (online and os.environ.get('SYNOOD_DOWNLOAD') == '1')
         logging.root.addHandler(null)  # or the first warning would give the process a handler for good
         logging.disable(max(silent, logging.WARNING))
@@ -210,6 +212,7 @@ def loading(online: bool = False):  # may the library ask the hub for what its o
             constants.HF_HUB_OFFLINE = offline
             logging.disable(silent)
             logging.root.removeHandler(null)
+            if shown: bars.enable_progress_bar()
 
 # %% ../nbs/04c_folders.ipynb #f36f74c5
 _VOCABULARY = 'tokenizer.json', 'vocab.json', 'vocab.txt', 'merges.txt', 'added_tokens.json'
