@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import typer
+from .verify import verify  # which joins them
 from .commands import commands, tell
 from .processes import own_kernel, stoppable, workers
 
@@ -141,15 +142,14 @@ class NotebookError(RuntimeError):
 def execute(source: Path, folder: Path, parameters: dict, settings, full: bool) -> str:
     "Run one notebook unless it stands; returns 'stands', 'ran' or 'nothing to do'."
     import nbformat
-    from filelock import FileLock
-    from synood.runs import atomic_write
+    from synood.runs import atomic_write, lock
     nb = json.loads(nbformat.writes(nbformat.read(source, 4)))
     for c in nb['cells']: c['source'] = ''.join(c['source'])
     if not full and (nb := reduced(nb)) is None: return 'nothing to do'
     declared = '\n'.join(c['source'] for c in nb['cells'] if 'parameters' in c['metadata'].get('tags', []))
     given = {name: value for name, value in parameters.items() if re.search(rf'^{name}\b', declared, re.M)}
     key, record = notebook_key(nb, given, settings if declared else None), folder/f'{source.stem}.json'
-    with FileLock(folder/f'.{source.stem}.lock'):  # a second `reproduce` waits here, and finds the notebook done
+    with lock(folder/f'.{source.stem}.lock'):  # a second `reproduce` waits here, and finds the notebook done
         if stands(record, key): return 'stands'
         made = _execute(nb, source, folder, given)
         atomic_write(record, json.dumps(dict(key=key, outputs={p: output_hash(p) for p in made}), indent=1))
