@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'parse_seeds', 'check_text', 'with_data', 'run', 'package_code', 'is_code', 'directives', 'notebook_source',
-           'notebook_key', 'reduced', 'find_notebooks', 'output_hash', 'stands', 'NotebookError', 'execute',
-           'default_jobs', 'timed', 'execute_all', 'reproduce', 'print_ledger', 'doctor', 'methods', 'pretrain', 'main']
+           'notebook_key', 'reduced', 'find_notebooks', 'fields_of', 'output_hash', 'stands', 'NotebookError',
+           'execute', 'default_jobs', 'timed', 'execute_all', 'reproduce', 'print_ledger', 'doctor', 'methods',
+           'pretrain', 'main']
 
 # %% ../nbs/17_cli.ipynb #b810f101
 import json, os, re, sys
@@ -120,6 +121,18 @@ def find_notebooks(only: str = '') -> list[Path]:
         raise ValueError(f'no notebook starts with {", ".join(missing)}: there are {", ".join(p.stem for p in found)}')
     return [p for p in found if not wanted or any(p.name.startswith(w) for w in wanted)]
 
+# %% ../nbs/17_cli.ipynb #8508853a
+_SHOWN = {'20': 'Table 1', '21': 'Table 2', '22': 'Table 3', '23': 'Table 4', '24': 'Table 5', '25': 'Figure 3',
+          '26': 'Figure 4', '27': 'KR-NFT', '28': 'CMA', '29': 'Figure 4'}  # figures 1 and 2 show what Figure 4 counts
+_ROWS = 'prompt_shots', 'npos_shots', 'locoop_top', 'knn_k'  # of Table 1 alone
+
+def fields_of(notebooks: list[Path]) -> set[str]:
+    "The fields of a scale that these notebooks ask for, of those that `preflight` knows."
+    from synood.doctor import TABLES
+    numbers = {path.name[:2] for path in notebooks} & set(_SHOWN)
+    found = {field for n in numbers for field in TABLES[_SHOWN[n]]}
+    return found | ({'m'} if 'inpainting' in found else set()) | (set(_ROWS) if '20' in numbers else set())
+
 # %% ../nbs/17_cli.ipynb #964b7ae1
 def output_hash(path: str) -> str | None:
     "What identifies an output: a stage folder's manifest, a file's content; None when it is gone."
@@ -233,7 +246,7 @@ def reproduce(scale: str = typer.Option('mini', help='A scale by name, or the pa
     from synood.scales import check_choices, get_scale
     scale = with_data(scale, data, root)
     chosen = check_choices(get_scale(scale))
-    preflight(chosen, root, seeds=asked)
+    preflight(chosen, root, seeds=asked, fields=fields_of(notebooks))
     settings = {f.name: fingerprint(chosen, f.name) for f in dataclasses.fields(chosen)}
     folder = root.resolve()/chosen.name/'notebooks'
     folder.mkdir(parents=True, exist_ok=True)
