@@ -74,7 +74,7 @@ MAX_PIXELS = 89_478_485  # the size at which Pillow starts to warn; 4 bytes each
 MAX_SIDE = 65_535  # JPEG's own limit
 MAX_BYTES = 2**30  # twice the largest TIFF of 16 bits a colour
 _FORMATS = 'JPEG', 'MPO', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'PPM', 'JPEG2000', 'HEIF'
-_FEWER = {'JPEG2000': 2**24, 'AVIF': 2**26, 'HEIF': 2**26, 'ppm': 2**20, 'ppm_plain': 2**20}  # pixels of a format or decoder: some 4 s and 1 GB
+_FEWER = {'JPEG2000': 2**24, 'AVIF': 51_000_000, 'HEIF': 51_000_000, 'ppm': 2**20, 'ppm_plain': 2**20}  # pixels of a format or decoder: some 4 s and 1 GB
 _HEIC = b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1'  # the brands that stand at 8
 
 @lru_cache(maxsize=None)
