@@ -95,7 +95,7 @@ def picture_items(name: str, images, needed: bool):
 def plain_items(protocol, root: Path, sets: dict):
     "Items for a protocol of plain folders; what is found enters `sets`."
     for key, folder in protocol.folders().items():
-        try: sets[key] = image_folder(root/folder, key in ('train', 'id'))
+        try: sets[key] = image_folder(root/folder, key in ('train', 'id'), by_content=False)
         except (OSError, ValueError) as e: yield Item('data', key, 'broken' if (root/folder).is_dir() else 'missing', str(e), f'protocol {protocol.name} reads {root/folder}')
         else: yield Item('data', key, 'ok', f'{len(sets[key]):,} images at {root/folder}')
 

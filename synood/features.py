@@ -29,7 +29,7 @@ from torchvision.transforms import Compose, InterpolationMode, Normalize, Random
 from torchvision.transforms.functional import hflip, resized_crop
 from transformers import CLIPTokenizer
 from .folders import checked_folder, first_line, lent, loading, part_settings, read_settings, shards, word_settings
-from .images import ImageSet
+from .images import ImageSet, middle
 from .runs import (asset, atomic_write, digest, embedded_folder, file_hash, in_threads, is_settled, lock, make_folder, mark,
                          progress, sweep, work_off, writing)
 
@@ -335,7 +335,7 @@ def _in_batches(network, forward, pictures):
     "The arrays that `forward` makes of PIL pictures, BATCH at a time."
     found = []
     for start in range(0, len(pictures), BATCH):
-        pixels = [network.transform(p.convert('RGB')) for p in pictures[start:start + BATCH]]
+        pixels = [network.transform(middle(p.convert('RGB'))) for p in pictures[start:start + BATCH]]
         found.append(_run(network.model, forward, pixels))
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 

@@ -73,8 +73,8 @@ def turned(image, name: str = 'a picture'):
 MAX_PIXELS = 89_478_485  # the size at which Pillow starts to warn; 4 bytes each, and as much again for the conversion
 MAX_SIDE = 65_535  # JPEG's own limit
 MAX_BYTES = 2**30  # twice the largest TIFF of 16 bits a colour
-_FORMATS = 'JPEG', 'MPO', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'PPM', 'JPEG2000', 'HEIF'
-_FEWER = {'JPEG2000': 2**24, 'AVIF': 2**26, 'HEIF': 2**26, 'ppm': 2**20, 'ppm_plain': 2**20}  # pixels of a format or decoder: some 4 s and 1 GB
+_FORMATS = 'JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'PPM', 'JPEG2000', 'HEIF'
+_FEWER = {'JPEG2000': 2**24, 'AVIF': 51_000_000, 'HEIF': 51_000_000, 'ppm': 2**20, 'ppm_plain': 2**20}  # pixels of a format or decoder: some 4 s and 1 GB
 _HEIC = b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1'  # the brands that stand at 8
 
 @lru_cache(maxsize=None)
@@ -104,8 +104,8 @@ def _open(source):  # a path, or the bytes of a file
 
 def _other(start):
     "What a file is that is no image we can read, by its first bytes."
-    if start[4:8] == b'ftyp' and start[8:12] in _HEIC and not find_spec('pillow_heif'):
-        return 'a HEIC picture, as phones make them: pip install pillow-heif, and it is read'
+    if start[4:8] == b'ftyp' and start[8:12] in _HEIC:
+        return 'a damaged HEIC picture' if find_spec('pillow_heif') else 'a HEIC picture, as phones make them: pip install pillow-heif, and it is read'
     return f'not an image: it starts with {start!r}'
 
 def check_size(width: int, height: int):
