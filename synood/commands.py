@@ -358,8 +358,16 @@ def report(scale: str = _SCALE, root: Path = _ROOT, as_json: bool = _JSON):
 
 @commands.command()
 def demo(detector: Path = typer.Argument(None, help='Folder of a detector that was saved; default: one for the embedded miniature.'),
-         host: str = typer.Option('127.0.0.1', help='Address to listen on.'), port: int = typer.Option(7860, help='Port to listen on.'), root: Path = _ROOT):
+         host: str = typer.Option('127.0.0.1', help='Address to listen on; 0.0.0.0 is open to others, see --login.'),
+         port: int = typer.Option(7860, min=1, max=65535, help='Port to listen on.'),
+         sub_path: str = typer.Option('', help='Where a proxy shows the page, such as /ood or https://host/ood.'),
+         login: Path = typer.Option(None, help='File with lines name:password of those who may use it; default: the variable SYNOOD_DEMO_LOGIN, name:password.'), root: Path = _ROOT):
     "Open a page where an image can be dropped on a detector. Example: synood demo my_detector"
-    from synood.demo import example_detector, serve
+    from synood.demo import check_address, check_sub_path, example_detector, read_login, serve
     from synood.detector import OODDetector
-    serve(OODDetector.load(detector) if detector else example_detector(root), host, port)
+    names, sub_path = read_login(login), check_sub_path(sub_path)
+    check_address(host, port)
+    if not detector: print(f'no detector given: one for the miniature is made below {root}, the first time in about twenty seconds', file=sys.stderr)
+    made = OODDetector.load(detector) if detector else example_detector(root)
+    print('the page is being started', file=sys.stderr)
+    serve(made, host, port, root_path=sub_path, login=names)
