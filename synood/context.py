@@ -17,7 +17,8 @@ from PIL import Image
 from tokenizers.processors import TemplateProcessing
 from transformers import (AutoConfig, AutoModelForImageTextToText, AutoProcessor, CLIPImageProcessor, CLIPTokenizer,
                           LlavaForConditionalGeneration, LlavaProcessor)
-from .features import built, device, locate_model, models_used, openai_bpe, readable
+from .features import built, device, locate_model, models_used, openai_bpe, readable, whole
+from .folders import lent, read_settings
 from .images import open_sets, read_lines, read_selection
 from .runs import atomic_write, digest, file_hash, folder_hash, stage
 
@@ -49,9 +50,11 @@ def read_image_text(name: str, folder: Path,  # see `locate_model`
     "The image-text-to-text model in a folder: float32 on CPU, bfloat16 on CUDA; safetensors."
     dtype = torch.bfloat16 if device().type == 'cuda' else torch.float32
     if name.startswith('random:'): return drawn(name, folder, dtype)
-    with readable(folder): model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-    model = model.eval().requires_grad_(False).to(device())
-    return Lister(model, AutoProcessor.from_pretrained(folder), models_used[name] or folder_hash(folder))
+    with lent(folder, 'answerer') as place, readable(folder):
+        model, found = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype, use_safetensors=True, output_loading_info=True)
+        processor = AutoProcessor.from_pretrained(place)
+    whole(folder, found)
+    return Lister(model.eval().requires_grad_(False).to(device()), processor, models_used[name] or folder_hash(folder))
 
 @lru_cache(maxsize=1)
 def load_lister(ids: tuple[str, ...]  # model ids, tried in order, see `find_model`
@@ -62,7 +65,7 @@ def load_lister(ids: tuple[str, ...]  # model ids, tried in order, see `find_mod
 # %% ../nbs/08_context.ipynb #7e8faea1
 def standin_processor(folder: Path) -> LlavaProcessor:
     "A processor for the LLaVA whose configuration is in `folder`, published settings and all, with word pieces of CLIP."
-    config, settings, special = (json.loads((folder/f'{name}.json').read_text()) for name in ('config', 'processor_config', 'tokenizer_config'))
+    config, settings, special = (read_settings(folder/f'{name}.json') for name in ('config', 'processor_config', 'tokenizer_config'))
     fixed = [special[f'{kind}_token'] for kind in ('unk', 'bos', 'eos')]  # ids 0, 1, 2, as Llama's
     tokens, merges = openai_bpe()
     words = [*fixed, *tokens[:config['image_token_index'] - len(fixed)], special.pop('image_token'), special['pad_token']]
@@ -71,11 +74,11 @@ def standin_processor(folder: Path) -> LlavaProcessor:
                               extra_special_tokens={'image_token': settings['image_token']}, **special)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing('<s> $A', special_tokens=[('<s>', 1)])  # opens a text, closes none
     settings.pop('processor_class')
-    return LlavaProcessor(CLIPImageProcessor.from_pretrained(folder), tokenizer, **settings)
+    with lent(folder, 'model') as place: return LlavaProcessor(CLIPImageProcessor.from_pretrained(place), tokenizer, **settings)
 
 def lister_config(name: str, folder: Path):
     "The configuration in a folder, with as many layers in both transformers as an id such as 'random:lister-4' asks for."
-    config = AutoConfig.from_pretrained(folder)
+    with lent(folder, 'model') as place: config = AutoConfig.from_pretrained(place)
     if depth := name.partition('random:lister-')[2]: config.text_config.num_hidden_layers = config.vision_config.num_hidden_layers = int(depth)
     return config
 

@@ -8,12 +8,12 @@ __all__ = ['META', 'counted', 'counted_gradient', 'configuration', 'clip_shape',
            'stage_flops', 'cost_table', 'parameters', 'projection_share']
 
 # %% ../nbs/10b_costs.ipynb #1cc5eb8f
-import json
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable
-import diffusers, open_clip, timm, torch
+import open_clip, timm, torch
 import pandas as pd
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,6 +21,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPTextMod
 from .context import lister_config, put_question, standin_processor
 from .features import built, locate_model, random_folder
 from .finetuning import Projection
+from .folders import lent, loading, scheduler_class
 from .images import protocols
 from .scales import get_scale
 from .synthesis import prepared
@@ -56,30 +57,36 @@ def configuration(ids: tuple[str, ...], field: str) -> tuple[str, Path]:
 
 # %% ../nbs/10b_costs.ipynb #2af5bae7
 def _source(ids, known, field):
-    "The first of `ids` as its library takes it: an architecture that is known by name, or a folder with a configuration."
+    "The first of `ids` as its library knows it, an architecture's name, or the folder with a configuration."
     for name in ids:
         bare = name.partition('@')[0]
         if known(bare): return bare
-        try: return f'local-dir:{configuration((name,), field)[1]}'
+        try: return configuration((name,), field)[1]
         except FileNotFoundError: pass
     return configuration(ids, field)  # fails, and names them all
 
-def _clip_source(ids):
-    source = _source(ids, lambda name: open_clip.get_pretrained_cfg(*name.partition('/')[::2]), 'clip')
-    return source if source.startswith('local-dir:') else source.partition('/')[0]
+@contextmanager
+def _offered(source, kind):
+    "What a library takes for a source: the architecture, or a folder that is lent to it."
+    if isinstance(source, str):
+        with loading(): yield source.partition('/')[0]
+    else:
+        with lent(source, kind) as place: yield f'local-dir:{place}'
+
+def _clip_source(ids): return _offered(_source(ids, lambda name: open_clip.get_pretrained_cfg(*name.partition('/')[::2]), 'clip'), 'clip')
 
 def clip_shape(ids: tuple[str, ...]) -> torch.nn.Module:
     "The CLIP of `ids` on the device meta."
-    with META: return open_clip.create_model(_clip_source(ids), load_weights=False, device=META).eval().requires_grad_(False)
+    with _clip_source(ids) as source, META: return open_clip.create_model(source, load_weights=False, device=META).eval().requires_grad_(False)
 
 def clip_words(ids: tuple[str, ...]) -> Callable:
     "The tokenizer of the CLIP of `ids`: list of P texts -> (P, L) token ids."
-    return open_clip.get_tokenizer(_clip_source(ids))
+    with _clip_source(ids) as source: return open_clip.get_tokenizer(source)
 
 def classifier_shape(ids: tuple[str, ...]) -> tuple[torch.nn.Module, int]:
     "The classifier of `ids` on the device meta, and the side of its pictures."
     source = _source(ids, lambda name: '/' not in name and ':' not in name and timm.is_model(name), 'classifier')
-    with META: model = timm.create_model(source).eval().requires_grad_(False)
+    with _offered(source, 'classifier') as source, META: model = timm.create_model(source).eval().requires_grad_(False)
     return model, timm.data.resolve_data_config({}, model=model, use_test_size=True)['input_size'][1]
 
 @lru_cache
@@ -137,7 +144,9 @@ def lister_flops(ids: tuple[str, ...], question: str, tokens: int) -> dict[str, 
     name, folder = configuration(ids, 'lister')
     config = lister_config(name, folder)
     model = built(AutoModelForImageTextToText, config, 0, META)
-    processor = standin_processor(folder) if name.startswith('random:') else AutoProcessor.from_pretrained(folder)
+    if name.startswith('random:'): processor = standin_processor(folder)
+    else:
+        with lent(folder, 'answerer') as place: processor = AutoProcessor.from_pretrained(place)
     text = put_question(question, 'object', processor.image_token)
     words = len(processor.tokenizer(text).input_ids) - 1  # less the placeholder of the picture
     side, patch, width = config.vision_config.image_size, config.vision_config.patch_size, config.vision_config.hidden_size
@@ -172,8 +181,7 @@ def kept_steps(scale, strength: float | None = None) -> int:
     "Denoising steps of one pass, by the scheduler of the scale's checkpoint; `strength` None is the scale's."
     scale = get_scale(scale)
     home = configuration(scale.inpainting, 'inpainting')[1]
-    kind = json.loads((home/'model_index.json').read_text())['scheduler'][1]
-    own = getattr(diffusers, kind).from_pretrained(home, subfolder='scheduler')
+    with lent(home, 'pipeline') as place: own = scheduler_class(home).from_pretrained(place, subfolder='scheduler')
     stub = SimpleNamespace(scheduler=own, device='cpu')
     return len(prepared(stub, scale.sampler, scale.steps, scale.strength if strength is None else strength)[1])
 

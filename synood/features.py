@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['models_used', 'BATCH', 'unit', 'cosine', 'hub_repository', 'random_folder', 'locate_model', 'find_model', 'Clip',
-           'device', 'built', 'openai_bpe', 'clip_tokenizer', 'readable', 'load_clip', 'encode_text', 'encode_images',
-           'encode_pixels', 'Crop', 'Classifier', 'load_classifier', 'penultimate_of', 'classify', 'describe',
-           'save_clip', 'read_arrays', 'cached', 'set_hash', 'image_features', 'classifier_features', 'Pixels',
-           'text_features']
+           'device', 'memory_format', 'built', 'openai_bpe', 'clip_tokenizer', 'readable', 'whole', 'load_clip',
+           'encode_text', 'encode_images', 'encode_pixels', 'Crop', 'Classifier', 'load_classifier', 'penultimate_of',
+           'classify', 'describe', 'save_clip', 'read_arrays', 'cached', 'set_hash', 'image_features',
+           'classifier_features', 'Pixels', 'text_features']
 
 # %% ../nbs/05_features.ipynb #c1923cd8
 import hashlib, json, math, os, re, shutil, warnings
@@ -29,6 +29,7 @@ from safetensors.numpy import load_file, save
 from torchvision.transforms import Compose, InterpolationMode, Normalize, RandomResizedCrop, ToTensor
 from torchvision.transforms.functional import hflip, resized_crop
 from transformers import CLIPTokenizer
+from .folders import checked_folder, first_line, lent, loading, part_settings, read_settings, shards, word_settings
 from .images import ImageSet
 from .runs import asset, atomic_write, digest, embedded_folder, file_hash, in_threads, progress, sweep, work_off, writing
 
@@ -52,17 +53,20 @@ def cosine(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
 # %% ../nbs/05_features.ipynb #0f5f7c6d
 def _pinned(name):
     "A hub id without its pin, and the revision it pins, empty for the newest one."
-    bare, _, revision = name.partition('@')
+    bare, _, revision = name.removeprefix('hf-hub:').partition('@')
     return bare, revision
+
+def _known_tag(name):
+    "What open_clip knows of an 'architecture/tag', such as its mean and its hub repository; empty for any other id."
+    return {} if name.startswith('hf-hub:') else open_clip.get_pretrained_cfg(*_pinned(name)[0].partition('/')[::2])
 
 def hub_repository(name: str) -> str | None:
     "The hub repository that a model id stands for, pinned or not, or None."
-    name = _pinned(name)[0]
-    architecture, _, tag = name.partition('/')
-    if found := open_clip.get_pretrained_cfg(architecture, tag):
-        return '/'.join(found.get('hf_hub', '').split('/')[:2]) or None
-    if tag: return name if re.fullmatch(r'[\w.-]+/[\w.-]+', name) else None
-    try: found = timm.get_pretrained_cfg(name)
+    bare = _pinned(name)[0]
+    if found := _known_tag(name): return '/'.join(found.get('hf_hub', '').split('/')[:2]) or None
+    if '/' in bare: return bare if re.fullmatch(r'[\w.-]+/[\w.-]+', bare) else None
+    if name.startswith('hf-hub:'): return None
+    try: found = timm.get_pretrained_cfg(bare)
     except RuntimeError: return None  # a known architecture with an unknown tag
     return found.hf_hub_id if found else None
 
@@ -70,29 +74,38 @@ def hub_repository(name: str) -> str | None:
 def _lacking(folder):
     "The first file or part that an index of sharded weights, or of a pipeline, names and the folder lacks, or None."
     index = folder/'model_index.json'
-    parts = [name for name in ('unet', 'vae', 'text_encoder') if name in json.loads(index.read_text())] if index.exists() else []
+    parts = [name for name in ('unet', 'vae', 'text_encoder') if name in read_settings(index)] if index.exists() else []
     for part in parts:
         if not any((folder/part).glob('*.safetensors')): return f'{part}/*.safetensors'
     for index in sorted(folder.rglob('*.safetensors.index.json')):
-        shards = {index.parent/name for name in json.loads(index.read_text())['weight_map'].values()}
-        for shard in sorted(shards):
+        for shard in shards(index):
             if not shard.exists(): return shard.name
 
-def _snapshot(name):
-    "The locally cached folder of a hub id, fetched first if SYNOOD_DOWNLOAD=1 and HF_HUB_OFFLINE is not."
-    repository, revision = hub_repository(name), _pinned(name)[1] or None
-    if repository is None: raise FileNotFoundError('neither a folder nor a hub id')
+def _weights_name(name):
+    "The file of weights that an id of open_clip or timm stands for; empty for a whole repository."
+    if found := _known_tag(name): return str(Path('/'.join(found['hf_hub'].split('/')[2:]) or 'open_clip_model').with_suffix('.safetensors'))
+    return '' if '/' in _pinned(name)[0] else 'model.safetensors'
+
+def _cached_or_fetched(name, repository):
+    "The folder in the hub's cache, fetched first if SYNOOD_DOWNLOAD=1 and HF_HUB_OFFLINE is not. It may hold less than the hub does."
     fetch = os.environ.get('SYNOOD_DOWNLOAD') == '1' and not constants.HF_HUB_OFFLINE
     try:
-        folder = Path(snapshot_download(
-            repository, revision=revision, local_files_only=not fetch, ignore_patterns=['*fp16*', '512-*'],
-            allow_patterns=['*.safetensors', '*.json', '*.txt', '*.model']))
-    except Exception as e:
+        return Path(snapshot_download(
+            repository, revision=_pinned(name)[1] or None, local_files_only=not fetch, ignore_patterns=['*fp16*', '512-*'],
+            allow_patterns=[_weights_name(name) or '*.safetensors', '*.json', '*.txt', '*.model']))
+    except Exception as e:  # whatever a hub, or the way to it, may say
+        if here := getattr(e, 'snapshot_path', None): return Path(here)  # other files of the repository are not here
         absent = type(e) is LocalEntryNotFoundError and not fetch
-        raise FileNotFoundError(f'hub {repository}: {"not in the local cache" if absent else str(e).splitlines()[0]}') from None
-    if not any(folder.rglob('*.safetensors')):
-        raise FileNotFoundError(f'hub {repository}: no .safetensors in the local cache')
-    if lost := _lacking(folder): raise FileNotFoundError(f'hub {repository}: {lost} is missing in the local cache')
+        raise FileNotFoundError(f'hub {repository}: {"not in the local cache" if absent else first_line(e)}') from None
+
+def _snapshot(name):
+    "The folder of a hub id, see `_cached_or_fetched`, once it holds what the id needs."
+    repository = hub_repository(name)
+    if repository is None: raise FileNotFoundError('neither a folder nor a hub id')
+    folder = _cached_or_fetched(name, repository)
+    if not any(folder.rglob('*.safetensors')): raise FileNotFoundError(f'hub {repository}: no .safetensors in the local cache')
+    lost = _weights_name(name) if not (folder/_weights_name(name)).exists() else _lacking(checked_folder(folder))
+    if lost: raise FileNotFoundError(f'hub {repository}: {lost} is missing in the local cache')
     return folder
 
 # %% ../nbs/05_features.ipynb #30d4a468
@@ -112,6 +125,7 @@ def _own(name):
     if name.startswith('random:'): return random_folder(name.removeprefix('random:'))
     folder = Path(name).expanduser()
     if not folder.is_dir(): return None
+    checked_folder(folder)
     if not any(folder.rglob('*.safetensors')): raise ValueError(f'{folder} holds no .safetensors; other formats are not read')
     if lost := _lacking(folder): raise ValueError(f'{folder} is incomplete: {lost} is missing')
     return folder
@@ -155,19 +169,23 @@ def _files_hash(files, *more):
     return digest([*more, *((f.name, file_hash(f)) for f in sorted(files))])
 
 def device() -> torch.device:
-    "The GPU of this process, by accelerate's LOCAL_RANK, or the CPU if there is none."
-    if not torch.cuda.is_available(): return torch.device('cpu')
-    return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
+    "The GPU of this process, by accelerate's LOCAL_RANK, else Apple's, or the CPU if there is none."
+    if torch.cuda.is_available(): return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
+    return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
+
+def memory_format(where: torch.device) -> torch.memory_format:
+    "How images lie in memory on a device: channels last is faster, but Apple's convolutions have gone wrong on it."
+    return torch.preserve_format if where.type == 'mps' else torch.channels_last
 
 def _frozen(model):
     "The network in float32, in evaluation mode, without gradients, on `device()`."
-    return model.float().eval().requires_grad_(False).to(device(), memory_format=torch.channels_last)
+    return model.float().eval().requires_grad_(False).to(device(), memory_format=memory_format(device()))
 
 # %% ../nbs/05_features.ipynb #5cefb53e
 @contextmanager
 def _drawing(seed, where, dtype=torch.float32):
-    "New tensors stand on `where`, in `dtype`, drawn from `seed`; afterwards the shared random state is as before."
-    usual, cuda = torch.get_default_dtype(), where.type == 'cuda'
+    "New tensors stand on `where` (for Apple's GPU: the CPU), in `dtype`, drawn from `seed`; afterwards the shared random state is as before."
+    usual, cuda, where = torch.get_default_dtype(), where.type == 'cuda', torch.device('cpu') if where.type == 'mps' else where
     with torch.random.fork_rng(devices=[where] if cuda else []), where:
         torch.default_generator.manual_seed(seed)
         if cuda:
@@ -179,11 +197,15 @@ def _drawing(seed, where, dtype=torch.float32):
 def built(cls,  # a model class of diffusers or transformers
           source,  # folder with its configuration, or the configuration itself
           seed: int, where: torch.device, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    "A frozen network with random weights, drawn on the device where it stays. On the device 'meta' it has shapes and takes no memory."
-    if isinstance(source, (str, Path)):
-        source = cls.load_config(source) if hasattr(cls, 'load_config') else cls.config_class.from_pretrained(source)
-    with _drawing(seed, where, dtype): model = cls.from_config(source) if hasattr(cls, 'from_config') else cls(source)
-    return model.eval().requires_grad_(False)
+    "A frozen network with random weights, drawn on the device where it stays (Apple's: on the CPU). On the device 'meta' it has shapes and takes no memory."
+    if isinstance(source, (str, Path)): source = _configuration(cls, Path(source))
+    with loading(), _drawing(seed, where, dtype): model = cls.from_config(source) if hasattr(cls, 'from_config') else cls(source)
+    return model.eval().requires_grad_(False).to(where)
+
+def _configuration(cls, folder):
+    "What a class is built from, as it stands in a folder."
+    if hasattr(cls, 'load_config'): return part_settings(cls, read_settings(folder/cls.config_name), folder/cls.config_name)
+    with lent(folder, 'model') as place: return cls.config_class.from_pretrained(place)
 
 # %% ../nbs/05_features.ipynb #4c7bee0d
 @lru_cache(maxsize=1)
@@ -196,7 +218,8 @@ def openai_bpe() -> tuple[list[str], list[tuple[str, str]]]:
 
 def clip_tokenizer(folder: Path) -> CLIPTokenizer:
     "OpenAI's tokenizer for a text encoder of transformers, with the settings in the folder's tokenizer_config.json."
-    settings = json.loads((Path(folder)/'tokenizer_config.json').read_text())
+    file = Path(folder)/'tokenizer_config.json'
+    settings = word_settings(read_settings(file), file)
     tokens, merges = openai_bpe()
     return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, **settings)
 
@@ -207,6 +230,10 @@ def readable(folder: Path):
     try: yield
     except SafetensorError as e: raise ValueError(f'{folder}: a file of weights is damaged, or no safetensors ({e}): bring it again') from None
 
+def whole(folder: Path, found: dict):
+    "ValueError if weights of a network are missing: `found` is what from_pretrained knows of its loading. The library would draw them."
+    if lost := sorted(found['missing_keys']): raise ValueError(f'{folder}: its weights lack {len(lost)} tensors, first {lost[0]}: bring them again')
+
 def _named_weights(folder, *first):
     "ValueError unless open_clip or timm, which look for the names `first` before any other, will take a safetensors file from a folder."
     found = [f.name for f in sorted(folder.iterdir()) if f.suffix in ('.safetensors', '.bin', '.pth', '.pt', '.tar')]
@@ -215,24 +242,24 @@ def _named_weights(folder, *first):
 
 def _hub_clip(name, folder):
     "Weights file, network, transform and tokenizer of an open_clip 'architecture/tag'."
-    architecture, _, tag = _pinned(name)[0].partition('/')
-    known = open_clip.get_pretrained_cfg(architecture, tag)
-    filename = '/'.join(known['hf_hub'].split('/')[2:]) or 'open_clip_model'
-    weights = (folder/filename).with_suffix('.safetensors')
-    if not weights.exists(): raise FileNotFoundError(f'{name}: there is no {weights}')
-    model, _, transform = open_clip.create_model_and_transforms(
-        architecture, str(weights), force_quick_gelu=known.get('quick_gelu', False),
-        image_mean=known.get('mean'), image_std=known.get('std'),
-        image_interpolation=known.get('interpolation'), image_resize_mode=known.get('resize_mode'))
-    return [weights], model, transform, open_clip.get_tokenizer(architecture)
+    architecture, known, weights = _pinned(name)[0].partition('/')[0], _known_tag(name), folder/_weights_name(name)
+    try:
+        with loading(online=True):
+            model, _, transform = open_clip.create_model_and_transforms(
+                architecture, str(weights), force_quick_gelu=known.get('quick_gelu', False),
+                image_mean=known.get('mean'), image_std=known.get('std'),
+                image_interpolation=known.get('interpolation'), image_resize_mode=known.get('resize_mode'))
+            return [weights], model, transform, open_clip.get_tokenizer(architecture)
+    except OSError as e:  # a tokenizer or text tower of another repository
+        raise FileNotFoundError(f'{name}: {first_line(e)} Is its tokenizer not in the local cache of the hub? SYNOOD_DOWNLOAD=1 fetches it') from None
 
 def _local_clip(folder, drawn=False):
     "Files, network, transform and tokenizer of a folder that open_clip saved, or with random weights."
-    source = f'local-dir:{folder}'
     if not drawn: _named_weights(folder, 'open_clip_model.safetensors', 'open_clip_pytorch_model.safetensors')
-    with _drawing(0, device()) if drawn else nullcontext():
-        model, _, transform = open_clip.create_model_and_transforms(source, load_weights=not drawn, device=device() if drawn else 'cpu')
-    tokenizer = open_clip.get_tokenizer(source)
+    with lent(folder, 'clip') as place, readable(folder):
+        with _drawing(0, device()) if drawn else nullcontext():
+            model, _, transform = open_clip.create_model_and_transforms(f'local-dir:{place}', load_weights=not drawn, device=device() if drawn else 'cpu')
+        tokenizer = open_clip.get_tokenizer(f'local-dir:{place}')
     words = len(tokenizer.tokenizer) if hasattr(tokenizer, 'tokenizer') else tokenizer.vocab_size
     if words != model.vocab_size:
         raise ValueError(f'{folder}: the network knows {model.vocab_size} tokens, its tokenizer '
@@ -255,9 +282,7 @@ def load_clip(ids: tuple[str, ...]  # tried in order, see `find_model`
     name, folder = locate_model(ids, 'clip')
     return _load_clip(name, folder, _stamp(folder))
 
-def _known_tag(name):
-    "What open_clip knows of an 'architecture/tag', such as its mean and its hub repository; empty for folders and others."
-    return {} if _own(name) else open_clip.get_pretrained_cfg(*_pinned(name)[0].partition('/')[::2])
+def _tagged(name): return not _own(name) and bool(_known_tag(name))
 
 def _drawn(name):
     "What decides the weights of a `random:` id beside its files; empty for others."
@@ -265,7 +290,7 @@ def _drawn(name):
 
 @lru_cache(maxsize=4)
 def _load_clip(name, folder, stamp):
-    named = _known_tag(name)
+    named = _tagged(name)
     with readable(folder): files, model, transform, tokenizer = _hub_clip(name, folder) if named else _local_clip(folder, bool(_drawn(name)))
     model = _frozen(model)
     with torch.inference_mode(): width = model.encode_text(tokenizer(['']).to(device())).shape[1]
@@ -302,7 +327,7 @@ def encode_text(clip: Clip, prompts: list[str]) -> np.ndarray:
 def _run(model, forward, pixels):
     "The arrays that `forward` makes of a list of (3, H, W) tensors."
     device = next(model.parameters()).device
-    batch = torch.stack(pixels).to(device, memory_format=torch.channels_last)
+    batch = torch.stack(pixels).to(device, memory_format=memory_format(device))
     with torch.inference_mode(): found = forward(batch)
     return {name: np.ascontiguousarray((x if x.dtype == torch.float16 else x.float()).cpu().numpy()) for name, x in found.items()}
 
@@ -372,14 +397,13 @@ def load_classifier(ids: tuple[str, ...]  # tried in order, see `find_model`
 def _timm(name, folder):
     "Files that decide it, and the timm network of a hub id or of a folder that timm saved."
     if _drawn(name):
-        with _drawing(0, device()): return _model_files(folder), timm.create_model(f'local-dir:{folder}')
-    if _own(name) or '/' in name:
+        with lent(folder, 'classifier') as place, _drawing(0, device()): return _model_files(folder), timm.create_model(f'local-dir:{place}')
+    if _own(name) or '/' in _pinned(name)[0]:
         _named_weights(folder, 'model.safetensors')
-        return _model_files(folder), timm.create_model(f'local-dir:{folder}', pretrained=True)
-    weights = folder/'model.safetensors'
-    if not weights.exists(): raise FileNotFoundError(f'{name}: there is no {weights}')
+        with lent(folder, 'classifier') as place, readable(folder): return _model_files(folder), timm.create_model(f'local-dir:{place}', pretrained=True)
+    weights = folder/_weights_name(name)
     source = dict(file=str(weights), source='file')
-    return [weights], timm.create_model(_pinned(name)[0], pretrained=True, pretrained_cfg_overlay=source)
+    with loading(): return [weights], timm.create_model(_pinned(name)[0], pretrained=True, pretrained_cfg_overlay=source)
 
 @lru_cache(maxsize=8)  # Table 1 names six
 def _load_classifier(name, folder, stamp):
@@ -431,7 +455,7 @@ def save_clip(model: torch.nn.Module,  # of the same architecture as the first C
               ids: tuple[str, ...], folder: Path):
     "Write a network to an existing folder as open_clip does, with the configuration and tokenizer of the first CLIP of `ids`."
     name, source = locate_model(ids, 'clip')
-    known = _known_tag(name)
+    known = _known_tag(name) if _tagged(name) else {}
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     if not known:
         for file in _model_files(source):

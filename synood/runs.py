@@ -591,7 +591,7 @@ def log_time(folder: Path, name: str, seed: int | None, seconds: float):
 def note_output(path: Path):
     "Name a finished file or folder in the trace file of SYNOOD_TRACE, if one is set."
     if trace := os.environ.get('SYNOOD_TRACE'):
-        with open(trace, 'a', encoding='utf-8') as f: f.write(f'{Path(path).resolve()}\n')
+        with open(trace, 'a', encoding='ascii') as f: f.write(json.dumps(str(Path(path).resolve())) + '\n')
 
 # %% ../nbs/01_runs.ipynb #2825ae65
 def one_spelling(path: Path):

@@ -25,6 +25,7 @@ from .captions import Captioned, read_captions
 from .context import Lister, forms, read_image_text
 from .features import (BATCH, Clip, built, cached, device, encode_text, image_features, load_clip, locate_model, openai_bpe, set_hash,
                              text_features, unit)
+from .folders import lent, read_settings
 from .prompts import keep_state, prompt_steps, text_tower
 from .runs import digest, file_hash, folder_hash, in_threads, stage
 from .scales import Scale, seed
@@ -226,12 +227,12 @@ def captioner_namer(captioner: Lister, count: int, top: int) -> Namer:
 # %% ../nbs/14e_zoc.ipynb #65e8bda1
 def blip_processor(folder: Path) -> BlipProcessor:
     "A processor for the BLIP whose configuration is in `folder`, with word pieces of CLIP."
-    text, special = (json.loads((folder/f'{name}.json').read_text()) for name in ('config', 'tokenizer_config'))
+    text, special = (read_settings(folder/f'{name}.json') for name in ('config', 'tokenizer_config'))
     size = text['text_config']['vocab_size']
     fixed = {0: '[PAD]', 100: '[UNK]', 101: '[CLS]', 102: '[SEP]', 103: '[MASK]', size - 2: '[DEC]', size - 1: '[ENC]'}  # as BERT, and two of BLIP
     pieces = (piece.removesuffix('</w>') if piece.endswith('</w>') else f'##{piece}' for piece in openai_bpe()[0])
     words = {fixed.get(i) or next(pieces): i for i in range(size)}
-    return BlipProcessor(BlipImageProcessor.from_pretrained(folder), BertTokenizer(vocab=words, **special))
+    with lent(folder, 'model') as place: return BlipProcessor(BlipImageProcessor.from_pretrained(place), BertTokenizer(vocab=words, **special))
 
 # %% ../nbs/14e_zoc.ipynb #c4d5c790
 @dataclass

@@ -265,7 +265,7 @@ TRICKS = dict(temperature=[0, -1, math.nan, math.inf, 1e-320, 1e308, True, '1', 
               tpr=[0, 1, -1, math.nan, 2, 'x'], clip=['/etc', '../..', [], [1], ['../x'], ['/etc'], ['~'], ['file:///etc'], [''], ['C:\\x'], ['embedded:../..'], ['random:../..'], ['embedded:/etc'], None, 3, 'own', 'own/../..'],
               names=[[], ['a', 'a'], [1, 2], 'ab', None, ['a\nb', 'c'], ['', 'c'], [['a'], 'b'], ['\ud800', 'b']], negative_names=[None, [1], [], 'x'], clip_hash=[None, '', 3],
               residual=[1, 'x', [], None], learner=[{}, 3, dict(name='x'), dict(name=3), dict(name='binary', hidden=-1), dict(name='binary', hidden=10**12), dict(name='binary', hidden='x'), dict(name='x'*10**5)],
-              neighbours=[{}, [], 3, dict(prompts=['x'], words=['y']), dict(prompts=[], words=[])], format=[0, '3', None, 4, [3]], method=[None, 3, ['x']])
+              neighbours=[{}, [], 3, dict(prompts=['x'], words=['y']), dict(prompts=[], words=[])], format=[0, '4', None, 3, 5, [4]], method=[None, 3, ['x']])
 
 
 @pytest.mark.parametrize('entry', TRICKS)
