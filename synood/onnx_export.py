@@ -6,7 +6,7 @@
 __all__ = ['OPSET', 'TOLERANCE', 'Judge', 'FromPixels', 'resize_rule', 'difference', 'write_onnx']
 
 # %% ../nbs/10c_onnx.ipynb #4c1866f7
-import copy, importlib, io, json, logging, sys
+import copy, importlib, inspect, io, json, logging, sys
 from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
 from itertools import product
@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from open_clip.transform import image_transform
 from torch import nn
+import synood.images as images
 from .features import Clip, describe
 from .finetuning import Projection
 from .negatives import as_unit
-from .runs import atomic_folder, progress, versions
+from .runs import atomic_folder, file_hash, progress, versions
 from .scores import group_columns, grouped_mass
 
 # %% ../nbs/10c_onnx.ipynb #abe62979
@@ -92,42 +93,103 @@ def resize_rule(clip: Clip) -> dict:
     raise ValueError(f'the CLIP prepares pictures in a way that open_clip does not know and that cannot be exported: {found}')
 
 # %% ../nbs/10c_onnx.ipynb #e530fced
-_SCRIPT = '''"""Tells ID from OOD: python score.py PICTURE ...   Needs numpy, pillow and onnxruntime.
+_HEAD = '''#!/usr/bin/env python
+"""Tells ID from OOD: python score.py PICTURE ...   Needs numpy, pillow and onnxruntime.
 
-One line per picture: path, score, ID or OOD (if there is a threshold), nearest label and its confidence, nearest negative label."""
-import json, sys
+One line per picture: path, score, ID or OOD (if there is a threshold), nearest label and its confidence, nearest negative label, with tabs between
+and with what cannot be printed written as Python does. A picture that cannot be read gets a line on stderr, and the status is 1 at the end.
+Of this folder only this file runs code; detector.onnx and detector.json are read as data."""
+import os, sys
+sys.path[:] = [p for p in sys.path if os.path.abspath(p) != os.path.dirname(os.path.abspath(__file__))]  # no module of this folder is imported
+import hashlib, io, json, logging, warnings
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
-import numpy as np
-from PIL import Image
+from threading import RLock
+from typing import Callable
 
-def pixels(path, rule):
+def give_up(why):
+    print(f'score.py: {why}', file=sys.stderr)
+    sys.exit(2)
+
+try:
+    import numpy as np
+    from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+except ImportError as error: give_up(f'{error}: pip install numpy pillow onnxruntime')
+
+'''
+
+def _reading():
+    "The lines of `synood.images` that make 8-bit RGB of a file."
+    source = inspect.getsource(images)
+    lines = source[source.index('def as_rgb('):source.index('@dataclass(frozen=True, eq=False)\nclass ImageSet')].splitlines()
+    return '\n'.join(line for line in lines if not line.startswith('# %%')) + '\n'
+
+# %% ../nbs/10c_onnx.ipynb #0eea7d2a
+_TAIL = '''def resized(picture, rule):
     "The picture as the network takes it: (size, size, 3) uint8, by the rule in detector.json."
-    with Image.open(path) as picture:
-        if picture.mode[0] in 'IF': raise OSError(f'{path}: save it with 8 bits per colour')
-        picture = picture.convert('RGB')
     (w, h), size, mode = picture.size, rule['size'], rule['mode']
     if mode == 'shortest': w, h = (size, int(size*h/w)) if w <= h else (int(size*w/h), size)
     elif mode == 'longest': w, h = (round(side/(max(w, h)/size)) for side in (w, h))
     else: w, h = size, size
     square = Image.new('RGB', (size, size), (rule['fill'],)*3)
     corner = [(size - side)//2 if side < size else -round((side - size)/2) for side in (w, h)]
-    square.paste(picture.resize((w, h), Image.Resampling[rule['interpolation'].upper()]), tuple(corner))
+    square.paste(picture.resize((max(w, 1), max(h, 1)), Image.Resampling[rule['interpolation'].upper()]), tuple(corner))
     return np.asarray(square)
 
-def main(paths, folder=Path(__file__).parent):
-    import onnxruntime
-    about = json.loads((folder/'detector.json').read_text(encoding='utf-8'))
-    session = onnxruntime.InferenceSession(folder/'detector.onnx', providers=['CPUExecutionProvider'])
-    for path in paths:
-        try: image = pixels(path, about['resize'])
-        except OSError as error: sys.exit(f'score.py: {error}')
-        score, label, confidence, negative = (found[0] for found in session.run(None, {'image': image[None]}))
-        verdict = '' if about['threshold'] is None else 'OOD' if score < about['threshold'] else 'ID'
-        nearest = about['negative_names'][negative] if negative >= 0 else ''
-        print(path, f'{score:.6f}', verdict, about['names'][label], f'{confidence:.6f}', nearest, sep='\\t')
+def pixels(path, rule, orient=False):
+    "The file as the network takes it; orient: turned as its EXIF note says."
+    if os.path.isdir(path): raise ValueError(f'{path}: a folder: name the pictures in it')
+    return read_image(path, orient=orient, then=lambda picture: resized(picture, rule))
 
-if __name__ == '__main__': main(sys.argv[1:]) if sys.argv[1:] else sys.exit(__doc__)
+def printable(text):
+    "A text for one field of a line."
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(text))
+
+def opened(folder):
+    "What detector.json says, and the network; the program ends with one line if the folder is incomplete or damaged."
+    try:
+        about = json.loads((folder/'detector.json').read_text(encoding='utf-8'))
+        files = {name: (folder/name).read_bytes() for name in about['files']}
+    except OSError as error: give_up(f'{folder}: {error.filename and Path(error.filename).name} cannot be read ({error.strerror}): bring the whole folder again')
+    except (ValueError, KeyError, TypeError, RecursionError) as error: give_up(f'{folder}/detector.json is damaged ({printable(error)}): bring the whole folder again')
+    for name, known in about['files'].items():
+        if hashlib.sha256(files[name]).hexdigest() != known: give_up(f'{folder}/{name} is not the file that was exported: bring the whole folder again')
+    try: import onnxruntime
+    except ImportError as error: give_up(f'{error}: pip install onnxruntime')
+    try: session = onnxruntime.InferenceSession(folder/'detector.onnx', providers=['CPUExecutionProvider'])
+    except Exception as error: give_up(f'{folder}/detector.onnx cannot be opened ({printable(error)})')
+    undecided = '; no threshold: nothing was decided' if about['threshold'] is None else ''
+    print(f'score.py: of {folder} only score.py runs code, detector.onnx and detector.json are data{undecided}', file=sys.stderr)
+    return about, session
+
+def line_of(path, about, session):
+    "The line of a picture."
+    image = pixels(path, about['resize'], about['orient'])
+    score, label, confidence, negative = (found[0] for found in session.run(None, {'image': image[None]}))
+    verdict = '' if about['threshold'] is None else 'OOD' if score < about['threshold'] else 'ID'
+    nearest = about['negative_names'][negative] if negative >= 0 else ''
+    return '\\t'.join(map(printable, (path, f'{score:.6f}', verdict, about['names'][label], f'{confidence:.6f}', nearest)))
+
+def main(paths, folder=Path(__file__).parent):
+    "Print a line for every picture; the status: 0, or 1 if one could not be read."
+    for stream in (sys.stdout, sys.stderr): stream.reconfigure(errors='backslashreplace')
+    (about, session), status = opened(folder), 0
+    for path in paths:
+        try: line = line_of(path, about, session)
+        except Exception as error:
+            why, status = str(error) or type(error).__name__, 1
+            print('score.py:', printable(why if str(path) in why else f'{path}: {why}'), file=sys.stderr)
+        else: print(line, flush=True)
+    return status
+
+if __name__ == '__main__':
+    try: sys.exit(main(sys.argv[1:]) if sys.argv[1:] else __doc__)
+    except KeyboardInterrupt: sys.exit(130)
+    except BrokenPipeError: os._exit(0)  # whoever read the lines wants no more
 '''
+_SCRIPT = _HEAD + _reading() + '\n' + _TAIL
 
 # %% ../nbs/10c_onnx.ipynb #812be72d
 OPSET = 18
@@ -205,10 +267,37 @@ def _packages():
         except ImportError as e: raise ImportError(f'ONNX export cannot import {name} ({e}): pip install synood[onnx]') from None
     return {name: version(name) for name in names}
 
+def _readme(about):
+    "What the folder holds, and which of its files run code."
+    decides = 'It has no threshold: nothing is decided.' if about['threshold'] is None else f"A picture that scores below {about['threshold']!r} is called OOD."
+    return f"""# A detector of synood as ONNX
+
+Tells whether a picture belongs to one of {len(about['names'])} classes. {decides}
+
+    pip install numpy pillow onnxruntime
+    python score.py PICTURE ...
+
+| file | runs code | what it is |
+|---|---|---|
+| score.py | **yes** | reads pictures, resizes them, asks the network, prints a line for each |
+| {', '.join(name for name in about['files'])} | no | the network, of standard ONNX operators alone |
+| detector.json | no | names, threshold, resizing, and the sha256 of the network |
+| README.md | no | this text |
+
+Read score.py before you run it, as any program from elsewhere; it imports nothing from this folder. Other programs need detector.onnx and detector.json alone.
+The lines of score.py are plain text with tabs, not made safe for a spreadsheet.
+"""
+
+def _standard(program):
+    "The program; RuntimeError if it needs more than the operators of the ONNX standard."
+    others = sorted({node.domain for node in program.model.graph.all_nodes()} - {'', 'ai.onnx'})
+    if others or program.model.functions: raise RuntimeError(f'torch {torch.__version__} wrote operators that are not of the ONNX standard ({", ".join(others) or "functions"}): nothing was written')
+    return program
+
 def write_onnx(clip: Clip, judge: nn.Module, folder: Path,
-               meta: dict  # names, negative_names, threshold (or None); all of it goes into detector.json
+               meta: dict  # names, negative_names, threshold (or None), orient (or not); all of it goes into detector.json
               ) -> Path:
-    """Write detector.onnx, detector.json and score.py to a new folder; returns the folder.
+    """Write detector.onnx, detector.json, score.py and README.md to a new folder; returns the folder.
 
     ImportError without the extra `onnx`, FileExistsError if the folder is there, ValueError for a transform or labels that do not fit,
     RuntimeError if torch cannot export the network or onnxruntime finds other scores than torch."""
@@ -219,10 +308,11 @@ def write_onnx(clip: Clip, judge: nn.Module, folder: Path,
     if judge.text.shape[1] != clip.width: raise ValueError(f'labels {judge.text.shape[1]} wide and a CLIP {clip.width} wide do not fit')
     network = copy.deepcopy(FromPixels(clip, judge)).cpu().eval().requires_grad_(False)
     tensors = {name: text.format(**rule) for name, text in _TENSORS.items()}
-    about = dict(format='synood-onnx-1', **meta, resize=rule, tensors=tensors, weights=clip.hash, opset=OPSET, versions=versions() | packages)
+    about = dict(format='synood-onnx-2', orient=False) | meta | dict(resize=rule, tensors=tensors, weights=clip.hash, opset=OPSET, versions=versions() | packages)
     with atomic_folder(folder) as tmp, progress(desc='onnx', total=2) as bar:
-        _saved(_exported(network, rule['size']), tmp/'detector.onnx'); bar.update()
+        _saved(_standard(_exported(network, rule['size'])), tmp/'detector.onnx'); bar.update()
         _verify(network, tmp/'detector.onnx', rule['size']); bar.update()
-        (tmp/'detector.json').write_text(json.dumps(about, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
-        (tmp/'score.py').write_text(_SCRIPT, encoding='utf-8')
+        about['files'] = {path.name: file_hash(path) for path in sorted(tmp.iterdir())}
+        for name, text in (('detector.json', json.dumps(about, indent=1, ensure_ascii=False) + '\n'), ('score.py', _SCRIPT), ('README.md', _readme(about))):
+            (tmp/name).write_text(text, encoding='utf-8')
     return folder
