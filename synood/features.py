@@ -6,8 +6,8 @@
 __all__ = ['models_used', 'BATCH', 'unit', 'cosine', 'hub_repository', 'random_folder', 'locate_model', 'find_model', 'Clip',
            'device', 'memory_format', 'built', 'openai_bpe', 'clip_tokenizer', 'readable', 'whole', 'load_clip',
            'encode_text', 'encode_images', 'encode_pixels', 'Crop', 'Classifier', 'load_classifier', 'penultimate_of',
-           'classify', 'describe', 'save_clip', 'read_arrays', 'cached', 'set_hash', 'image_features',
-           'classifier_features', 'Pixels', 'text_features']
+           'classify', 'describe', 'save_clip', 'arrays_hash', 'pack_arrays', 'unpack_arrays', 'read_arrays', 'cached',
+           'read_hash', 'set_hash', 'image_features', 'classifier_features', 'Pixels', 'text_features']
 
 # %% ../nbs/05_features.ipynb #c1923cd8
 import hashlib, json, math, os, re, shutil, warnings
@@ -20,18 +20,18 @@ import numpy as np
 import open_clip
 import timm
 import torch
-from filelock import FileLock
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 from torchvision.transforms import Compose, InterpolationMode, Normalize, RandomResizedCrop, ToTensor
 from torchvision.transforms.functional import hflip, resized_crop
 from transformers import CLIPTokenizer
 from .folders import checked_folder, first_line, lent, loading, part_settings, read_settings, shards, word_settings
 from .images import ImageSet
-from .runs import asset, atomic_write, digest, embedded_folder, file_hash, in_threads, progress, sweep, work_off, writing
+from .runs import (asset, atomic_write, digest, embedded_folder, file_hash, in_threads, is_settled, lock, make_folder, mark,
+                         progress, sweep, work_off, writing)
 
 # %% ../nbs/05_features.ipynb #55c0216c
 def unit(x: np.ndarray) -> np.ndarray:
@@ -273,7 +273,7 @@ def _model_files(folder):
 
 def _stamp(folder):
     "What tells a replaced file from the old one, without reading it."
-    return tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in _model_files(folder))
+    return tuple((f.name, mark(f)) for f in _model_files(folder))
 
 # %% ../nbs/05_features.ipynb #5a3b7e54
 def load_clip(ids: tuple[str, ...]  # tried in order, see `find_model`
@@ -467,15 +467,40 @@ def save_clip(model: torch.nn.Module,  # of the same architecture as the first C
     atomic_write(Path(folder)/'open_clip_model.safetensors', save({key: value.numpy() for key, value in state.items()}))
 
 # %% ../nbs/05_features.ipynb #8029fdd6
+def arrays_hash(arrays: dict[str, np.ndarray]) -> str:
+    "sha256 of the names, kinds, shapes and values of arrays."
+    total = hashlib.sha256()
+    for name, a in sorted(arrays.items()):
+        total.update(f'{name} {a.dtype.str} {a.shape}\n'.encode())
+        total.update(np.ascontiguousarray(a).reshape(-1).view(np.uint8))
+    return total.hexdigest()
+
+def pack_arrays(arrays: dict[str, np.ndarray], **about: str) -> bytes:
+    "A safetensors file that holds the hash of its arrays beside them, and what else is said about them."
+    return save(arrays, metadata={'sha256': arrays_hash(arrays), **about})
+
+_vouched = {}  # path -> mark of the file when its arrays were last compared with their hash
+
+def unpack_arrays(path: Path, anew: bool = False) -> dict[str, np.ndarray]:
+    "The arrays of a file, compared with their hash if it holds one, again only if the file has changed, or `anew`. ValueError says what is wrong."
+    seen = mark(path)
+    try:
+        with safe_open(path, 'numpy') as f: found, about = {name: f.get_tensor(name) for name in f.keys()}, f.metadata() or {}
+    except (SafetensorError, ValueError, TypeError) as e: raise ValueError(' '.join(str(e).split())) from None
+    if 'sha256' in about and (anew or _vouched.get(str(path)) != seen):
+        if arrays_hash(found) != about['sha256']: raise ValueError('its values are not those that were written')
+        if is_settled([seen]): _vouched[str(path)] = seen
+    return found
+
 def read_arrays(path: Path, count: int) -> dict[str, np.ndarray] | None:
     "Arrays of `count` rows from a file; None if it is missing or, with a warning, damaged."
     if not path.exists(): return None
-    try: found = load_file(path)
-    except SafetensorError as e: problem = str(e)
+    try: found = unpack_arrays(path)
+    except ValueError as e: problem = str(e)
     else:
         if found and all(len(a) == count for a in found.values()): return found
         problem = f'it has not {count} rows'
-    warnings.warn(f'{path} is damaged ({problem}) and is made again')
+    warnings.warn(f'the cache is damaged at {path} ({problem}) and is made again')
 
 # %% ../nbs/05_features.ipynb #8425c1eb
 def _joined(parts, count):
@@ -491,22 +516,23 @@ def _joined(parts, count):
 def _make_whole(final, ranges, make, about):
     "Make the parts that are missing, beside whoever else does, and one file of them all."
     parts, locks = final.with_suffix('.parts'), final.parent/'.locks'
-    for folder in (parts, locks): folder.mkdir(exist_ok=True)
+    for folder in (parts, locks): make_folder(folder)
     def path(k): return parts/f'{k:05d}.safetensors'
     def stands(k): return path(k).exists() or final.exists()  # in this order: parts go when the whole is there
-    def fill(k): atomic_write(path(k), save(make(ranges[k])))
+    def fill(k): atomic_write(path(k), pack_arrays(make(ranges[k])))
     def part(k):
         while (found := read_arrays(path(k), len(ranges[k]))) is None: fill(k)  # damaged
         return found
-    def lock(name): return locks/f'{final.stem}-{name}.lock'
-    with FileLock(lock('whole')):
+    def turn(name): return locks/f'{final.stem}-{name}.lock'
+    with lock(turn('whole')):
         sweep(final.parent, final.name, alone=True)  # who holds the lock is the only one to write it
         if final.exists() and read_arrays(final, ranges[-1].stop) is None: final.unlink()  # damaged
     with progress(desc='features', total=ranges[-1].stop) as bar:
-        work_off(len(ranges), stands, fill, lock, lambda k: bar.update(len(ranges[k])))
-    with FileLock(lock('whole')):
-        if not final.exists(): atomic_write(final, save(_joined(map(part, range(len(ranges))), ranges[-1].stop), metadata={'about': about}))
-    for used in locks.glob(lock('*').name): used.unlink(missing_ok=True)
+        work_off(len(ranges), stands, fill, turn, lambda k: bar.update(len(ranges[k])))
+    with lock(turn('whole')):
+        if not final.exists():
+            atomic_write(final, pack_arrays(_joined(map(part, range(len(ranges))), ranges[-1].stop), about=about))
+    for used in locks.glob(turn('*').name): used.unlink(missing_ok=True)
 
 def cached(cache: Path | None,  # folder; None computes without keeping
            about: dict,  # all that decides the arrays; its hash is the file's name
@@ -520,24 +546,35 @@ def cached(cache: Path | None,  # folder; None computes without keeping
     text = json.dumps(about, sort_keys=True)
     final = Path(cache)/f'{hashlib.sha256(text.encode()).hexdigest()}.safetensors'
     with writing(final.parent):
-        final.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(final.parent)
         while (found := read_arrays(final, count)) is None: _make_whole(final, ranges, make, text)
     shutil.rmtree(final.with_suffix('.parts'), ignore_errors=True)  # also those of a process killed just before this line
     return found
 
 # %% ../nbs/05_features.ipynb #c33dbae6
+def read_hash(known: Path) -> str:
+    "The hash of an image set that `set_hash` kept in a file; empty if there is none or, with a warning, if it is damaged."
+    try: noted = known.read_text(encoding='utf-8', errors='replace').split()
+    except FileNotFoundError: return ''
+    if len(noted) == 2 and noted[1] == digest([known.name, noted[0]]): return noted[0]
+    warnings.warn(f'the hash in {known} is damaged, and its images are read again')
+    return ''
+
 def set_hash(images: ImageSet, cache: Path | None) -> str:
-    "`images.hash`, read from the cache while path, size and time of every file stay the same: hashing ImageNet reads 150 GB."
+    "`images.hash`, read from the cache while every file stays what it is, see `mark`: hashing ImageNet reads 150 GB."
     if cache is None or 'hash' in images.__dict__: return images.hash
-    stats = in_threads(os.stat, images.paths)
-    listing = digest([str(Path(images.root).resolve()), [(n, s.st_size, s.st_mtime_ns) for n, s in zip(images.files, stats)], *(['turned'] if images.orient else [])])
-    known = Path(cache)/'hashes'/listing
-    with writing(known.parent):
-        known.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(known.with_suffix('.lock')):
-            if not known.exists(): atomic_write(known, images.hash)
-    images.__dict__['hash'] = known.read_text()  # as if it had been computed here
-    return images.hash
+    marks = in_threads(mark, images.paths)
+    about = [str(Path(images.root).resolve()), list(zip(images.files, marks)), *(['turned'] if images.orient else [])]
+    known = Path(cache)/'hashes'/digest(about)
+    if not (found := read_hash(known)):  # who may only read needs no lock
+        with writing(known.parent):
+            make_folder(known.parent)
+            with lock(known.with_suffix('.lock')):
+                if not (found := read_hash(known)):
+                    found = images.hash
+                    atomic_write(known, f'{found} {digest([known.name, found])}\n')
+    images.__dict__['hash'] = found  # as if it had been computed here
+    return found
 
 # %% ../nbs/05_features.ipynb #1a1f6027
 def _set_features(network, forward, images, cache, kind):

@@ -8,14 +8,14 @@ __all__ = ['published', 'half_width', 't_interval', 'cell', 'paired', 'differenc
            'save_figure', 'merge_results', 'folders_used', 'ledger']
 
 # %% ../nbs/04b_report.ipynb #662fbf54
-import csv, dataclasses, io, json, re
+import csv, dataclasses, io, json, os, re
 from importlib.resources import files
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from .metrics import paired_interval
-from .runs import atomic_write, merge_rows, note_output, stage_folder, stages
+from .runs import (CannotWrite, atomic_write, inside, lock, make_folder, merge_rows, note_output, one_spelling, stage_folder,
+                         stages, understood, writing)
 from .scales import get_scale
 
 # %% ../nbs/04b_report.ipynb #a2560518
@@ -25,7 +25,7 @@ def published(table: str) -> pd.DataFrame:
     if not file.is_file():
         known = sorted(p.name[:-4] for p in (files('synood')/'assets'/'reference').iterdir())
         raise ValueError(f'no published table {table!r}: there are {", ".join(known)}')
-    with file.open() as f: return pd.read_csv(f)
+    with file.open(encoding='utf-8') as f: return pd.read_csv(f)
 
 # %% ../nbs/04b_report.ipynb #85ab4f80
 def half_width(values, level: float = .95) -> float:
@@ -91,10 +91,16 @@ def where(scale) -> str:
     return f'scale {scale.name}, world {scale.world}{chosen}'
 
 # %% ../nbs/04b_report.ipynb #903875ad
-def figures_folder(scale, root: Path) -> Path:
-    "paper_figures/<scale> beside the runs folder; made when missing."
-    folder = Path(root).resolve().parent/'paper_figures'/get_scale(scale).name
-    folder.mkdir(parents=True, exist_ok=True)
+def figures_folder(scale, root: Path, to_write: bool = False) -> Path:
+    """paper_figures/<scale> beside a root that is named runs, and inside any other; made when missing.
+
+    `to_write`: a `CannotWrite` if nothing can be written to it, for whoever will do so hours later."""
+    root = Path(root).resolve()
+    folder = (root.parent if root.name == 'runs' else root)/'paper_figures'/get_scale(scale).name
+    one_spelling(folder)
+    with writing(folder.parent.parent): make_folder(folder)
+    if to_write and not os.access(folder, os.W_OK | os.X_OK):
+        raise CannotWrite(f'{folder}: tables and figures cannot be written to it: make it writable or choose another root')
     return folder
 
 def _write(path, content):
@@ -178,31 +184,41 @@ def save_figure(fig, name: str, scale, root: Path):
 
 # %% ../nbs/04b_report.ipynb #cf423cc0
 def merge_results(scale, root: Path) -> pd.DataFrame:
-    "Write results.csv and manifest.json of a scale to its figures folder; return the rows."
+    "Write results.csv and manifest.json of a scale to its figures folder; return the rows. ValueError names a damaged file that they come from."
     scale, folder = get_scale(scale), figures_folder(scale, root)
-    with FileLock(Path(root)/scale.name/'.results.lock'):  # of two at once, the later one has read the rows of both
+    with lock(Path(root)/scale.name/'.results.lock'):  # of two at once, the later one has read the rows of both
         rows = merge_rows(root, scale.name)
         atomic_write(folder/'results.csv', rows.to_csv(index=False))
     found = sorted({int(s) for s in rows.seed}) or scale.seeds
     behind = {stage_folder(name, scale, s, root) for name in stages.names() for s in found} | folders_used(root, scale.name, folder/'manifest.json')
-    manifests = {f.relative_to(root).as_posix(): json.loads((f/'manifest.json').read_text()) for f in sorted(behind) if f.exists()}
+    manifests = {f.relative_to(root).as_posix(): _read_json(f/'manifest.json', 'its folder') for f in sorted(behind) if f.exists()}
     text = json.dumps(dict(scale=dataclasses.asdict(scale), stages=manifests), indent=1, sort_keys=True) + '\n'
     atomic_write(folder/'manifest.json', text.replace(str(Path(root).resolve()), Path(root).name))  # a network of one's own is named by its place
     return rows
 
+def _read_json(path, what, *keys):
+    "The object in a JSON file, which must have the `keys`; `what` is to be deleted if it is damaged."
+    with understood(path, f'delete {what}, and it is made again'):
+        found = json.loads(path.read_text(encoding='utf-8'))
+        if not isinstance(found, dict): raise ValueError('it holds no object')
+        if lost := [key for key in keys if not isinstance(found.get(key), dict)]: raise ValueError(f'it has no {lost[0]}')
+    return found
+
 def folders_used(root: Path, scale: str, manifest: Path) -> set[Path]:
     "Stage folders that the records of a scale's notebooks name, for experiments that change settings, and those of the last manifest."
     root, noted = Path(root), []
-    for record in (root/scale/'notebooks').glob('*.json'): noted += json.loads(record.read_text())['outputs']
+    for record in (root/scale/'notebooks').glob('*.json'): noted += _read_json(record, 'it', 'outputs')['outputs']
     folders = {root/Path(name).relative_to(root.resolve()) for name in noted if Path(name).is_relative_to(root.resolve()) and (Path(name)/'manifest.json').exists()}
-    return folders | ({root/name for name in json.loads(manifest.read_text())['stages']} if manifest.exists() else set())
+    last = _read_json(manifest, 'it', 'stages')['stages'] if manifest.exists() else ()
+    return folders | {root/inside(name, manifest) for name in last}
 
 # %% ../nbs/04b_report.ipynb #15b7fffc
 def ledger(scale, root: Path) -> pd.DataFrame:
     "Published (ImageNet) and our averages over the far-OOD sets, per method of Table 1 that has rows at this scale."
     scale, file = get_scale(scale), figures_folder(scale, root)/'results.csv'
-    rows = pd.read_csv(file, keep_default_na=False) if file.exists() else pd.DataFrame(columns=['experiment'])
-    rows = rows[rows.experiment == 'table1']
+    with understood(file, 'delete it, and run `synood reproduce` again'):
+        rows = pd.read_csv(file, keep_default_na=False) if file.exists() else pd.DataFrame(columns=['experiment'])
+        rows = rows[rows.experiment == 'table1']
     if rows.empty: raise FileNotFoundError(f'no Table 1 rows at scale {scale.name} in {file}: run `synood reproduce --scale {scale.name}`')
     here = f'{scale.name}, world {scale.world}'
     paper, lines = published('table1').query('ood_dataset == "Average"').set_index('method'), []

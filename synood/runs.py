@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['stages', 'SMALL', 'ROW', 'progress', 'in_threads', 'temporary', 'sweep', 'CannotWrite', 'writing', 'settle',
            'make_folder', 'atomic_file', 'atomic_write', 'atomic_folder', 'inside', 'understood', 'digest', 'mark',
-           'file_hash', 'folder_hash', 'asset', 'embedded_folder', 'code_hash', 'walk', 'while_unchanged',
+           'is_settled', 'file_hash', 'folder_hash', 'asset', 'embedded_folder', 'code_hash', 'walk', 'while_unchanged',
            'listing_hash', 'schooled', 'fingerprint', 'Stage', 'stage', 'stage_key', 'stage_folder', 'ScaleView',
            'CannotLock', 'lock', 'shares', 'work_off', 'Job', 'versions', 'stage_problem', 'repair_command', 'log_time',
            'note_output', 'one_spelling', 'run_stage', 'Rows', 'row_problem', 'read_rows', 'read_published',
@@ -227,7 +227,7 @@ def mark(path: Path) -> tuple[int, int, int, int] | None:
     except OSError: return None
     return status.st_ino, status.st_ctime_ns, status.st_size, status.st_mtime_ns
 
-def _is_settled(marks):
+def is_settled(marks):
     "Whether all these were last written long enough ago for a new mark to follow from a new content."
     return all(max(m[1], m[3]) < time.time_ns() - 2*10**9 for m in marks if m)  # two seconds, the coarsest clock of a file system
 
@@ -238,8 +238,10 @@ def file_hash(path: Path) -> str:
     seen, known = mark(path), _hashes.get(str(path))
     if known and known[0] == seen: return known[1]
     with open(path, 'rb') as f: found = hashlib.file_digest(f, 'sha256').hexdigest()
-    if _is_settled([seen]): _hashes[str(path)] = seen, found
+    if is_settled([seen]): _hashes[str(path)] = seen, found
     return found
+
+file_hash.cache_clear = _hashes.clear
 
 _DROPPED = re.compile(r'\.DS_Store|Thumbs\.db|desktop\.ini|\._.*|\.nfs[0-9a-f]+|\.fuse_hidden.*', re.I | re.S)  # by file managers and network file systems
 
@@ -315,7 +317,7 @@ def while_unchanged(look: Callable, most: int = 8) -> Callable:
         if args in known and all(mark(path) == m for path, m in known[args][0].items()): return known[args][1]
         known.pop(args, None)
         marks, found = _marks(args[-1]), look(*args)
-        if _is_settled(marks.values()): known[args] = marks, found
+        if is_settled(marks.values()): known[args] = marks, found
         while len(known) > most: del known[next(iter(known))]
         return found
     call.cache_clear = known.clear
@@ -542,7 +544,7 @@ def stage_problem(folder: Path, whole: bool = False) -> str:
     marks = {path: mark(path) for path in [*sizes, folder/'manifest.json']}
     if not whole and _compared.get(folder) == marks: return ''
     if folder_hash(folder) != content: return 'the content of its files is not what was made'
-    if _is_settled(marks.values()): _compared[folder] = marks
+    if is_settled(marks.values()): _compared[folder] = marks
     return ''
 
 def repair_command(root: Path) -> str:

@@ -7,16 +7,15 @@ __all__ = ['learning_rate', 'epoch_rate', 'FineTuning', 'linear', 'update', 'one
            'note_losses', 'train_once']
 
 # %% ../nbs/07b_training.ipynb #ec2b5e39
-import json, math, os, time
+import hashlib, json, math, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from .runs import atomic_write, progress, temporary, writing
+from .runs import atomic_file, atomic_write, lock, make_folder, progress
 
 # %% ../nbs/07b_training.ipynb #24eca8b7
 def learning_rate(step: int, total: int, warmup: int, top: float) -> float:
@@ -31,6 +30,14 @@ def epoch_rate(epoch: int, epochs: int, top: float, first: float = 1e-5) -> floa
     return first if epoch == 0 else top*(1 + math.cos(math.pi*(epoch - 1)/epochs))/2
 
 # %% ../nbs/07b_training.ipynb #71456677
+def _tensors_hash(tensors):
+    "sha256 of the names and values of tensors on the CPU."
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
 @dataclass
 class FineTuning:
     "A network in training, with all that a later process needs to go on."
@@ -44,12 +51,9 @@ class FineTuning:
         tensors = {f'model.{k}': v for k, v in self.model.state_dict().items()}
         moments = self.optimiser.state_dict()['state']
         tensors |= {f'optimiser.{i}.{k}': v for i, entry in moments.items() for k, v in entry.items()}
-        draft = temporary(path)
-        with writing(path.parent):
-            try:
-                save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft, {'losses': json.dumps(self.losses)})
-                os.replace(draft, path)
-            finally: draft.unlink(missing_ok=True)
+        with atomic_file(path) as draft:
+            tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+            save_file(tensors, draft, {'losses': json.dumps(self.losses), 'sha256': _tensors_hash(tensors)})
         self.saved = time.time()
 
     def checkpoint(self, path: Path | None, seconds_between: float = 60.):
@@ -61,8 +65,10 @@ class FineTuning:
         if not path or not path.exists(): return
         try:
             with safe_open(path, 'pt') as found:
-                tensors, self.losses = {k: found.get_tensor(k) for k in found.keys()}, json.loads(found.metadata()['losses'])
-        except (SafetensorError, TypeError, KeyError, ValueError) as e: raise ValueError(f'{path} is damaged ({e}): delete it, and the training begins anew') from None
+                tensors, about = {k: found.get_tensor(k) for k in found.keys()}, found.metadata()
+            if about.get('sha256') not in (None, _tensors_hash(tensors)): raise ValueError('its values are not those that were written')
+            self.losses = json.loads(about['losses'])
+        except (SafetensorError, AttributeError, TypeError, KeyError, ValueError) as e: raise ValueError(f'{path} is damaged ({e}): delete it, and the training begins anew') from None
         self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith('model.')})
         moments = {}
         for key, value in tensors.items():
@@ -125,9 +131,9 @@ def train_course(course: FineTuning,
 def training_turn(job,  # see `Job`
                   waits: bool = True):  # False for all but the first of several processes that train together
     "The checkpoint's path for the process whose turn it is to train, None where the training is done; the folder is left without a checkpoint."
-    checkpoint, lock = job.folder/'checkpoint.safetensors', job.final.parent/'.locks'/f'{job.final.name}.training.lock'
-    lock.parent.mkdir(exist_ok=True)
-    with FileLock(lock) if waits else nullcontext():
+    checkpoint, turn = job.folder/'checkpoint.safetensors', job.final.parent/'.locks'/f'{job.final.name}.training.lock'
+    make_folder(turn.parent)
+    with lock(turn) if waits else nullcontext():
         yield None if (job.folder/'training.json').exists() or job.final.exists() else checkpoint
         if waits: checkpoint.unlink(missing_ok=True)
 
