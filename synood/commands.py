@@ -23,7 +23,6 @@ _JSON = typer.Option(False, '--json', help='Print JSON.')
 
 def tell(about: dict, as_json: bool):
     "Print a result: as one JSON object in ASCII, which any terminal takes, or line by line."
-    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace')
     print(json.dumps(about, default=str) if as_json else '\n'.join(f'{name}: {value}' for name, value in about.items()))
 
 # %% ../nbs/16e_commands.ipynb #a1a707fa
@@ -209,19 +208,19 @@ def write_scores(detector, images: Path, out: Path, lines: bool, key: str, sprea
     """Write the table of all images to `out`, a file or links to one; return `count_of` it. Stopped, the same call goes on; `key` tells one call from another.
 
     Beside the table lie, until it is complete, what is done of it and how far that goes. BlockingIOError if another process is writing it."""
-    from filelock import FileLock, Timeout
-    from synood.runs import digest
+    from filelock import Timeout
+    from synood.runs import digest, lock
     place = destination(out)
     name = place.name if len(os.fsencode(place.name)) < 150 else digest(place.name)  # what stands beside it has longer names
-    part, lock = place.with_name(f'.{name}.{key}.part'), FileLock(place.with_name(f'.{name}.part.lock'), timeout=0)
+    part, held = place.with_name(f'.{name}.{key}.part'), place.with_name(f'.{name}.part.lock')
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with lock:
+        with lock(held, 0):
             counts = _write_part(detector, images, part, lines, form_of(out, lines)[1], spreadsheet, size)
             if place.exists(): shutil.copymode(place, part)
             os.replace(part, place)
             _state(part).unlink(missing_ok=True)
-            Path(lock.lock_file).unlink(missing_ok=True)  # a process that comes now begins anew
+            held.unlink(missing_ok=True)  # a process that comes now begins anew
     except Timeout: raise BlockingIOError(f'{out} is being written by another process: wait for it') from None
     return counts
 
@@ -273,17 +272,13 @@ def count_up(images, seconds: float = 2.) -> int | None:
 
 # %% ../nbs/16e_commands.ipynb #5e0a5933
 def write_stream(detector, images: Path, place: Path | None, lines: bool, zipped: bool = False, spreadsheet: bool = False, size: int | None = None) -> list[int]:
-    "Write the table of all images to a named pipe, or to standard output if `place` is None, batch by batch; return `count_of` what was written before its reader left."
+    "Write the table of all images to a named pipe, or to standard output if `place` is None, batch by batch; return `count_of` it. BrokenPipeError if its reader has left."
     counts = [0, 0, 0]
-    try:
-        if place: print(f'{place} waits for a reader', file=sys.stderr)
-        with open(place, 'wb') if place else nullcontext(sys.stdout) as f:
-            for table in _tables(detector, images, 0, size):
-                _send(f, pack(table, lines, zipped, head=not counts[0], spreadsheet=spreadsheet))
-                counts = _add(counts, table)
-    except BrokenPipeError:
-        print(f'the reader of the table has left after {counts[0]} images', file=sys.stderr)
-        if not place: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at the end
+    if place: print(f'{place} waits for a reader', file=sys.stderr)
+    with open(place, 'wb') if place else nullcontext(sys.stdout) as f:
+        for table in _tables(detector, images, 0, size):
+            _send(f, pack(table, lines, zipped, head=not counts[0], spreadsheet=spreadsheet))
+            counts = _add(counts, table)
     return counts
 
 def _send(f, content):
