@@ -23,7 +23,6 @@ _JSON = typer.Option(False, '--json', help='Print JSON.')
 
 def tell(about: dict, as_json: bool):
     "Print a result: as one JSON object in ASCII, which any terminal takes, or line by line."
-    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace')
     print(json.dumps(about, default=str) if as_json else '\n'.join(f'{name}: {value}' for name, value in about.items()))
 
 # %% ../nbs/16e_commands.ipynb #a1a707fa
@@ -273,17 +272,13 @@ def count_up(images, seconds: float = 2.) -> int | None:
 
 # %% ../nbs/16e_commands.ipynb #5e0a5933
 def write_stream(detector, images: Path, place: Path | None, lines: bool, zipped: bool = False, spreadsheet: bool = False, size: int | None = None) -> list[int]:
-    "Write the table of all images to a named pipe, or to standard output if `place` is None, batch by batch; return `count_of` what was written before its reader left."
+    "Write the table of all images to a named pipe, or to standard output if `place` is None, batch by batch; return `count_of` it. BrokenPipeError if its reader has left."
     counts = [0, 0, 0]
-    try:
-        if place: print(f'{place} waits for a reader', file=sys.stderr)
-        with open(place, 'wb') if place else nullcontext(sys.stdout) as f:
-            for table in _tables(detector, images, 0, size):
-                _send(f, pack(table, lines, zipped, head=not counts[0], spreadsheet=spreadsheet))
-                counts = _add(counts, table)
-    except BrokenPipeError:
-        print(f'the reader of the table has left after {counts[0]} images', file=sys.stderr)
-        if not place: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at the end
+    if place: print(f'{place} waits for a reader', file=sys.stderr)
+    with open(place, 'wb') if place else nullcontext(sys.stdout) as f:
+        for table in _tables(detector, images, 0, size):
+            _send(f, pack(table, lines, zipped, head=not counts[0], spreadsheet=spreadsheet))
+            counts = _add(counts, table)
     return counts
 
 def _send(f, content):
@@ -358,8 +353,16 @@ def report(scale: str = _SCALE, root: Path = _ROOT, as_json: bool = _JSON):
 
 @commands.command()
 def demo(detector: Path = typer.Argument(None, help='Folder of a detector that was saved; default: one for the embedded miniature.'),
-         host: str = typer.Option('127.0.0.1', help='Address to listen on.'), port: int = typer.Option(7860, help='Port to listen on.'), root: Path = _ROOT):
+         host: str = typer.Option('127.0.0.1', help='Address to listen on; 0.0.0.0 is open to others, see --login.'),
+         port: int = typer.Option(7860, min=1, max=65535, help='Port to listen on.'),
+         sub_path: str = typer.Option('', help='Where a proxy shows the page, such as /ood or https://host/ood.'),
+         login: Path = typer.Option(None, help='File with lines name:password of those who may use it; default: the variable SYNOOD_DEMO_LOGIN, name:password.'), root: Path = _ROOT):
     "Open a page where an image can be dropped on a detector. Example: synood demo my_detector"
-    from synood.demo import example_detector, serve
+    from synood.demo import check_address, check_sub_path, example_detector, read_login, serve
     from synood.detector import OODDetector
-    serve(OODDetector.load(detector) if detector else example_detector(root), host, port)
+    names, sub_path = read_login(login), check_sub_path(sub_path)
+    check_address(host, port)
+    if not detector: print(f'no detector given: one for the miniature is made below {root}, the first time in about twenty seconds', file=sys.stderr)
+    made = OODDetector.load(detector) if detector else example_detector(root)
+    print('the page is being started', file=sys.stderr)
+    serve(made, host, port, root_path=sub_path, login=names)
