@@ -10,7 +10,6 @@ __all__ = ['put_question', 'Lister', 'read_image_text', 'load_lister', 'standin_
 # %% ../nbs/08_context.ipynb #96413d28
 import hashlib, json, re, warnings
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 import torch
 from PIL import Image
@@ -20,7 +19,7 @@ from transformers import (AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from .features import built, device, locate_model, models_used, openai_bpe, readable, whole
 from .folders import lent, read_settings
 from .images import open_sets, read_lines, read_selection
-from .runs import atomic_write, digest, file_hash, folder_hash, stage
+from .runs import atomic_write, digest, file_hash, folder_hash, remembered, stage
 
 # %% ../nbs/08_context.ipynb #0a613d78
 def put_question(question: str,  # with {name} and the image placeholder
@@ -56,7 +55,7 @@ def read_image_text(name: str, folder: Path,  # see `locate_model`
     whole(folder, found)
     return Lister(model.eval().requires_grad_(False).to(device()), processor, models_used[name] or folder_hash(folder))
 
-@lru_cache(maxsize=1)
+@remembered(1)
 def load_lister(ids: tuple[str, ...]  # model ids, tried in order, see `find_model`
                ) -> Lister:
     "The first lister found, see `read_image_text`."

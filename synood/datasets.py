@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from .images import HALVES, ImageSet, Protocol, cut_down, find_files, log, protocols
-from .runs import digest, in_threads, progress
+from .runs import digest, in_threads, mark, progress
 from .scales import Registry
 
 # %% ../nbs/03b_datasets.ipynb #e92fcfb7
@@ -403,7 +403,7 @@ for name in ('imagenet', 'mos', 'openood15', 'synood_table2', 'ninco_clean'):
 
 # %% ../nbs/03b_datasets.ipynb #cce3ac99
 @lru_cache(maxsize=None)
-def _md5(path, size, mtime_ns):
+def _md5(path, size, seen):
     total = hashlib.md5(usedforsecurity=False)
     with open(path, 'rb') as f, progress(desc=os.path.basename(path), total=size) as bar:
         while block := f.read(1 << 22):
@@ -415,7 +415,7 @@ def archives(root: Path) -> dict[Path, str]:
     "{path: problem, '' for none} of the known archives in the root and two levels below, by their md5."
     known = {name: md5 for row in image_sets.values() for name, md5 in row.archives.items()}
     def problem(path):
-        try: status = path.stat(); found = _md5(str(path), status.st_size, status.st_mtime_ns)
+        try: found = _md5(str(path), path.stat().st_size, mark(path))
         except OSError as e: return f'it cannot be read: {e.strerror}'
         return '' if found == known[path.name] else f'md5 {found} and not {known[path.name]}: a broken download, or another version'
     paths = {path for level in ('', '*/', '*/*/') for name in known for path in Path(root).glob(level + name)}

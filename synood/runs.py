@@ -6,8 +6,8 @@
 __all__ = ['stages', 'SMALL', 'ROW', 'progress', 'in_threads', 'temporary', 'sweep', 'CannotWrite', 'writing', 'settle',
            'make_folder', 'move', 'atomic_file', 'atomic_write', 'atomic_folder', 'inside', 'understood', 'digest',
            'mark', 'is_settled', 'file_hash', 'folder_hash', 'asset', 'embedded_folder', 'code_hash', 'walk',
-           'while_unchanged', 'listing_hash', 'schooled', 'fingerprint', 'Stage', 'stage', 'stage_key', 'stage_folder',
-           'ScaleView', 'CannotLock', 'lock', 'shares', 'work_off', 'Job', 'versions', 'stage_problem',
+           'while_unchanged', 'listing_hash', 'schooled', 'fingerprint', 'remembered', 'Stage', 'stage', 'stage_key',
+           'stage_folder', 'ScaleView', 'CannotLock', 'lock', 'shares', 'work_off', 'Job', 'versions', 'stage_problem',
            'repair_command', 'log_time', 'note_output', 'one_spelling', 'run_stage', 'Rows', 'row_problem', 'read_rows',
            'read_published', 'merge_rows']
 
@@ -362,6 +362,23 @@ def fingerprint(scale: Scale, field: str):
         listed = Path(value)/'captions.tsv'
         return [value, listing_hash(value), file_hash(listed) if listed.is_file() else None]
     return value
+
+# %% ../nbs/01_runs.ipynb #73bdce39
+def _standing(name):
+    "{path: mark} of the files of a model id that is a local folder, as a tuple; empty for others."
+    folder = Path(name).expanduser()
+    if name.startswith(('embedded:', 'random:')) or not folder.is_dir(): return ()
+    return tuple((str(path), mark(path)) for path in sorted(folder.rglob('*')))
+
+def remembered(most: int = 128) -> Callable:
+    "Decorator of load(ids, ...): as `lru_cache`, but a result goes when something in the local folders among the model ids changes."
+    def decorate(load):
+        kept = lru_cache(maxsize=most)(lambda standing, *args, **named: load(*args, **named))
+        @wraps(load)
+        def call(ids, *args, **named): return kept(tuple(map(_standing, ids)), ids, *args, **named)
+        call.cache_clear = kept.cache_clear
+        return call
+    return decorate
 
 # %% ../nbs/01_runs.ipynb #18ac9dfe
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from .features import built, classifier_features, clip_tokenizer, device, load_c
 from .folders import lent, scheduler_class
 from .images import ImageSet, open_sets, read_lines, read_selection
 from .negatives import read_negatives
-from .runs import in_threads, inside, stage
+from .runs import in_threads, inside, remembered, stage
 from .scales import Registry, choices, generator, rng
 
 # %% ../nbs/09_synthesis.ipynb #d4dddd19
@@ -78,7 +78,7 @@ def load_painter(ids: tuple[str, ...], precision: str = 'no', vae_precision: str
     "The first inpainting pipeline of `ids` that can be found; see `locate_model`. Precisions are those of `DTYPES`."
     return _load_painter(ids, precision, vae_precision, compiled)
 
-@lru_cache(maxsize=2)  # a fast one, and an exact one beside it
+@remembered(2)  # a fast one, and an exact one beside it
 def _load_painter(ids, precision, vae_precision, compiled):
     name, source = locate_model(ids, 'inpainting')
     drawn, where = name.startswith('random:'), device()
@@ -343,7 +343,7 @@ def save_images(folder: Path, names: list[str], pixels: torch.Tensor):
 
 def write_records(folder: Path, records: list[dict]):
     "One JSON line per image, keys sorted."
-    (folder/'records.jsonl').write_text(''.join(json.dumps(r, sort_keys=True) + '\n' for r in records))
+    (folder/'records.jsonl').write_text(''.join(json.dumps(r, sort_keys=True) + '\n' for r in records), encoding='utf-8')
 
 # %% ../nbs/09_synthesis.ipynb #f28eec91
 def read_synthetic(folder: Path, kind: str) -> tuple[ImageSet, list[dict]]:

@@ -71,7 +71,7 @@ def prepare(folder, scale, photos, count):
     for path in (inputs['images'], inputs['selection'], inputs['contexts']/'00000'): path.mkdir(parents=True)
     rows = [dict(path=name, label=int(label), name=images.classes[label]) for name, label in zip(images.files, images.labels)]
     write_sets({'train': images}, inputs['images'])
-    (inputs['selection']/'selection.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    (inputs['selection']/'selection.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows), encoding='utf-8')
     write_contexts(inputs['contexts']/'00000', [
         dict(path=r['path'], name=r['name'], question='', answer='', items=(),
              prompt=context_prompt(tuple(listed.get(r['path'], ('street', 'tree'))), scale.context_prompt, scale.context_chars)) for r in rows])
@@ -322,7 +322,7 @@ def main():
     if args.quick: scale = replace(scale, steps=2, strength=1., iterations=2)
     with tempfile.TemporaryDirectory() as d: found = {'compare': compare, 'linear': linear}[args.what](args, scale, Path(d))
     show(found)
-    if args.out: args.out.write_text(json.dumps(found, indent=1) + '\n')
+    if args.out: args.out.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__': main()
