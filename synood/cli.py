@@ -302,11 +302,14 @@ def pretrain(names: list[str] = typer.Argument(None, help='Networks to train; de
     "Train the embedded networks from nothing; stopped, it goes on where it was. Example: synood pretrain classifier"
     from math import ceil
     from dataclasses import replace
+    if share != share: raise ValueError('--share must be a number from 0 to 1, not nan')
+    from synood.preflight import check_place
     from synood.pretraining import SHELVES, ship, trainees
     from synood.pretraining import pretrain as train
     chosen = [trainees[n].name for n in names or trainees.names()]  # an unknown name ends here, not after an hour
     plans = {n: replace(trainees[n].plan, samples=ceil(share*trainees[n].plan.samples) or 1) for n in trainees.names()}
     sizes = {kind: ceil(share*n) or 1 for kind, n in SHELVES.items()}
+    check_place(root)
     made = {}
     def note(what, folder):  # at once, as the next one takes its time
         made[what] = folder

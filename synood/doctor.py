@@ -32,7 +32,7 @@ STATUSES = 'ok', 'warn', 'missing', 'broken'
 @dataclass(frozen=True)
 class Item:
     "One finding of one check."
-    check: str  # data, models, machine, cost or tables
+    check: str  # data, models, machine, work, cost or tables
     name: str  # of what was looked at
     status: str  # one of STATUSES
     finding: str  # one line

@@ -13,10 +13,8 @@ __all__ = ['SHELVES', 'SHARD', 'GLYPHS', 'trainees', 'TARGETS', 'MODELS', 'crowd
 
 # %% ../nbs/90_pretraining.ipynb #4f5f17c0
 import json, math, os, shutil, subprocess, time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
@@ -40,6 +38,7 @@ from .miniature import (CLASSES, COLOURS, MIX, OBJECTS, SCENES, SIDE, TEXTURES, 
                               glyphs, render, web_caption, world)
 from .miniature import plan as world_plan
 from .negatives import fill, read_negatives
+from .processes import workers
 from .runs import atomic_file, atomic_folder, embedded_folder, file_hash, lock, progress, run_stage, understood, versions
 from .scales import Registry, generator, get_scale, rng as stream, scales
 from .scores import MCM, NegLabel
@@ -100,7 +99,7 @@ def draw_shelves(folder: Path, sizes: dict[str, int] = SHELVES):
     if sum(f[3] for f in todo) <= SHARD or (os.cpu_count() or 1) == 1:  # too few for a second process
         for f in progress(todo, 'pictures, thousands'): _draw_shard(*f)
         return
-    with ProcessPoolExecutor(os.cpu_count(), get_context('spawn')) as pool:
+    with workers(os.cpu_count()) as pool:
         list(progress(pool.map(_draw_shard, *zip(*todo)), 'pictures, thousands', len(todo)))
 
 def open_shelves(folder: Path, sizes: dict[str, int] = SHELVES) -> dict[str, Shelf]:

@@ -18,10 +18,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -37,6 +35,7 @@ from synood.costs import counted
 from synood.doctor import matmul_rate
 from synood.features import load_classifier
 from synood.images import image_folder, write_sets
+from synood.processes import workers
 from synood.runs import Job, ScaleView, stages, versions
 from synood.scales import get_scale, rng
 from synood.synthesis import (decode, encode_images, encode_prompts, judge, load_painter, noise, objectives, painter_of, prepared,
@@ -240,7 +239,7 @@ def efficiency(spent, count):
     return dict(tflops=rate/1e12, ceiling_tflops=most/1e12, share=rate/most)
 
 
-def alone(): return ProcessPoolExecutor(1, get_context('spawn'))
+def alone(): return workers(1)
 
 
 def compare(args, scale, folder):
