@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['log', 'MAX_PIXELS', 'MAX_SIDE', 'MAX_BYTES', 'MAX_RATIO', 'EXTENSIONS', 'HALVES', 'protocols', 'as_rgb', 'turned',
            'check_size', 'middle', 'read_image', 'see', 'ImageSet', 'why_left_out', 'LeftOut', 'tell_once', 'taken',
-           'find_files', 'spread', 'image_folder', 'sheet', 'as_jpeg', 'complexity', 'ranking', 'richest', 'oddity',
-           'check_images', 'at_most_per_class', 'few_shot', 'class_half', 'cut_down', 'Protocol', 'Rehearsal',
-           'write_sets', 'open_sets', 'images_stage', 'read_lines', 'select', 'read_selection', 'selection_stage']
+           'find_files', 'spread', 'at_least', 'image_folder', 'sheet', 'as_jpeg', 'complexity', 'ranking', 'richest',
+           'oddity', 'check_images', 'at_most_per_class', 'few_shot', 'class_half', 'cut_down', 'Protocol', 'Rehearsal',
+           'write_sets', 'open_sets', 'images_stage', 'read_lines', 'own_text', 'select', 'read_selection',
+           'selection_stage']
 
 # %% ../nbs/03_images.ipynb #d87ecfcc
 import hashlib, html, io, json, logging, os, random, unicodedata, warnings
@@ -180,7 +181,7 @@ def read_image(path: Path,  # or the bytes of a file
 
     Raises a ValueError (FileNotFoundError if there is none) of one line with path and cause."""
     name, where = ('a picture', '') if isinstance(path, bytes) else (str(path), f'{path}: ')
-    if not isinstance(path, bytes) and not os.path.isfile(path): raise FileNotFoundError(f'{path}: there is no such image file')
+    if not isinstance(path, bytes) and not os.path.isfile(path): raise FileNotFoundError(f'{path}: there is no such image file' + (', it is a folder' if os.path.isdir(path) else ''))
     try:
         with _in_turn(length=_length(path)), _open(path) as image, _in_turn(image):
             _check_scans(image)
@@ -322,9 +323,13 @@ def find_files(root: Path,
 # %% ../nbs/03_images.ipynb #c897c0f9
 def spread(count: int, n: int) -> np.ndarray:
     "(n,) indices spread evenly over range(count); all of them if there are fewer. Deterministic."
-    if n < 1: raise ValueError(f'cannot take {n} images: ask for at least 1')
-    n = min(n, count)
+    n = min(at_least(1, n, 'cannot take {} images: ask for'), count)
     return np.arange(n)*count//max(n, 1)
+
+def at_least(least: int, number, told: str = 'a number of {} is wrong: give') -> int:
+    "The number, or a ValueError if it is less or not whole; `told` holds {} where the number is said."
+    if isinstance(number, (int, np.integer)) and not isinstance(number, bool) and number >= least: return int(number)
+    raise ValueError(f'{told.format(number)} at least {least}, a whole number')
 
 # %% ../nbs/03_images.ipynb #e3435bd4
 def _found(root):
@@ -398,6 +403,8 @@ def sheet(images,  # PIL images or (H, W, 3) uint8 arrays
     images = [i if isinstance(i, Image.Image) else Image.fromarray(np.asarray(i)) for i in images]
     titles = [str(title) for title in titles or ()]
     if not images: raise ValueError('a sheet needs at least one picture')
+    if zoom is not None and not 0 < zoom < np.inf: raise ValueError(f'zoom = {zoom}: pictures are enlarged by a number above 0')
+    at_least(1, columns, '{} columns hold no picture: give')
     if titles and len(titles) != len(images):
         raise ValueError(f'{len(images)} pictures need as many titles, not {len(titles)}')
     side = 96 if zoom is None else max(1, round(zoom*max(max(image.size) for image in images)))
@@ -437,7 +444,7 @@ def ranking(images: ImageSet, per_class: int) -> np.ndarray:
     ValueError if a class has fewer images or an image has no label."""
     if not images.classes or (images.labels < 0).any():
         raise ValueError(f'{images.root}: ranking per class needs every image labelled')
-    if per_class < 1: raise ValueError(f'cannot keep {per_class} per class: ask for at least 1')
+    at_least(1, per_class, 'cannot keep {} per class: ask for')
     counts = np.bincount(images.labels, minlength=len(images.classes))
     if (counts < per_class).any():
         worst = int(counts.argmin())
@@ -486,7 +493,9 @@ def at_most_per_class(images: ImageSet, n: int) -> ImageSet:
 # %% ../nbs/03_images.ipynb #53c0d68c
 def few_shot(labels, shots: int, seed: int = 0, repeat: bool = False) -> np.ndarray:
     "Indices (C * shots,) of `shots` images of every class of labels (N,). ValueError where a class has fewer, or with `repeat` some of them again. Source: imglist_dataset.py."
+    at_least(1, shots, '{} shots are none: ask for')
     draw, labels = random.Random(seed), np.asarray(labels)
+    if not labels.size: raise ValueError('there are no labelled images to take a few of')
     classes = {c: np.flatnonzero(labels == c).tolist() for c in dict.fromkeys(labels.tolist())}
     if not repeat and (few := {c: len(rows) for c, rows in classes.items() if len(rows) < shots}):
         raise ValueError(f'class {next(iter(few))} has {few[next(iter(few))]} images, {shots} are asked for ({len(few)} of {len(classes)} classes have too few): bring more, or lower the number of shots')
@@ -511,6 +520,7 @@ def cut_down(sets: dict[str, ImageSet],  # 'train', 'id' and OOD sets
              half: str = ''  # leave this half of the ID classes, see `class_half`
             ) -> dict[str, ImageSet]:
     "The sets of a protocol in the size that was asked for, every one spread evenly over its list."
+    for n in (n_train, n_test): at_least(0, n, 'a set cannot be cut to {} images: give')
     if n_test: sets = {key: s if key == 'train' else s.take(spread(len(s), (1 + (key == 'id'))*n_test)) for key, s in sets.items()}
     if half: sets = sets | {key: class_half(sets[key], half) for key in ('train', 'id')}
     return sets | {'train': at_most_per_class(sets['train'], n_train)} if n_train else sets
@@ -582,7 +592,7 @@ def write_sets(sets: dict[str, ImageSet], folder: Path, home: Path | None = None
     "Write the lists of `sets` to folder/sets.json; roots absolute, or relative to `home`."
     def written(root):
         root = Path(root).resolve()
-        return str(root) if home is None else os.path.relpath(root, Path(home).resolve())
+        return str(root) if home is None else os.path.relpath(root, Path(home).resolve()).replace(os.sep, '/')
     lists = {key: dict(root=written(images.root), files=images.files, labels=images.labels.tolist(), classes=images.classes,
                        **({'orient': True} if images.orient else {}))  # only where it is on: other lists stay as they were
              for key, images in sets.items()}
@@ -621,9 +631,17 @@ def read_lines(listed: Path, **kinds) -> list[dict]:
         return found
     with understood(listed): return [record(line) for line in Path(listed).read_text(encoding='utf-8').split('\n') if line]
 
+# %% ../nbs/03_images.ipynb #a6e9cca4
+def own_text(path: Path) -> str:
+    "The text of a user's file. ValueError for one that is not UTF-8, whatever the computer's own encoding is."
+    try: return Path(path).read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as e: raise ValueError(f'{path}: not a text in UTF-8: save it as UTF-8 ({e})') from None
+
 # %% ../nbs/03_images.ipynb #33dfd023
 def select(train: ImageSet, m: int) -> list[dict]:
     "m rows (path, label, name, complexity) in rank order over all classes; m / C of each class."
+    at_least(1, m, 'm = {} selects no image: give')
+    if not train.classes: raise ValueError(f'{train.root}: images are selected per class, and these have none')
     if m % len(train.classes):
         raise ValueError(f'm = {m} images cannot be shared evenly by {len(train.classes)} classes')
     chosen = train.take(ranking(train, m//len(train.classes)).ravel())
