@@ -68,7 +68,10 @@ def turned(image, name: str = 'a picture'):
     "A decoded picture as its EXIF note wants it; one whose note is damaged stays as it is stored, and the log says so."
     which = _orientation(image)
     if which is None: log.warning('%s: its EXIF note is damaged, so it is not turned', name)
-    return image.transpose(_TURNS[which]) if which in _TURNS else image
+    if which not in _TURNS: return image
+    image = image.transpose(_TURNS[which])
+    for note in ('exif', 'Raw profile type exif', 'XML:com.adobe.xmp', 'xmp'): image.info.pop(note, None)  # or it would be turned again
+    return image
 
 # %% ../nbs/03_images.ipynb #9a6bcec4
 MAX_PIXELS = 89_478_485  # the size at which Pillow starts to warn; 4 bytes each, and as much again for the conversion
@@ -175,17 +178,18 @@ for kind in (UserWarning, Image.DecompressionBombWarning): warnings.filterwarnin
 def read_image(path: Path,  # or the bytes of a file
                tolerate_truncated: bool = False,  # keep what a file that ends too early holds
                orient: bool = False,  # turn it as its EXIF note says; off in all benchmarks
-               then: Callable = lambda picture: picture  # what to return of it; of large pictures one at a time gets so far
+               then: Callable = lambda picture: picture,  # what to return of it; of large pictures one at a time gets so far
+               name: str = ''  # what the log calls it, instead of its path
               ) -> Image.Image:
     """The image as 8-bit RGB, whatever its mode, by its content and not by its extension.
 
     Raises a ValueError (FileNotFoundError if there is none) of one line with path and cause."""
-    name, where = ('a picture', '') if isinstance(path, bytes) else (str(path), f'{path}: ')
+    called, where = ('a picture', '') if isinstance(path, bytes) else (str(path), f'{path}: ')
     if not isinstance(path, bytes) and not os.path.isfile(path): raise FileNotFoundError(f'{path}: there is no such image file' + (', it is a folder' if os.path.isdir(path) else ''))
     try:
         with _in_turn(length=_length(path)), _open(path) as image, _in_turn(image):
             _check_scans(image)
-            return then(_finished(_decode(image, tolerate_truncated), orient, name))
+            return then(_finished(_decode(image, tolerate_truncated), orient, name or called))
     except Exception as e: raise ValueError(f'{where}{_why(e)}') from e
 
 def _finished(image, orient, name): return as_rgb(middle(turned(image, name) if orient else image))

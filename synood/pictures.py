@@ -109,7 +109,7 @@ def _made(work, source, orient=False, name='a picture'):
     "What `work` makes of the RGB picture of a path or a PIL picture, with the errors of `read_image`."
     if isinstance(source, Exception): raise source
     if isinstance(source, Image.Image): return see(source, orient, work, name)
-    return read_image(source, orient=orient, then=work)
+    return read_image(source, orient=orient, then=work, name=name)
 
 def _or_problem(work, source, orient=False, name='a picture'):
     "(what `work` makes of the picture, '') or (None, why it cannot be read)."
