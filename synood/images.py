@@ -21,7 +21,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Callable, ClassVar
 import numpy as np
-from PIL import ExifTags, Image, ImageDraw, ImageFile, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFile, ImageFont, UnidentifiedImageError
 from .runs import atomic_write, digest, file_hash, in_threads, inside, listing_hash, stage, understood, walk
 from .scales import Registry, choices
 
@@ -56,13 +56,32 @@ log = logging.getLogger('synood')
 _TURNS = dict(zip(range(2, 9), (Image.Transpose[name] for name in (
     'FLIP_LEFT_RIGHT', 'ROTATE_180', 'FLIP_TOP_BOTTOM', 'TRANSPOSE', 'ROTATE_270', 'TRANSVERSE', 'ROTATE_90'))))
 
+def _in_exif(block):
+    "The orientation that stands in an EXIF block, 0 if none does. An Exception for a damaged block."
+    data = block.removeprefix(b'Exif\0\0')
+    order = {b'II': 'little', b'MM': 'big'}[data[:2]]
+    def number(place, size):
+        if place + size > len(data): raise ValueError('the block ends too early')
+        return int.from_bytes(data[place:place + size], order)
+    start = number(4, 4)
+    for place in range(start + 2, start + 2 + 12*number(start, 2), 12):  # tag, type, count, value
+        if number(place, 2) == 0x0112: return number(place + 8, {1: 1, 3: 2, 4: 4}[number(place + 2, 2)])
+    return 0
+
+def _in_xmp(text):
+    "The orientation that stands in an XMP packet, 0 if none does."
+    text = text.decode('latin-1') if isinstance(text, bytes) else str(text)
+    return int(next((c for c in text.partition('tiff:Orientation')[2][:3] if c in '12345678'), 0))
+
 def _orientation(image):
     "What the EXIF note of a decoded picture says, 1 to 8; 1 without a note, None if the note is damaged."
-    try: note = image.getexif()
+    note, old = image.info.get('exif'), image.info.get('Raw profile type exif', '')  # ImageMagick wrote it as a text
+    try:
+        block = note or bytes.fromhex(''.join(old.split('\n')[3:]))
+        found = _in_exif(block) if block else 0
     except Exception: return None
-    found = note.get(ExifTags.Base.Orientation, 1)
-    if not isinstance(found, int) or not 0 <= found <= 8: return None
-    return None if image.info.get('exif') and not len(note) else found or 1  # some cameras write 0 for "unknown"
+    found = found or _in_xmp(image.info.get('XML:com.adobe.xmp') or image.info.get('xmp') or '') or 1  # some cameras write 0 for "unknown"
+    return found if found <= 8 else None
 
 def turned(image, name: str = 'a picture'):
     "A decoded picture as its EXIF note wants it; one whose note is damaged stays as it is stored, and the log says so."
