@@ -51,7 +51,7 @@ def test_saved_and_said(hostile, saved):
 def test_figure_and_table(hostile):
     for c in range(0, len(hostile.names), 5):  # each near the top once
         tilted = replace(hostile, text=np.roll(hostile.text, c, 0), negative_names=('the $6$ $\\frac{', *hostile.negative_names[1:]))
-        why = tilted.explain(Image.new('RGB', (64, 64), 'blue'), top=30)
+        why = tilted.explain(Image.new('RGB', (64, 64), 'blue'), top=200)
         assert why._repr_png_().startswith(b'\x89PNG')
         shown = [label.get_text() for label in why.figure().axes[-1].get_yticklabels()]
         assert f'{NAMES["dollars"]:.30}' in shown
