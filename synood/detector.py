@@ -688,6 +688,7 @@ def _load(folder):
     made = OODDetector(**entries, text=text, negatives=negatives, tuned=tuned, projection=projection, learner=learner, fitted=arrays['fitted'], neighbours=near)
     try: _network(made)
     except FileNotFoundError: pass  # a network that is not on this machine yet: the first score says so
+    except (ValueError, OSError) as e: raise ValueError(str(e) if str(folder) in str(e) else f'{folder}: {e}') from None
     return made
 
 # %% ../nbs/11_detector.ipynb #c5ede71b
