@@ -225,8 +225,9 @@ def write_scores(detector, images: Path, out: Path, lines: bool, key: str, sprea
     return counts
 
 def pack(table, lines: bool, zipped: bool = False, **more) -> bytes:
-    "The bytes of `as_text`; those of a file's name that are no text stay what they are. `zipped`: a member of a .gz file."
-    text = as_text(table, lines, **more).encode('utf-8', 'surrogateescape')
+    "The bytes of `as_text`, see `utf8`. `zipped`: a member of a .gz file."
+    from synood.report import utf8
+    text = utf8(as_text(table, lines, **more))
     return gzip.compress(text, mtime=0) if zipped else text
 
 # %% ../nbs/16e_commands.ipynb #c644018c

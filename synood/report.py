@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['published', 'half_width', 't_interval', 'cell', 'paired', 'difference_cell', 'averages', 'wide', 'gains', 'where',
-           'figures_folder', 'csv_text', 'save_table', 'marked', 'in_markdown', 'in_latex', 'markdown', 'latex',
+           'figures_folder', 'csv_text', 'utf8', 'save_table', 'marked', 'in_markdown', 'in_latex', 'markdown', 'latex',
            'save_figure', 'merge_results', 'folders_used', 'ledger']
 
 # %% ../nbs/04b_report.ipynb #662fbf54
@@ -112,6 +112,10 @@ def csv_text(frame: pd.DataFrame) -> str:
     text = frame.to_csv(index=False, lineterminator='\n')
     return frame.to_csv(index=False, lineterminator='\n', quoting=csv.QUOTE_NONNUMERIC) if '\r' in text else text
 
+def utf8(text: str) -> bytes:
+    "The bytes of a text. The bytes of a file's name that are no text stay what they are; half a letter becomes U+FFFD."
+    return re.sub('[\ud800-\udc7f\udd00-\udfff]', '\ufffd', text).encode('utf-8', 'surrogateescape')
+
 def save_table(frame: pd.DataFrame, name: str, scale, root: Path, caption: str, mark: bool = False) -> pd.DataFrame:
     """Write <name>.csv, .md and .tex with the caption; return the frame, to be shown.
 
@@ -120,7 +124,7 @@ def save_table(frame: pd.DataFrame, name: str, scale, root: Path, caption: str, 
     flat = frame.copy()
     flat.columns = [' '.join(c).strip() if isinstance(c, tuple) else c for c in frame.columns]
     flat = flat.reset_index().map(lambda v: v + 0. if isinstance(v, float) else v)  # no minus before a zero
-    _write(folder/f'{name}.csv', csv_text(flat).encode('utf-8', 'surrogatepass'))  # a name may be any bytes
+    _write(folder/f'{name}.csv', utf8(csv_text(flat)))
     _write(folder/f'{name}.md', f'{_one_line(caption)}\n\n{markdown(flat, mark)}\n')
     _write(folder/f'{name}.tex', latex(flat, caption, name, mark))
     return frame

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from synood.commands import check_table, destination, write_scores
 from synood.detector import OODDetector
 
 
@@ -56,7 +58,7 @@ def test_stopped_by_ctrl_c_it_goes_on(detector, tmp_path):
     assert 0 < before < 1500 and not out.exists()
     again = synood(*command)
     _, err = again.communicate(timeout=120)
-    assert again.returncode == 0 and '1500 images, 0 OOD, 0 that cannot be read' in err
+    assert again.returncode == 0 and '1500 images, no threshold: nothing was decided, 0 that cannot be read' in err
     assert [p.name for p in tmp_path.iterdir() if 'part' in p.name] == []
     lines = list(csv.DictReader(out.open()))
     assert len(lines) == 1500 and len({line['path'] for line in lines}) == 1500
@@ -79,8 +81,85 @@ def test_a_reader_that_has_enough(detector, tmp_path):
     process = synood('score', photos, '--detector', detector)
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(60) == 1 and 'Traceback' not in process.stderr.read()
+    assert process.wait(60) == 141 and 'Traceback' not in process.stderr.read()
     process.stderr.close()
+
+
+def test_two_detectors_do_not_take_turns_at_one_table(detector, tmp_path):
+    photos, out = many(tmp_path/'photos', 600), tmp_path/'scores.csv'
+    OODDetector.from_names(['boat', 'shoe']).save(tmp_path/'other')
+    first = synood('score', photos, '--detector', detector, '--out', out, '--batch', 1)
+    deadline = time.time() + 120
+    while not list(tmp_path.glob('.scores.csv.*.part.json')) and time.time() < deadline: time.sleep(.02)
+    second = synood('score', photos, '--detector', tmp_path/'other', '--out', out)
+    told = second.communicate(timeout=120)[1]
+    assert first.poll() is None or second.returncode == 0
+    if second.returncode: assert second.returncode == 2 and 'is being written by another process' in told
+    first.communicate(timeout=120)
+    assert len(list(csv.DictReader(out.open()))) == 600
+
+
+def test_a_link_keeps_being_one_and_what_is_no_file_is_kept(detector, tmp_path):
+    photos = many(tmp_path/'photos', 8)
+    (tmp_path/'store').mkdir()
+    (tmp_path/'store'/'real.csv').write_text('old')
+    (tmp_path/'link.csv').symlink_to('second')
+    (tmp_path/'second').symlink_to('store/real.csv')
+    judge = OODDetector.load(detector)
+    write_scores(judge, photos, tmp_path/'link.csv', False, 'k')
+    assert (tmp_path/'link.csv').is_symlink() and (tmp_path/'second').is_symlink()
+    assert len(list(csv.DictReader((tmp_path/'store'/'real.csv').open()))) == 8
+    assert sorted(p.name for p in (tmp_path/'store').iterdir()) == ['real.csv']
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path/'socket'))
+        for place, message in ((tmp_path/'socket', 'a device or a socket'), (tmp_path, 'is a folder')):
+            with pytest.raises(OSError, match=message): destination(place)
+    (tmp_path/'store'/'real.csv').unlink()
+    write_scores(judge, photos, tmp_path/'link.csv', False, 'k')  # the link led nowhere
+    assert (tmp_path/'store'/'real.csv').is_file()
+
+
+def test_nothing_but_results_may_stand_where_results_go(detector, tmp_path):
+    photos = many(tmp_path/'photos', 8)
+    for place, message in ((photos/'0.png', 'is a picture'), (detector/'scores.csv', 'folder of the detector'), (tmp_path/'photos'/'0.png'/'x.csv', 'no folder')):
+        with pytest.raises((OSError, ValueError), match=message): check_table(place, detector)
+    if os.geteuid():
+        (tmp_path/'locked').mkdir(mode=0o500)
+        with pytest.raises(OSError, match='locked'): check_table(tmp_path/'locked'/'scores.csv', detector)
+
+
+def test_a_table_whose_parts_disagree_is_not_gone_on_with(detector, tmp_path):
+    photos, out, judge = many(tmp_path/'photos', 12), tmp_path/'s.csv', OODDetector.load(detector)
+
+    class Stopped:
+        def stream(self, images, skip=0):
+            for i, table in enumerate(judge.stream(images, size=4, skip=skip)):
+                if i == 2: raise KeyboardInterrupt
+                yield table
+    write_scores(judge, photos, tmp_path/'whole.csv', False, 'k')
+    part, note = tmp_path/'.s.csv.k.part', tmp_path/'.s.csv.k.part.json'
+    for damage in ('cut', 'zeros', 'another head', 'empty note', 'no part', 'no note'):
+        with pytest.raises(KeyboardInterrupt): write_scores(Stopped(), photos, out, False, 'k')
+        raw = part.read_bytes()
+        if damage == 'cut': part.write_bytes(raw[:-5])
+        if damage == 'zeros': part.write_bytes(raw[:-5] + bytes(5))
+        if damage == 'another head': part.write_bytes(raw.replace(b'"score"', b'"cores"'))
+        if damage == 'empty note': note.write_text('')
+        if damage == 'no part': part.unlink()
+        if damage == 'no note': note.unlink()
+        if not damage.startswith('no '):
+            with pytest.raises(ValueError, match='begins anew') as said: write_scores(judge, photos, out, False, 'k')
+            assert str(note) in str(said.value) and '\n' not in str(said.value)
+            note.unlink()  # as the line says
+        write_scores(judge, photos, out, False, 'k')
+        assert out.read_bytes() == (tmp_path/'whole.csv').read_bytes()
+        assert not part.exists() and not note.exists()
+
+
+def test_a_long_name_is_no_hindrance(detector, tmp_path):
+    out = tmp_path/('x'*250 + '.csv')
+    write_scores(OODDetector.load(detector), many(tmp_path/'photos', 8), out, False, 'k'*12)
+    assert out.is_file() and sorted(p.name for p in tmp_path.iterdir()) == ['photos', out.name]
 
 
 @pytest.mark.slow
