@@ -73,11 +73,14 @@ def _offered(source, kind):
     else:
         with lent(source, kind) as place: yield f'local-dir:{place}'
 
-def _clip_source(ids): return _offered(_source(ids, lambda name: open_clip.get_pretrained_cfg(*name.partition('/')[::2]), 'clip'), 'clip')
+def _clip_source(ids):
+    known = lambda name: open_clip.get_pretrained_cfg(*name.partition('/')[::2])
+    return _offered(_source(ids, known, 'clip'), 'clip')
 
 def clip_shape(ids: tuple[str, ...]) -> torch.nn.Module:
     "The CLIP of `ids` on the device meta."
-    with _clip_source(ids) as source, META: return open_clip.create_model(source, load_weights=False, device=META).eval().requires_grad_(False)
+    with _clip_source(ids) as source, META: model = open_clip.create_model(source, load_weights=False, device=META)
+    return model.eval().requires_grad_(False)
 
 def clip_words(ids: tuple[str, ...]) -> Callable:
     "The tokenizer of the CLIP of `ids`: list of P texts -> (P, L) token ids."

@@ -641,7 +641,7 @@ def _filled(folder, part, module, arrays):
     "A projection or learner with its saved weights."
     state = {k.removeprefix(f'{part}.'): torch.from_numpy(v.copy()) for k, v in arrays.items() if k.startswith(f'{part}.')}
     try: module.load_state_dict(state)
-    except RuntimeError as e: raise ValueError(f'{folder} is damaged: the {part} does not fit ({str(e).splitlines()[0]})') from None
+    except RuntimeError as e: raise ValueError(f'{folder} is damaged: the {part} does not fit ({_first_line(e)})') from None
     return module.eval().requires_grad_(False)
 
 def _learner(folder, settings):

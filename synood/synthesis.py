@@ -25,7 +25,8 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 from transformers import AutoTokenizer, CLIPTextModel
 from .context import read_contexts
-from .features import built, classifier_features, clip_tokenizer, device, load_classifier, locate_model, memory_format, readable, whole
+from .features import (built, classifier_features, clip_tokenizer, device, load_classifier, locate_model,
+                             memory_format, readable, whole)
 from .folders import lent, scheduler_class
 from .images import ImageSet, open_sets, read_lines, read_selection
 from .negatives import read_negatives
@@ -85,12 +86,16 @@ def _load_painter(ids, precision, vae_precision, compiled):
     with lent(source, 'pipeline') as place:
         def part(cls, name, precision, key='torch_dtype'):
             if drawn: return built(cls, source/name, 0, where, DTYPES[precision])
-            with readable(source/name): net, found = cls.from_pretrained(place, subfolder=name, use_safetensors=True, output_loading_info=True, **{key: DTYPES[precision]})
+            with readable(source/name):
+                net, found = cls.from_pretrained(place, subfolder=name, use_safetensors=True, output_loading_info=True,
+                                                 **{key: DTYPES[precision]})
             whole(source/name, found)
             return net.eval().requires_grad_(False).to(where)
-        vae, unet, text_encoder = part(AutoencoderKL, 'vae', vae_precision), part(UNet2DConditionModel, 'unet', precision), part(CLIPTextModel, 'text_encoder', 'no', 'dtype')
+        vae, unet = part(AutoencoderKL, 'vae', vae_precision), part(UNet2DConditionModel, 'unet', precision)
+        text_encoder = part(CLIPTextModel, 'text_encoder', 'no', 'dtype')
         scheduler = scheduler_class(source).from_pretrained(place, subfolder='scheduler')
-        tokenizer = clip_tokenizer(source/'tokenizer') if drawn else AutoTokenizer.from_pretrained(place, subfolder='tokenizer')
+        if drawn: tokenizer = clip_tokenizer(source/'tokenizer')
+        else: tokenizer = AutoTokenizer.from_pretrained(place, subfolder='tokenizer')
     if unet.config.in_channels != 9:
         raise ValueError(f'{source} is no inpainting model: its UNet takes {unet.config.in_channels} channels, not 9')
     for net in (vae, unet): net.to(memory_format=memory_format(where))  # a fifth to a third faster on a CPU

@@ -231,7 +231,8 @@ def blip_processor(folder: Path) -> BlipProcessor:
     fixed = {0: '[PAD]', 100: '[UNK]', 101: '[CLS]', 102: '[SEP]', 103: '[MASK]', size - 2: '[DEC]', size - 1: '[ENC]'}  # as BERT, and two of BLIP
     pieces = (piece.removesuffix('</w>') if piece.endswith('</w>') else f'##{piece}' for piece in openai_bpe()[0])
     words = {fixed.get(i) or next(pieces): i for i in range(size)}
-    with lent(folder, 'model') as place: return BlipProcessor(BlipImageProcessor.from_pretrained(place), BertTokenizer(vocab=words, **special))
+    with lent(folder, 'model') as place:
+        return BlipProcessor(BlipImageProcessor.from_pretrained(place), BertTokenizer(vocab=words, **special))
 
 # %% ../nbs/14e_zoc.ipynb #c4d5c790
 @dataclass

@@ -167,28 +167,36 @@ def test_shards_are_read_whole_or_not_at_all_and_half_precision_twins_are_left_a
 def test_an_id_as_open_clip_and_timm_write_it_is_the_repository(hub):
     for kind in ('clip', 'classifier'):
         hub(f'someone/{kind}', find_model((f'embedded:{kind}',)))
-        for pin in ('', '@v2'): np.testing.assert_array_equal(LOADERS[kind]((f'hf-hub:someone/{kind}{pin}',)), LOADERS[kind]((f'someone/{kind}{pin}',)))
+        for name in (f'someone/{kind}', f'someone/{kind}@v2'):
+            np.testing.assert_array_equal(LOADERS[kind]((f'hf-hub:{name}',)), LOADERS[kind]((name,)))
         assert models_used[f'hf-hub:someone/{kind}@v2'] == NEW
-    with pytest.raises(FileNotFoundError, match=r'hf-hub:someone/else \(hub someone/else: not in the local cache\).*SYNOOD_DOWNLOAD=1'): load_clip(('hf-hub:someone/else',))
-    with pytest.raises(FileNotFoundError, match=r'hf-hub:resnet18 \(neither a folder nor a hub id\)'): load_clip(('hf-hub:resnet18',))
-    with pytest.raises(FileNotFoundError, match='holds no open_clip_config.json: a CLIP is read as open_clip saves it'): load_clip(('hf-hub:someone/classifier',))
+    for name, said in (('someone/else', r'\(hub someone/else: not in the local cache\).*SYNOOD_DOWNLOAD=1'),
+                       ('resnet18', r'\(neither a folder nor a hub id\)'),
+                       ('someone/classifier', 'holds no open_clip_config.json: a CLIP is read as open_clip saves it')):
+        with pytest.raises(FileNotFoundError, match=said): load_clip((f'hf-hub:{name}',))
 
 
 @pytest.mark.parametrize('kind', LOADERS)
 def test_a_snapshot_needs_not_hold_all_that_the_hub_does(kind, hub):
     snapshot = hub(f'someone/{kind}', find_model((f'embedded:{kind}',)))/OLD
-    more = 'model.fp32.safetensors', 'below/config.json', 'README.md', 'onnx/model.json', *(str(f.relative_to(snapshot)) for f in snapshot.rglob('*') if f.is_file())
+    here = [str(f.relative_to(snapshot)) for f in snapshot.rglob('*') if f.is_file()]
+    more = 'model.fp32.safetensors', 'below/config.json', 'README.md', 'onnx/model.json', *here
     (snapshot.parents[1]/'trees').mkdir()
-    (snapshot.parents[1]/'trees'/f'{OLD}.json').write_text(json.dumps(dict(format_version=1, files={name: dict(size=2, blob_id='b'*40) for name in more})))
+    listing = dict(format_version=1, files={name: dict(size=2, blob_id='b'*40) for name in more})
+    (snapshot.parents[1]/'trees'/f'{OLD}.json').write_text(json.dumps(listing))
     np.testing.assert_array_equal(LOADERS[kind]((f'someone/{kind}',)), LOADERS[kind]((f'embedded:{kind}',)))
 
 
-@pytest.mark.parametrize('error', [TimeoutError(), OSError(''), RuntimeError('\n \n'), KeyError(), ValueError('one\ntwo'), StopIteration()], ids=repr)
+ERRORS = TimeoutError(), OSError(''), RuntimeError('\n \n'), KeyError(), ValueError('one\ntwo'), StopIteration()
+
+
+@pytest.mark.parametrize('error', ERRORS, ids=repr)
 def test_whatever_a_hub_says_the_next_id_is_tried(error, monkeypatch):
     def fails(*_, **__): raise error
     monkeypatch.setattr(features, 'snapshot_download', fails)
     assert find_model(('someone/thing', 'embedded:clip')) == find_model(('embedded:clip',))
-    with pytest.raises(FileNotFoundError, match=f'hub someone/thing: {"one" if str(error).strip() else type(error).__name__}') as caught: find_model(('someone/thing',))
+    said = 'one' if str(error).strip() else type(error).__name__
+    with pytest.raises(FileNotFoundError, match=f'hub someone/thing: {said}') as caught: find_model(('someone/thing',))
     assert '\n' not in str(caught.value) and 'two' not in str(caught.value)
 
 
@@ -221,7 +229,8 @@ def test_a_cache_of_links_is_the_network_that_it_stands_for(kind, hub):
 
 
 def test_missing_tensors_and_vocabularies_are_not_made_up(tmp_path):
-    for kind, weights in (('lister', 'model.safetensors'), ('inpainting', 'text_encoder/model.safetensors'), ('inpainting', 'vae/diffusion_pytorch_model.safetensors')):
+    for kind, weights in (('lister', 'model.safetensors'), ('inpainting', 'text_encoder/model.safetensors'),
+                          ('inpainting', 'vae/diffusion_pytorch_model.safetensors')):
         folder = tmp_path/kind/weights.replace('/', '-')
         shutil.copytree(find_model((f'embedded:{kind}',)), folder)
         tensors = load_file(folder/weights)

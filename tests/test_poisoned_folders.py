@@ -1,4 +1,4 @@
-"""The folder of a network that somebody sends: whatever its files say, no code of theirs runs and nothing is asked of the network."""
+"""A network's folder that somebody sends: whatever its files say, no code of theirs runs, and no network is asked."""
 import json
 import os
 import shutil
@@ -12,7 +12,8 @@ import pytest
 
 DEED = 'open({mark!r}, "w")\nfrom transformers import CLIPTokenizer\nclass T(CLIPTokenizer): pass\n'
 ADDRESS = 'ADDRESS'  # of the server that must hear nothing
-OURS, THEIRS = {'AutoTokenizer': ['deed.T', 'deed.T']}, {'AutoModelForImageTextToText': 'deed.T', 'AutoConfig': 'someone/beacon--deed.T'}
+OURS = {'AutoTokenizer': ['deed.T', 'deed.T']}
+THEIRS = {'AutoModelForImageTextToText': 'deed.T', 'AutoConfig': 'someone/beacon--deed.T'}
 
 REFUSED = [  # kind, file, key, value
     ('clip', 'open_clip_config.json', 'model_cfg.text_cfg.tokenizer_kwargs', {'trust_remote_code': True}),
@@ -68,8 +69,9 @@ KINDS = 'clip', 'classifier', 'inpainting', 'lister'
 
 
 def poison(folder, name, key, value):
-    file, value = folder/name, json.loads(json.dumps(value).replace(ADDRESS, os.environ.get('HF_ENDPOINT', '')))
-    found = json.loads(file.read_text()) if file.exists() else {'model_type': 'llama'} if file.name == 'config.json' else {}
+    file, value = folder/name, json.loads(json.dumps(value).replace(ADDRESS, os.environ['HF_ENDPOINT']))
+    usual = {'model_type': 'llama'} if file.name == 'config.json' else {}
+    found = json.loads(file.read_text()) if file.exists() else usual
     place, *parts = found, *key.split('.')
     for part in parts[:-1]: place = place[part]
     place[parts[-1]] = value
@@ -82,8 +84,10 @@ def readers(kind):
     return dict(
         clip=[features.load_clip, costs.clip_shape, costs.clip_words],
         classifier=[features.load_classifier, costs.classifier_shape],
-        inpainting=[synthesis.load_painter, lambda ids: costs.painter_flops(ids, 64), lambda ids: costs.kept_steps(costs_scale(ids))],
-        lister=[context.load_lister, zoc.load_captioner, lambda ids: costs.lister_flops(ids, 'What is beside the {name}? <image>', 2)])[kind]
+        inpainting=[synthesis.load_painter, lambda ids: costs.painter_flops(ids, 64),
+                    lambda ids: costs.kept_steps(costs_scale(ids))],
+        lister=[context.load_lister, zoc.load_captioner,
+                lambda ids: costs.lister_flops(ids, 'What is beside the {name}? <image>', 2)])[kind]
 
 
 def costs_scale(ids):
@@ -136,9 +140,11 @@ def attacked(heard, tmp_path_factory):
         def log_message(self, *_): pass
     server, place = ThreadingHTTPServer(('127.0.0.1', 0), Hub), tmp_path_factory.mktemp('poisoned')
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    env = {key: x for key, x in os.environ.items() if key not in ('HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE', 'SYNOOD_DOWNLOAD')}
+    told = 'HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE', 'SYNOOD_DOWNLOAD'
+    env = {key: x for key, x in os.environ.items() if key not in told}
     env |= dict(HF_ENDPOINT=f'http://127.0.0.1:{server.server_port}', HF_HOME=str(place/'hf'), OMP_NUM_THREADS='1')
-    run = subprocess.run([sys.executable, __file__, str(place)], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900)
+    run = subprocess.run([sys.executable, __file__, str(place)], env=env, stdin=subprocess.DEVNULL,
+                         capture_output=True, text=True, timeout=900)
     server.shutdown()
     assert run.returncode == 0, run.stderr[-3000:]
     return json.loads(run.stdout.splitlines()[-1]) | dict(place=place, shown=run.stderr)
@@ -152,16 +158,21 @@ def test_nothing_runs_nothing_is_asked_and_nothing_is_shown(attacked, heard):
 def test_an_honest_folder_is_read_by_all(attacked): assert not any(map(any, attacked['told'][:len(KINDS)]))
 
 
-@pytest.mark.parametrize('number', range(len(REFUSED)), ids=[f'{kind}-{name}-{key}'.replace('/', '_') for kind, name, key, _ in REFUSED])
+def labels(cases): return [f'{kind}-{name}-{key}'.replace('/', '_') for kind, name, key, _ in cases]
+
+
+@pytest.mark.parametrize('number', range(len(REFUSED)), ids=labels(REFUSED))
 def test_what_could_name_code_is_refused_in_one_line_that_names_it(number, attacked):
     _, name, key, _ = REFUSED[number]
     for line in filter(None, attacked['told'][len(KINDS) + number]):
-        assert '\n' not in line and line.startswith(str(attacked['place'])) and f'{name}: ' in line and key.rpartition('.')[2] in line
+        assert '\n' not in line and line.startswith(str(attacked['place']))
+        assert f'{name}: ' in line and key.rpartition('.')[2] in line
     assert attacked['told'][len(KINDS) + number][0]
 
 
-@pytest.mark.parametrize('number', range(len(LEFT_OUT)), ids=[f'{kind}-{name}-{key}'.replace('/', '_') for kind, name, key, _ in LEFT_OUT])
-def test_what_only_tells_is_left_out(number, attacked): assert not any(attacked['told'][len(KINDS) + len(REFUSED) + number])
+@pytest.mark.parametrize('number', range(len(LEFT_OUT)), ids=labels(LEFT_OUT))
+def test_what_only_tells_is_left_out(number, attacked):
+    assert not any(attacked['told'][len(KINDS) + len(REFUSED) + number])
 
 
 def test_a_folder_with_code_is_refused(attacked):
