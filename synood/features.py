@@ -6,8 +6,9 @@
 __all__ = ['models_used', 'BATCH', 'unit', 'cosine', 'hub_repository', 'random_folder', 'locate_model', 'find_model', 'Clip',
            'device', 'memory_format', 'built', 'openai_bpe', 'clip_tokenizer', 'readable', 'whole', 'load_clip',
            'encode_text', 'encode_images', 'encode_pixels', 'Crop', 'Classifier', 'load_classifier', 'penultimate_of',
-           'classify', 'describe', 'save_clip', 'arrays_hash', 'pack_arrays', 'unpack_arrays', 'read_arrays', 'cached',
-           'read_hash', 'set_hash', 'image_features', 'classifier_features', 'Pixels', 'text_features']
+           'classify', 'describe', 'save_clip', 'arrays_hash', 'pack_arrays', 'noted_in', 'unpack_arrays',
+           'read_arrays', 'cached', 'read_hash', 'set_hash', 'image_features', 'classifier_features', 'Pixels',
+           'text_features']
 
 # %% ../nbs/05_features.ipynb #c1923cd8
 import hashlib, json, math, os, re, shutil, warnings
@@ -30,8 +31,8 @@ from torchvision.transforms.functional import hflip, resized_crop
 from transformers import CLIPTokenizer
 from .folders import checked_folder, first_line, lent, loading, part_settings, read_settings, shards, word_settings
 from .images import ImageSet, middle
-from .runs import (asset, atomic_write, digest, embedded_folder, file_hash, in_threads, is_settled, lock, make_folder, mark,
-                         progress, sweep, work_off, writing)
+from .runs import (asset, atomic_write, digest, embedded_folder, file_hash, in_threads, is_settled, lock, make_folder,
+                         mark, progress, sweep, work_off, writing)
 
 # %% ../nbs/05_features.ipynb #55c0216c
 def unit(x: np.ndarray) -> np.ndarray:
@@ -495,15 +496,24 @@ def arrays_hash(arrays: dict[str, np.ndarray]) -> str:
 
 def pack_arrays(arrays: dict[str, np.ndarray], **about: str) -> bytes:
     "A safetensors file that holds the hash of its arrays beside them, and what else is said about them."
-    return save(arrays, metadata={'sha256': arrays_hash(arrays), **about})
+    noted = json.dumps(dict(sha256=arrays_hash(arrays), **about), sort_keys=True)
+    return save(arrays, metadata={'written': noted})  # a single entry: the order of several is chance, and so the bytes
+
+def noted_in(file) -> dict[str, str]:
+    "What `pack_arrays` noted in an opened file; empty for those of earlier versions. ValueError if it makes no sense."
+    noted = json.loads((file.metadata() or {}).get('written', '{}'))
+    if not isinstance(noted, dict): raise ValueError('what is noted in it is damaged')
+    return noted
 
 _vouched = {}  # path -> mark of the file when its arrays were last compared with their hash
 
 def unpack_arrays(path: Path, anew: bool = False) -> dict[str, np.ndarray]:
-    "The arrays of a file, compared with their hash if it holds one, again only if the file has changed, or `anew`. ValueError says what is wrong."
+    """The arrays of a file, compared with their hash if it holds one; again only if the file has changed, or `anew`.
+
+    ValueError says what is wrong."""
     seen = mark(path)
     try:
-        with safe_open(path, 'numpy') as f: found, about = {name: f.get_tensor(name) for name in f.keys()}, f.metadata() or {}
+        with safe_open(path, 'numpy') as f: found, about = {name: f.get_tensor(name) for name in f.keys()}, noted_in(f)
     except (SafetensorError, ValueError, TypeError) as e: raise ValueError(' '.join(str(e).split())) from None
     if 'sha256' in about and (anew or _vouched.get(str(path)) != seen):
         if arrays_hash(found) != about['sha256']: raise ValueError('its values are not those that were written')
@@ -571,7 +581,7 @@ def cached(cache: Path | None,  # folder; None computes without keeping
 
 # %% ../nbs/05_features.ipynb #c33dbae6
 def read_hash(known: Path) -> str:
-    "The hash of an image set that `set_hash` kept in a file; empty if there is none or, with a warning, if it is damaged."
+    "The hash of an image set that `set_hash` kept in a file; empty if there is none or, with a warning, damaged."
     try: noted = known.read_text(encoding='utf-8', errors='replace').split()
     except FileNotFoundError: return ''
     if len(noted) == 2 and noted[1] == digest([known.name, noted[0]]): return noted[0]

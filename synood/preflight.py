@@ -7,7 +7,8 @@ __all__ = ['KINDS', 'nearest', 'name_limit', 'check_place', 'behind', 'picture_b
            'counts_of', 'check_counts', 'check_networks', 'folding', 'check_names', 'check_pictures', 'preflight']
 
 # %% ../nbs/16a_preflight.ipynb #c832a3af
-import json, os, shutil, unicodedata
+import errno, json, os, shutil, unicodedata
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Callable
@@ -46,9 +47,12 @@ def check_place(folder: Path, option: str = '--root'):
     probe = temporary(there/'.synood')
     try: probe.write_bytes(bytes(4096))
     except OSError as e:
-        raise CannotWrite(f'{there}: {e.strerror}: make room or make it writable, '
-                          f'or name another place with {option}') from None
-    finally: probe.unlink(missing_ok=True)
+        other = 'another root' if option == '--root' else f'another place with {option}'
+        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise CannotWrite(f'{there}: {e.strerror}: {"free some space there" if full else f"make it writable or choose {other}"}; '
+                          'what is finished is kept, the same command goes on from there') from None
+    finally:
+        with suppress(OSError): probe.unlink(missing_ok=True)  # which a read-only disk refuses as well
 
 # %% ../nbs/16a_preflight.ipynb #7025f5fa
 KINDS = dict(synthesis=2, textimages=1)  # pictures that a stage keeps of every chosen image

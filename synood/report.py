@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from .metrics import paired_interval
-from .runs import (CannotWrite, atomic_write, inside, lock, make_folder, merge_rows, note_output, one_spelling, stage_folder,
-                         stages, understood, writing)
+from .runs import (CannotWrite, atomic_write, inside, lock, make_folder, merge_rows, note_output, one_spelling,
+                         stage_folder, stages, understood, writing)
 from .scales import get_scale
 
 # %% ../nbs/04b_report.ipynb #a2560518
@@ -100,7 +100,7 @@ def figures_folder(scale, root: Path, to_write: bool = False) -> Path:
     one_spelling(folder)
     with writing(folder.parent.parent): make_folder(folder)
     if to_write and not os.access(folder, os.W_OK | os.X_OK):
-        raise CannotWrite(f'{folder}: tables and figures cannot be written to it: make it writable or choose another root')
+        raise CannotWrite(f'{folder}: no table or figure can be written to it: make it writable or choose another root')
     return folder
 
 def _write(path, content):
@@ -188,14 +188,17 @@ def save_figure(fig, name: str, scale, root: Path):
 
 # %% ../nbs/04b_report.ipynb #cf423cc0
 def merge_results(scale, root: Path) -> pd.DataFrame:
-    "Write results.csv and manifest.json of a scale to its figures folder; return the rows. ValueError names a damaged file that they come from."
+    """Write results.csv and manifest.json of a scale to its figures folder; return the rows.
+
+    ValueError of one line for a damaged file that they come from."""
     scale, folder = get_scale(scale), figures_folder(scale, root)
     with lock(Path(root)/scale.name/'.results.lock'):  # of two at once, the later one has read the rows of both
         rows = merge_rows(root, scale.name)
         atomic_write(folder/'results.csv', rows.to_csv(index=False))
     found = sorted({int(s) for s in rows.seed}) or scale.seeds
     behind = {stage_folder(name, scale, s, root) for name in stages.names() for s in found} | folders_used(root, scale.name, folder/'manifest.json')
-    manifests = {f.relative_to(root).as_posix(): _read_json(f/'manifest.json', 'its folder') for f in sorted(behind) if f.exists()}
+    about = lambda folder: _read_json(folder/'manifest.json', 'its folder')
+    manifests = {f.relative_to(root).as_posix(): about(f) for f in sorted(behind) if f.exists()}
     text = json.dumps(dict(scale=dataclasses.asdict(scale), stages=manifests), indent=1, sort_keys=True) + '\n'
     atomic_write(folder/'manifest.json', text.replace(str(Path(root).resolve()), Path(root).name))  # a network of one's own is named by its place
     return rows
@@ -205,7 +208,8 @@ def _read_json(path, what, *keys):
     with understood(path, f'delete {what}, and it is made again'):
         found = json.loads(path.read_text(encoding='utf-8'))
         if not isinstance(found, dict): raise ValueError('it holds no object')
-        if lost := [key for key in keys if not isinstance(found.get(key), dict)]: raise ValueError(f'it has no {lost[0]}')
+        for key in keys:
+            if not isinstance(found.get(key), dict): raise ValueError(f'it has no {key}')
     return found
 
 def folders_used(root: Path, scale: str, manifest: Path) -> set[Path]:

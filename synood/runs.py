@@ -12,7 +12,8 @@ __all__ = ['stages', 'SMALL', 'ROW', 'progress', 'in_threads', 'temporary', 'swe
            'read_published', 'merge_rows']
 
 # %% ../nbs/01_runs.ipynb #d3eac5a0
-import ast, errno, hashlib, importlib, importlib.metadata, inspect, json, os, platform, re, shlex, shutil, sys, time, uuid, warnings
+import ast, errno, hashlib, importlib, importlib.metadata, inspect, json, os
+import platform, re, shlex, shutil, sys, time, uuid, warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -60,14 +61,15 @@ def _started(pid):
     "When a process was started, in ticks; empty where there is no /proc to ask, or one of other process numbers."
     with suppress(OSError, IndexError):
         if os.readlink('/proc/self') == str(os.getpid()):
-            return Path(f'/proc/{pid}/stat').read_text(encoding='utf-8', errors='replace').rpartition(')')[2].split()[19]
+            told = Path(f'/proc/{pid}/stat').read_text(encoding='utf-8', errors='replace')
+            return told.rpartition(')')[2].split()[19]
     return ''
 
 _OURS = re.compile(r'.*\.tmp-([0-9a-f]{4,8})-(\d+)-(?:(\d*)-)?[0-9a-f]{8}', re.S)
 _FORGOTTEN = 7*24*3600  # seconds
 
 def _is_dead(path):
-    "Whether nobody writes to a temporary file or folder any more: its process has ended here, or it was left alone for a week."
+    "Whether nobody writes to a temporary file or folder any more: its process has ended, or it was left for a week."
     owner = _OURS.fullmatch(path.name)
     if not owner: return False
     if owner[1] != _host() or not owner[3]: return time.time() - _touched(path) > _FORGOTTEN
@@ -78,16 +80,21 @@ def _is_dead(path):
 
 def _touched(path):
     "When a file, or anything in a folder, was last written to."
-    with suppress(OSError): return max(os.lstat(p).st_mtime for p in (path, *(path.rglob('*') if path.is_dir() else ())))
+    with suppress(OSError):
+        return max(os.lstat(p).st_mtime for p in (path, *(path.rglob('*') if path.is_dir() else ())))
     return time.time()  # it goes just now
 
 def sweep(folder: Path, name: str = '', alone: bool = False):
-    "Delete the temporary files and folders in a folder, for `name` or for any, that nobody writes to; all of them, if the caller knows that it is `alone`."
+    """Delete the temporary files and folders in a folder, for `name` or for any, that nobody writes to.
+
+    All of them, if the caller knows that it is `alone`."""
     try: found = list(Path(folder).iterdir())
     except OSError: return  # it is gone, or not ours to look into
     for trash in found:
         if '.tmp-' not in trash.name or not trash.name.startswith(f'{name}.tmp-' if name else ''): continue
-        if alone or _is_dead(trash): shutil.rmtree(trash, ignore_errors=True) if trash.is_dir() else trash.unlink(missing_ok=True)
+        if not (alone or _is_dead(trash)): continue
+        if trash.is_dir(): shutil.rmtree(trash, ignore_errors=True)
+        else: trash.unlink(missing_ok=True)
 
 @lru_cache(maxsize=1024)
 def _sweep_once(folder, pid): sweep(folder)
@@ -133,9 +140,10 @@ def _settle_file(path, mode):
     _flush(path)
 
 def settle(folder: Path):
-    "Wait until a folder and all below it are on the disk; its files get the mode that the umask asked for when it was made."
+    "Wait until a folder and all below it are on the disk; its files get the mode that the umask asked for."
     mode, found = os.stat(folder).st_mode, list(os.walk(folder))
-    in_threads(lambda path: _settle_file(path, mode), [os.path.join(home, name) for home, _, names in found for name in names])
+    files = [os.path.join(home, name) for home, _, names in found for name in names]
+    in_threads(lambda path: _settle_file(path, mode), files)
     for home, _, _ in reversed(found): _flush(home)
 
 def make_folder(folder: Path):
@@ -158,7 +166,7 @@ def move(source: Path, target: Path):
 
 @contextmanager
 def atomic_file(path: Path):
-    "Yield a temporary path whose file becomes `path` when the block ends well, and vanishes when it does not. The folder must exist."
+    "Yield a temporary path that becomes the file `path` when the block ends well, and vanishes when it does not."
     path = Path(path)
     _sweep_once(path.parent, os.getpid())
     tmp = temporary(path)
@@ -194,7 +202,8 @@ def atomic_folder(path: Path):
 def _move(folder, path):
     try: move(folder, path)
     except OSError as e:
-        if e.errno not in (errno.ENOTEMPTY, errno.EEXIST) and not (isinstance(e, PermissionError) and path.is_dir()): raise
+        on_windows = isinstance(e, PermissionError) and path.is_dir()
+        if e.errno not in (errno.ENOTEMPTY, errno.EEXIST) and not on_windows: raise
         raise FileExistsError(f'{path} exists: another process has just made it') from None
 
 # %% ../nbs/01_runs.ipynb #66d68399
@@ -208,7 +217,7 @@ def inside(name: str, listed: Path) -> str:
 # %% ../nbs/01_runs.ipynb #ca6d4f7e
 @contextmanager
 def understood(path: Path, remedy: str = 'delete the folder it is in, and run what made it again'):
-    "A block that makes sense of the file `path`: if it cannot, a ValueError of one line names the file and the `remedy`."
+    "A block that makes sense of the file `path`: if it cannot, a ValueError of one line names it and the `remedy`."
     try: yield
     except OSError: raise  # which names a file itself
     except Exception as e:
@@ -222,14 +231,17 @@ def digest(thing) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 def mark(path: Path) -> tuple[int, int, int, int] | None:
-    "What tells a changed file or folder from the old one without reading it: number, time of change, size, time of writing; None if there is none."
+    """What tells a changed file or folder from the old one without reading it; None if there is none.
+
+    Its number, the time of the change, its size, the time of writing."""
     try: status = os.stat(path)
     except OSError: return None
     return status.st_ino, status.st_ctime_ns, status.st_size, status.st_mtime_ns
 
 def is_settled(marks):
     "Whether all these were last written long enough ago for a new mark to follow from a new content."
-    return all(max(m[1], m[3]) < time.time_ns() - 2*10**9 for m in marks if m)  # two seconds, the coarsest clock of a file system
+    before = time.time_ns() - 2*10**9  # the coarsest clock of a file system
+    return all(max(m[1], m[3]) < before for m in marks if m)
 
 _hashes = {}  # path -> (mark, sha256)
 
@@ -243,12 +255,14 @@ def file_hash(path: Path) -> str:
 
 file_hash.cache_clear = _hashes.clear
 
-_DROPPED = re.compile(r'\.DS_Store|Thumbs\.db|desktop\.ini|\._.*|\.nfs[0-9a-f]+|\.fuse_hidden.*', re.I | re.S)  # by file managers and network file systems
+_DROPPED = re.compile(r'\.DS_Store|Thumbs\.db|desktop\.ini|\._.*|'  # by file managers
+                      r'\.nfs[0-9a-f]+|\.fuse_hidden.*', re.I | re.S)  # and network file systems
 
 def folder_hash(folder: Path) -> str:
     "A 12-digit hash of all file names and contents below a folder, manifest.json and what file managers leave aside."
     folder = Path(folder)
-    files = sorted(p for p in folder.rglob('*') if p.is_file() and p.name != 'manifest.json' and not _DROPPED.fullmatch(p.name))
+    def counts(p): return p.is_file() and p.name != 'manifest.json' and not _DROPPED.fullmatch(p.name)
+    files = sorted(p for p in folder.rglob('*') if counts(p))
     return digest([(p.relative_to(folder).as_posix(), file_hash(p)) for p in files])
 
 # %% ../nbs/01_runs.ipynb #1425a5cc
@@ -274,7 +288,8 @@ def _dumped(node):
     for name in node._fields:
         value = getattr(node, name, None)
         if (value is None and getattr(type(node), name, ...) is None) or (name in _SINCE and not value): continue
-        if isinstance(node, ast.JoinedStr): value = [part for part in value if getattr(part, 'value', None) != '']  # 3.12 ends f'{x:{y}}' with one
+        if isinstance(node, ast.JoinedStr):  # 3.12 ends f'{x:{y}}' with an empty one
+            value = [part for part in value if getattr(part, 'value', None) != '']
         told.append(f'{name}={_dumped(value)}')
     return f'{type(node).__name__}({", ".join(told)})'
 
@@ -303,14 +318,16 @@ def walk(root: Path, refuse: Callable = lambda error: None):
         yield os.path.relpath(folder, root).replace(os.sep, '/'), names
 
 def _marks(root, most=20_000):
-    "{path: mark} of all folders below `root`, and of all files unless there are more than `most`: a folder's own changes when one comes, goes or is replaced."
+    """{path: mark} of all folders below `root`, and of all files unless there are more than `most`.
+
+    A folder's own mark changes when a file comes, goes or is replaced."""
     found = [(os.path.normpath(os.path.join(root, below)), names) for below, names in walk(root)]
     several = sum(len(names) for _, names in found) <= most
-    paths = [root, *(folder for folder, _ in found), *(os.path.join(f, name) for f, names in found for name in names if several)]
-    return {path: mark(path) for path in paths}
+    files = [os.path.join(folder, name) for folder, names in found for name in names] if several else []
+    return {path: mark(path) for path in [root, *(folder for folder, _ in found), *files]}
 
 def while_unchanged(look: Callable, most: int = 8) -> Callable:
-    "look(*what, root), its last `most` results remembered while the tree below `root` stays what it is. `cache_clear()` forgets them."
+    "look(*what, root), its last `most` results remembered while the tree below `root` stays what it is."
     known = {}
     @wraps(look)
     def call(*args):
@@ -371,7 +388,7 @@ def _standing(name):
     return tuple((str(path), mark(path)) for path in sorted(folder.rglob('*')))
 
 def remembered(most: int = 128) -> Callable:
-    "Decorator of load(ids, ...): as `lru_cache`, but a result goes when something in the local folders among the model ids changes."
+    "Decorator of load(ids, ...): `lru_cache`, but a result goes when a local folder among the model ids changes."
     def decorate(load):
         kept = lru_cache(maxsize=most)(lambda standing, *args, **named: load(*args, **named))
         @wraps(load)
@@ -430,19 +447,20 @@ class CannotLock(OSError):
     "One line: the folder whose file system refuses locks, and what to do."
 
 _REFUSED = errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS
-_KERNEL = {k: False for k in ('fallback_to_soft',) if k in inspect.signature(FileLock.__init__).parameters}  # no file that outlives a kill
+_KNOWN = inspect.signature(FileLock.__init__).parameters
+_KERNEL = {k: False for k in ('fallback_to_soft',) if k in _KNOWN}  # no file that outlives a kill
 
 @contextmanager
 def lock(path: Path,  # of the lock file, in a folder that exists
          timeout: float = -1):  # seconds to wait for it, -1 for ever
-    "Hold a lock that dies with the process. Raises filelock's Timeout while another holds it, and `CannotLock` where there are no locks."
+    "Hold a lock that dies with the process. Timeout (of filelock) if another holds it, `CannotLock` if there are none."
     held = FileLock(path, timeout=timeout, **_KERNEL)
     try: held.acquire()
     except (OSError, NotImplementedError) as e:
         if isinstance(e, OSError) and e.errno not in _REFUSED: raise
         why = getattr(e, 'strerror', None) or 'they are not implemented'
-        raise CannotLock(f'{Path(path).parent}: its file system refuses locks ({why}), and without them two processes would write the same files: '
-                         'choose a place on a local disk (--root or --out), or mount this one with locks') from e
+        raise CannotLock(f'{Path(path).parent}: its file system refuses locks ({why}), and without them two processes '
+                         'would write the same files: choose a place on a local disk (--root or --out), or mount this one with locks') from e
     try: yield
     finally: held.release()
 
@@ -519,7 +537,8 @@ _IMPORTED_AS = dict(open_clip_torch='open_clip', pillow='PIL')
 def _version(name):
     "The version of a package that pip installed, or what the package says of itself, such as a clone on PYTHONPATH."
     try: return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError: return importlib.import_module(_IMPORTED_AS.get(name, name)).__version__
+    except importlib.metadata.PackageNotFoundError: pass
+    return importlib.import_module(_IMPORTED_AS.get(name, name)).__version__
 
 def versions() -> dict[str, str]:
     "Versions of Python and of the packages whose code decides our bytes."
@@ -528,9 +547,9 @@ def versions() -> dict[str, str]:
 
 def _census(folder):
     "{path: size} of all files below a stage's folder but its own manifest.json, and those that file managers leave."
-    found = (os.path.join(home, name) for home, _, names in os.walk(folder) for name in names if not _DROPPED.fullmatch(name))
-    own = os.path.join(folder, 'manifest.json')
-    return {path: os.path.getsize(path) for path in found if path != own}
+    found = (os.path.join(home, name) for home, _, names in os.walk(folder) for name in names)
+    left_out = lambda path: path == os.path.join(folder, 'manifest.json') or _DROPPED.fullmatch(os.path.basename(path))
+    return {path: os.path.getsize(path) for path in found if not left_out(path)}
 
 def _manifest(st, scale, seed, folder, inputs):
     sizes = _census(folder)
@@ -548,7 +567,7 @@ SMALL = 2**28  # bytes of a folder whose content is compared whenever it is used
 _compared = {}  # folder -> marks of its files when their content was last compared
 
 def stage_problem(folder: Path, whole: bool = False) -> str:
-    "How a finished stage's folder differs from its manifest, empty for not at all; `whole`: the content of a large one counts too."
+    "How a finished stage's folder differs from its manifest, empty for not at all; `whole`: by content, if it is large too."
     folder = Path(folder)
     try:
         about = json.loads((folder/'manifest.json').read_text(encoding='utf-8'))
@@ -556,7 +575,8 @@ def stage_problem(folder: Path, whole: bool = False) -> str:
     except (FileNotFoundError, NotADirectoryError): return 'it holds no manifest.json'
     except (ValueError, LookupError, TypeError, RecursionError): return 'its manifest.json is damaged'
     sizes = _census(folder)
-    if (len(sizes), sum(sizes.values())) != (files, size): return f'it holds {len(sizes)} files of {sum(sizes.values())} bytes, and not {files} of {size}'
+    there = len(sizes), sum(sizes.values())
+    if there != (files, size): return f'it holds {there[0]} files of {there[1]} bytes, and not {files} of {size}'
     if not whole and size > SMALL: return ''
     marks = {path: mark(path) for path in [*sizes, folder/'manifest.json']}
     if not whole and _compared.get(folder) == marks: return ''
@@ -602,7 +622,8 @@ def log_time(folder: Path, name: str, seed: int | None, seconds: float):
         f.seek(0)
         before = f.read()
         whole = b'\n' if before and not before.endswith(b'\n') else b''  # a line that a full disk cut off stays alone
-        f.write(whole + (b'' if before else b'stage,seed,seconds\n') + f'{name},{"" if seed is None else seed},{seconds:.2f}\n'.encode())
+        head = b'' if before else b'stage,seed,seconds\n'
+        f.write(whole + head + f'{name},{"" if seed is None else seed},{seconds:.2f}\n'.encode())
         f.flush()
         os.fsync(f.fileno())
 
@@ -619,7 +640,7 @@ def one_spelling(path: Path):
     except OSError: return  # nothing is there yet, or the one who writes will hear of it
     for name in beside:
         if name != path.name and name.casefold() == path.name.casefold():
-            raise ValueError(f'{path}: {name} is there already, which is the same name on Windows and macOS: choose another')
+            raise ValueError(f'{path}: {name} is there already, on Windows and macOS the same name: choose another')
 
 # %% ../nbs/01_runs.ipynb #7089951a
 def _bring(st, scale, seed, final, inputs, root):
@@ -633,7 +654,9 @@ def _bring(st, scale, seed, final, inputs, root):
     if part.exists(): shutil.rmtree(part, ignore_errors=True)  # of a process that came late, and was killed
 
 def run_stage(name: str, scale, seeds: tuple[int, ...] = (), root: Path = 'runs') -> dict[int, Path]:
-    "Finished folder of the stage for each run seed; makes what is missing, upstream first, and skips what stands. ValueError if that is not what was made."
+    """Finished folder of the stage for each run seed; makes what is missing, upstream first, and skips what stands.
+
+    ValueError of one line if something stands that is not what was made."""
     scale, st = get_scale(scale), stages[name]
     seeds = tuple(seeds) or scale.seeds
     one_spelling(Path(root)/scale.name)
@@ -680,7 +703,8 @@ class Rows:
 
     def publish(self, experiment: str, params: list[dict], ablation: bool = False) -> pd.DataFrame:
         "Make the files of these parameter sets the ones that an experiment shows; return their rows in this order."
-        names, listed = [self.path(p).relative_to(self.folder).as_posix() for p in params], self.folder/f'{experiment}.json'
+        names = [self.path(p).relative_to(self.folder).as_posix() for p in params]
+        listed = self.folder/f'{experiment}.json'
         rows = pd.concat([read_rows(self.folder/name, ablation) for name in names], ignore_index=True)
         one_spelling(listed)
         shown = dict(ablation=ablation, files=sorted(set(names)))
@@ -689,10 +713,11 @@ class Rows:
         return rows
 
 @lru_cache(maxsize=None)
-def _warn_of(folder): warnings.warn(f'the rows in {folder} are of an earlier version and have no hash beside them: they are taken as they stand')
+def _warn_of(folder):
+    warnings.warn(f'the rows in {folder} are of an earlier version, without a hash: they are taken as they stand')
 
 def row_problem(path: Path) -> str:
-    "How a file of rows differs from what was written, empty for not at all. Files of before there were hashes have none to be compared with."
+    "How a file of rows differs from what was written, empty for not at all; those of earlier versions have no hash."
     beside, content = Path(path).with_suffix('.sha256'), Path(path).read_bytes()
     if not beside.exists(): return '' if content else 'it is empty'
     noted = beside.read_text(encoding='utf-8', errors='replace').strip()
@@ -700,7 +725,9 @@ def row_problem(path: Path) -> str:
     return '' if hashlib.sha256(content).hexdigest() == noted else 'it is not what was written'
 
 def read_rows(path: Path, ablation: bool) -> pd.DataFrame:
-    "The rows of a file; the columns that describe ablation cells are empty unless it is one. ValueError of one line if it is not what was written."
+    """The rows of a file; the columns that describe ablation cells are empty unless it is one.
+
+    ValueError of one line if it is not what was written."""
     root = Path(path).parents[3] if len(Path(path).parents) > 3 else Path(path).parent
     if problem := row_problem(path): raise ValueError(f'{path} is damaged: {problem}: {repair_command(root)}')
     if not Path(path).with_suffix('.sha256').exists(): _warn_of(Path(path).parent)
@@ -710,14 +737,18 @@ def read_rows(path: Path, ablation: bool) -> pd.DataFrame:
     return rows if ablation else rows.assign(**dict.fromkeys(_CELLS, ''))
 
 def read_published(listed: Path) -> tuple[bool, list[Path]]:
-    "Whether the list of an experiment is an ablation's, and the files of rows that it names. ValueError if it is damaged, FileNotFoundError if one is missing."
+    """Whether the list of an experiment is an ablation's, and the files of rows that it names.
+
+    ValueError if it is damaged, FileNotFoundError if one is missing."""
     again = f'delete it, and run the experiment {listed.stem} again'
     with understood(listed, again):
         shown = json.loads(listed.read_text(encoding='utf-8'))
         ablation, files = shown['ablation'], [listed.parent/inside(name, listed) for name in shown['files']]
         if type(ablation) is not bool or not files: raise ValueError('it must say true or false, and name files')
-        if shown.get('content') not in (None, digest({k: shown[k] for k in ('ablation', 'files')})): raise ValueError('it is not what was written')
-    if lost := [path for path in files if not path.is_file()]: raise FileNotFoundError(f'{listed} names the rows {lost[0]}, which are missing: {again}')
+        own = digest({k: shown[k] for k in ('ablation', 'files')})
+        if shown.get('content') not in (None, own): raise ValueError('it is not what was written')
+    if lost := [path for path in files if not path.is_file()]:
+        raise FileNotFoundError(f'{listed} names the rows {lost[0]}, which are missing: {again}')
     return ablation, files
 
 # %% ../nbs/01_runs.ipynb #67c89340

@@ -66,9 +66,10 @@ class FineTuning:
         try:
             with safe_open(path, 'pt') as found:
                 tensors, about = {k: found.get_tensor(k) for k in found.keys()}, found.metadata()
-            if about.get('sha256') not in (None, _tensors_hash(tensors)): raise ValueError('its values are not those that were written')
+            if about.get('sha256') not in (None, _tensors_hash(tensors)): raise ValueError('its values have changed')
             self.losses = json.loads(about['losses'])
-        except (SafetensorError, AttributeError, TypeError, KeyError, ValueError) as e: raise ValueError(f'{path} is damaged ({e}): delete it, and the training begins anew') from None
+        except (SafetensorError, AttributeError, TypeError, KeyError, ValueError) as e:
+            raise ValueError(f'{path} is damaged ({e}): delete it, and the training begins anew') from None
         self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith('model.')})
         moments = {}
         for key, value in tensors.items():

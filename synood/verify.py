@@ -28,13 +28,15 @@ class Thing:
 _KEY = re.compile(r'(seed-?\d+-)?[0-9a-f]{12}')  # of a finished stage's folder
 
 def _of_cache(cache):
-    for path in sorted([*cache.glob('*.safetensors'), *cache.glob('*.parts/*.safetensors')]): yield Thing('features', path)
+    arrays = [*cache.glob('*.safetensors'), *cache.glob('*.parts/*.safetensors')]
+    for path in sorted(arrays): yield Thing('features', path)
     for path in sorted((cache/'hashes').glob('*')):
         if re.fullmatch('[0-9a-f]{12}', path.name): yield Thing('hash', path)
 
 def _of_scale(home):
     for path in sorted(home.glob('*/*')):
-        if _KEY.fullmatch(path.name) and path.is_dir() and path.parent.name not in ('rows', 'notebooks'): yield Thing('stage', path)
+        keyed = _KEY.fullmatch(path.name) and path.parent.name not in ('rows', 'notebooks')
+        if keyed and path.is_dir(): yield Thing('stage', path)
         if path.name == 'network' and (path/'manifest.json').exists(): yield Thing('network', path)
     for path in sorted(home.glob('rows/*/*.csv')): yield Thing('rows', path)
     for path in sorted(home.glob('rows/*.json')): yield Thing('list', path)
@@ -42,7 +44,7 @@ def _of_scale(home):
     for path in home.glob('timings.csv'): yield Thing('log', path)
 
 def things(root: Path, detectors: list[Path] = ()) -> list[Thing]:
-    "All that can be compared below a root, and the detectors below it or given. FileNotFoundError if there is no such folder."
+    "All that can be compared below a root, and the detectors below it or given. FileNotFoundError for a missing folder."
     root, found = Path(root), []
     for folder in (root, *detectors):
         if not Path(folder).is_dir(): raise FileNotFoundError(f'{folder}: there is no such folder')
@@ -67,11 +69,12 @@ def _differing(folder, listed, key):
 
 def _of_features(path):
     from safetensors import safe_open
-    from synood.features import unpack_arrays
+    from synood.features import noted_in, unpack_arrays
     try: unpack_arrays(path, anew=True)
     except ValueError as e: return str(e)
-    with safe_open(path, 'numpy') as f: about = f.metadata() or {}
-    if 'about' in about and hashlib.sha256(about['about'].encode()).hexdigest() != path.stem: return 'it belongs under another name'
+    with safe_open(path, 'numpy') as f: about = noted_in(f)
+    named = hashlib.sha256(about['about'].encode()).hexdigest() if 'about' in about else path.stem
+    if named != path.stem: return 'it belongs under another name'
     return '' if 'sha256' in about else None
 
 def _of_hash(path):
@@ -93,22 +96,25 @@ def _of_list(path):
 def _of_record(path):
     try: found = json.loads(path.read_text(encoding='utf-8'))
     except ValueError: return 'it is no JSON'
-    return '' if isinstance(found, dict) and isinstance(found.get('key'), str) and isinstance(found.get('outputs'), dict) else 'it is no record of a notebook'
+    fits = isinstance(found, dict) and isinstance(found.get('key'), str) and isinstance(found.get('outputs'), dict)
+    return '' if fits else 'it is no record of a notebook'
 
 def _of_log(path):
     text = path.read_bytes()
     whole = text.startswith(b'stage,seed,seconds\n') and text.endswith(b'\n')
-    return '' if whole and all(line.count(b',') == 2 for line in text.splitlines()) else 'it is no list of stage, seed and seconds'
+    whole = whole and all(line.count(b',') == 2 for line in text.splitlines())
+    return '' if whole else 'it is no list of stage, seed and seconds'
 
 def _of_stage(path):
     from synood.runs import stage_problem
     return stage_problem(path, whole=True)
 
-_COMPARE = dict(stage=_of_stage, features=_of_features, hash=_of_hash, rows=_of_rows, list=_of_list, record=_of_record, log=_of_log,
-                network=lambda path: _differing(path, 'manifest.json', 'sha256'), detector=lambda path: _differing(path, 'detector.json', 'files'))
+_COMPARE = dict(stage=_of_stage, features=_of_features, hash=_of_hash, rows=_of_rows, list=_of_list, record=_of_record,
+                log=_of_log, network=lambda path: _differing(path, 'manifest.json', 'sha256'),
+                detector=lambda path: _differing(path, 'detector.json', 'files'))
 
 def compare(found: list[Thing]) -> list[tuple[Thing, str | None]]:
-    "(thing, problem) of each: '' is as it was made, None has no hash. What another process takes away meanwhile is left out."
+    "(thing, problem) of each: '' is as it was made, None has no hash. What another process takes away is left out."
     from synood.runs import file_hash, progress
     file_hash.cache_clear()
     told = []
@@ -134,29 +140,35 @@ def remove(thing: Thing):
 def report_of(root: Path, told: list, repair: bool) -> dict:
     "What `verify` prints as JSON; with `repair`, what can be made again has been removed."
     kinds = {kind: sum(t.kind == kind for t, _ in told) for kind in _COMPARE}
-    damaged = [dict(kind=t.kind, path=str(t.path), problem=problem, removed=repair and t.kind != 'detector') for t, problem in told if problem]
+    damaged, unknown = [], [str(t.path) for t, problem in told if problem is None]
     for t, problem in told:
-        if problem and repair and t.kind != 'detector': remove(t)
-    return dict(root=str(root), compared={k: n for k, n in kinds.items() if n}, without_hash=[str(t.path) for t, problem in told if problem is None], damaged=damaged)
+        if not problem: continue
+        removed = repair and t.kind != 'detector'
+        if removed: remove(t)
+        damaged.append(dict(kind=t.kind, path=str(t.path), problem=problem, removed=removed))
+    compared = {kind: n for kind, n in kinds.items() if n}
+    return dict(root=str(root), compared=compared, without_hash=unknown, damaged=damaged)
 
 def as_text(report: dict) -> str:
     "A report in lines: one for everything that differs, and a summary."
-    lines = [f'{d["path"]} ({d["kind"]}): {d["problem"]}' + (': removed' if d['removed'] else '') for d in report['damaged']]
+    removed = {True: ': removed', False: ''}
+    lines = [f'{d["path"]} ({d["kind"]}): {d["problem"]}{removed[d["removed"]]}' for d in report['damaged']]
     counted = ', '.join(f'{n} {kind}' for kind, n in report['compared'].items()) or 'nothing'
     old = f'; {len(report["without_hash"])} of earlier versions have no hash' if report['without_hash'] else ''
     left = [d for d in report['damaged'] if not d['removed']]
     advice = ''
-    if any(d['kind'] != 'detector' for d in left): advice = '; --repair removes it, and the command that made it makes it again'
+    if any(d['kind'] != 'detector' for d in left): advice = '; --repair removes it, its command makes it again'
     elif left: advice = '; a detector is not removed: bring it again, or make it anew'
-    return '\n'.join([*lines, f'compared below {report["root"]}: {counted}{old}; {len(lines) or "none"} of them damaged{advice}'])
+    summary = f'compared below {report["root"]}: {counted}{old}; {len(lines) or "none"} of them damaged{advice}'
+    return '\n'.join([*lines, summary])
 
 # %% ../nbs/16f_verify.ipynb #0ecfc8b3
 @commands.command()
 def verify(detectors: list[Path] = typer.Argument(None, help='Folders of saved detectors elsewhere.'),
            root: Path = typer.Option(Path('runs'), help='Folder with everything that was made.'),
-           repair: bool = typer.Option(False, '--repair', help='Remove what differs; it is made again when it is asked for.'),
+           repair: bool = typer.Option(False, '--repair', help='Remove what differs; the same commands make it again.'),
            as_json: bool = typer.Option(False, '--json', help='Print JSON.')):
-    "Compare everything that stands with the hash it was made with; status 1 if something differs and is left. Example: synood verify --root runs"
+    "Compare all that stands with the hash it was made with; status 1 if harm is left. Example: synood verify --root runs"
     report = report_of(root, compare(things(root, detectors or ())), repair)
     print(json.dumps(report, indent=1, ensure_ascii=False) if as_json else as_text(report))
     if not all(d['removed'] for d in report['damaged']): raise typer.Exit(1)
