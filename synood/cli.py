@@ -19,9 +19,18 @@ from .commands import commands, tell
 from .processes import own_kernel, stoppable, workers
 
 # %% ../nbs/17_cli.ipynb #4790363a
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help='Tells when an image belongs to none of the classes you know.')
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(commands)
+
+def _tell_version(wanted):
+    if not wanted: return
+    from synood import __version__
+    print(f'synood {__version__}')
+    raise typer.Exit()
+
+@app.callback()
+def _about(version: bool = typer.Option(False, '--version', callback=_tell_version, is_eager=True, help='Print it.')):
+    "Tells when an image belongs to none of the classes you know."
 
 def parse_seeds(text: str) -> tuple[int, ...]:
     "Seeds from '0,1,2' or '0-4'; an empty text leaves the choice to the scale."
@@ -302,7 +311,6 @@ def pretrain(names: list[str] = typer.Argument(None, help='Networks to train; de
     "Train the embedded networks from nothing; stopped, it goes on where it was. Example: synood pretrain classifier"
     from math import ceil
     from dataclasses import replace
-    if share != share: raise ValueError('--share must be a number from 0 to 1, not nan')
     from synood.preflight import check_place
     from synood.pretraining import SHELVES, ship, trainees
     from synood.pretraining import pretrain as train

@@ -94,7 +94,7 @@ def fit(images: Path = typer.Argument(None, help='Folder with one folder of ID i
         tpr: float = typer.Option(None, help='Share of ID images that the threshold keeps, at least; default: 0.95.'),
         method: str = typer.Option('', help='A method on CLIP image features, see `synood methods`; default: SynOOD with images, NegLabel without.'),
         scale: str = _SCALE, m: int = typer.Option(0, min=0, help='Synthetic images in all; default: the scale\'s number, as far as every class has images.'),
-        seed: int = typer.Option(0, help='Run seed.'), root: Path = _ROOT, as_json: bool = _JSON):
+        seed: int = typer.Option(0, min=0, help='Run seed.'), root: Path = _ROOT, as_json: bool = _JSON):
     "Make a detector of your classes. Example: synood fit photos --calibrate more_photos --out my_detector --scale paper"
     from synood.detector import OODDetector
     check_new(out)
@@ -322,7 +322,7 @@ def score(images: Path = typer.Argument(help='An image, or a folder that is sear
 def synthesize(images: Path = typer.Argument(help='Folder with one folder of ID images per class.'),
                scale: str = _SCALE, m: int = typer.Option(0, min=0, help='Images in all; default: the scale\'s number, as far as every class has images.'),
                names: Path = typer.Option(None, help='Text file with lines folder<TAB>name; default: the names of the class folders, of WordNet ids their words.'),
-               seed: int = typer.Option(0, help='Run seed.'), root: Path = _ROOT, as_json: bool = _JSON):
+               seed: int = typer.Option(0, min=0, help='Run seed.'), root: Path = _ROOT, as_json: bool = _JSON):
     "Paint near-boundary images of your classes. Stopped, it goes on where it was. Example: synood synthesize photos --scale paper --m 1000"
     from synood.detector import own_images, own_scale
     from synood.preflight import preflight

@@ -19,9 +19,8 @@ import torch
 from .datasets import Preset, archives, expectations, find_sets, image_sets, nowhere
 from .features import find_model
 from .images import ImageSet, check_images, cut_down, image_folder, protocols, select
-from .preflight import (check_counts, check_names, check_place, counts_of, drawn_counts, nearest, picture_bytes,
-                              rendered)
-from .report import figures_folder
+from .preflight import (check_counts, check_names, check_place, counts_of, drawn_counts, figures_place, nearest,
+                              picture_bytes, rendered)
 from .runs import stages, versions
 from .scales import NETWORKS, Scale, check_scale, get_scale
 from .scores import methods
@@ -190,7 +189,7 @@ def machine_items(scale: Scale, root: Path, images: int):
 # %% ../nbs/16b_doctor.ipynb #95ce95a8
 def work_items(scale: Scale, root: Path, train: ImageSet | None = None):
     "Items for places, numbers and names; `train`: the training images of a scale on images of its own, if they are there."
-    checks = dict(root=partial(check_place, root), figures=partial(check_place, figures_folder(scale, root)))
+    checks = dict(root=partial(check_place, root), figures=partial(check_place, figures_place(root)))
     if rendered(scale): checks['numbers'] = partial(check_counts, scale, drawn_counts(scale))
     elif train is not None:
         train = cut_down({'train': train, 'id': train}, scale.n_train, 0, protocols[scale.protocol].half)['train']
