@@ -218,6 +218,7 @@ def see(image: Image.Image, orient: bool = False, then: Callable = lambda pictur
     check_size(*image.size)
     with _in_turn(image):
         with _loading:
+            if getattr(image, 'tile', None) and getattr(image, 'fp', None) is None: raise ValueError('the picture was closed before it was read: load it while it is open')
             if getattr(image, 'tile', None): image = _decode(image, False)
             else: image.load()
         return then(_finished(image, orient, name))
@@ -363,7 +364,7 @@ def _found(root):
     more = ' ...' if len(entries) > 3 else ''
     return f'{folders} folders and {len(entries) - folders} other files ({names}{more})'
 
-def _labels(root, files):
+def _labels(root, files, others=''):
     "Class names and (N,) labels: the class of a file is the first folder of its path."
     folders = [p.name for p in Path(root).iterdir() if p.is_dir()]
     classes = tuple(sorted(name for name in folders if not name.startswith('.') and name != '__MACOSX'))
@@ -375,7 +376,7 @@ def _labels(root, files):
                          'make one folder per class, or pass labelled=False')
     if empty := sorted(set(classes) - set(heads)):
         raise ValueError(f'{root}: no image in {len(empty)} of {len(classes)} class folders: '
-                         f'{", ".join(empty[:5])}')
+                         f'{", ".join(empty[:5])}{others}')
     index = {name: i for i, name in enumerate(classes)}
     return classes, np.array([index[h] for h in heads], np.int64)
 
@@ -402,12 +403,13 @@ def image_folder(root: Path,
         raise FileNotFoundError(f'{root}: no such folder; {parent} holds {_found(parent)}')
     others = LeftOut() if left_out is None else left_out
     files = find_files(root, None, by_content, others)
+    told = f'; {others}' if others else ''
     if not files:
         raise ValueError(f'{root}: no images ({" ".join(sorted(EXTENSIONS))}); '
-                         f'it holds {_found(root)}')
-    if left_out is None and others: tell_once(f'{root}: {others}')
-    classes, labels = _labels(root, files) if labelled else ((), np.full(len(files), -1, np.int64))
+                         f'it holds {_found(root)}{told}')
+    classes, labels = _labels(root, files, told) if labelled else ((), np.full(len(files), -1, np.int64))
     images = ImageSet(root, files, labels, classes, orient)
+    if left_out is None and others: tell_once(f'{root}: {others}')
     return images if limit is None else images.take(spread(len(images), limit))
 
 # %% ../nbs/03_images.ipynb #3108c6bd

@@ -220,6 +220,8 @@ def traps():
     yield 'texts.png', png(8, 8, *[chunk(b'zTXt', b'k%d\0\0' % i + zeros(2**20)) for i in range(200)], colour=0, pixels=small)
     yield 'comments.png', png(8, 8, *[chunk(b'tEXt', b'k\0v')]*20_000, colour=0, pixels=small)
     yield 'note.png', png(8, 8, chunk(b'eXIf', bytes(5_000_000)), colour=0, pixels=small)
+    yield 'note-tags.png', png(8, 8, chunk(b'eXIf', tiff(*[(40_000 + i, 7, 2**20, 8) for i in range(20_000)], extra=bytes(2**20))), colour=0, pixels=small)
+    yield 'note-count.png', png(8, 8, chunk(b'eXIf', b'II*\0\x08\0\0\0\xff\xff' + bytes(12*65_535)), colour=0, pixels=small)
     yield 'frames.png', png(1, 1, chunk(b'acTL', struct.pack('>II', 2**31 - 1, 0)), colour=0, pixels=zlib.compress(bytes(2)))
     yield 'frames.gif', gif(20_000)
     yield 'canvas.gif', gif(1, 65_535, 65_535)
@@ -363,7 +365,7 @@ def read_apart(path, read):
     if not child:
         signal.alarm(100)
         before, files, found = megabytes(), len(os.listdir('/dev/fd')), {}
-        try: found['pixels'] = int(np.prod(read(path).size))
+        try: found['pixels'] = int(np.prod(read(path, orient=True).size))
         except (ValueError, FileNotFoundError) as e: found['problem'] = str(e)
         except BaseException as e: found['crash'] = repr(e)
         found |= dict(seconds=time.process_time(), grown=megabytes() - before, left_open=len(os.listdir('/dev/fd')) - files)

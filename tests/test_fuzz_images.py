@@ -86,7 +86,7 @@ def test_few_are_read_or_named(few):
     folder, good = few
     for name in find_files(folder, by_content=True):
         started, held = time.process_time(), len(os.listdir('/dev/fd'))
-        try: assert read_image(folder/name).mode == 'RGB'
+        try: assert {read_image(folder/name, orient=orient).mode for orient in (False, True)} == {'RGB'}
         except (ValueError, FileNotFoundError) as e:
             assert str(e).startswith(f'{folder/name}: ') and name not in good
             check_line(str(e).removeprefix(f'{folder/name}: '))
