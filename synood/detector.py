@@ -52,12 +52,15 @@ def conformal_threshold(scores: np.ndarray, tpr: float = .95) -> float:
     return float(scores[k - 1])
 
 # %% ../nbs/11_detector.ipynb #061c1e68
-SLACK = 2e-5  # how far cosines of one picture lie apart at most, whatever the batch, the threads, torch or ONNX, in float32
+# how far cosines of one picture lie apart at most, whatever the batch, the threads, torch or ONNX, in float32
+SLACK = 2e-5
 
 def with_slack(threshold: float, temperature: float, slack: float = SLACK) -> float:
-    "The threshold, lowered so that a picture keeps its side when its cosines are off by `slack`: odds fall by exp(-2 slack/temperature), .4 % at .01."
+    """The threshold, lowered so that a picture keeps its side when its cosines are off by `slack`: odds fall by
+    exp(-2 slack/temperature), .4 % at .01."""
     kept = threshold*np.exp(-2*slack/temperature)
-    return float(kept/(kept + max(1 - threshold, 2**-52))*(1 - 2**-48))  # the last factor is for the rounding of the mean itself
+    # the last factor is for the rounding of the mean itself
+    return float(kept/(kept + max(1 - threshold, 2**-52))*(1 - 2**-48))
 
 # %% ../nbs/11_detector.ipynb #66ab459c
 @dataclass(frozen=True, eq=False)
@@ -72,12 +75,15 @@ class Neighbours:
 class _Decides:
     "What a detector does with images."
     def calibrate(self, id_images, tpr: float = .95, size: int = 64) -> 'OODDetector':
-        """A detector with a threshold that a new ID image reaches with probability >= tpr: the `conformal_threshold` of the scores, `with_slack`
-        for what rounding does to a score. Equal pixels count once, with a warning. ValueError for images that `fit` has seen, pixel by pixel."""
+        """A detector with a threshold that a new ID image reaches with probability >= tpr.
+
+        It is the `conformal_threshold` of the scores, lowered by the slack for rounding that `with_slack` states. Equal
+        pixels count once, with a warning. ValueError for images that `fit` has seen, pixel by pixel."""
         return _calibrated(self, id_images, checked_share(tpr, 'tpr'), size)
 
     def decide(self, scores):
-        "Whether scores are those of OOD images: below the threshold. None without a threshold, when nothing is decided."
+        """Whether scores are those of OOD images: below the threshold. None without a threshold, when nothing is
+        decided."""
         return None if self.threshold is None else np.asarray(scores) < self.threshold
 
     def score(self, images, size: int = 64) -> np.ndarray:
@@ -85,14 +91,17 @@ class _Decides:
         return _judged(self, _features(self, images, size)[1])[0]
 
     def predict(self, images, size: int = 64) -> pd.DataFrame:
-        """One line per image: path, score, is_ood, nearest ID label, its confidence, nearest negative label. ValueError for an image that cannot
-        be read. Without a threshold is_ood is None, and a warning says that nothing was decided."""
-        if self.threshold is None: warnings.warn(f'{_UNDECIDED}, is_ood is None: calibrate the detector on ID images first', stacklevel=2)
+        """One line per image: path, score, is_ood, nearest ID label, its confidence, nearest negative label.
+
+        ValueError for an image that cannot be read. Without a threshold is_ood is None, and a warning says that nothing
+        was decided."""
+        if self.threshold is None:
+            warnings.warn(f'{_UNDECIDED}, is_ood is None: calibrate the detector on ID images first', stacklevel=2)
         return _table(self, *_features(self, images, size))
 
     def stream(self, images, size: int = 64, skip: int = 0):
-        """Yield such tables of up to `size` lines, in constant memory for any number of images, the first `skip` left out; `problem` says why
-        an image has no score."""
+        """Yield such tables of up to `size` lines, in constant memory for any number of images, the first `skip` left
+        out; `problem` says why an image has no score."""
         return _streamed(self, images, checked_count(size, 'size'), checked_count(skip, 'skip', 0))
 
     def explain(self, image, top: int = 5) -> 'Explanation':
@@ -128,8 +137,8 @@ class _IsKept(ModelHubMixin, library_name='synood', tags=['out-of-distribution-d
 
     @staticmethod
     def from_pretrained(name: str, **options) -> 'OODDetector':  # the mixin's insists on a config.json and alters what was loaded
-        """The detector in a folder, or in a repository of the Hugging Face Hub (owner/name, with or without hf-hub:), fetched if SYNOOD_DOWNLOAD=1;
-        options: revision, token, cache_dir ... of `snapshot_download`."""
+        """The detector in a folder, or in a repository of the Hugging Face Hub (owner/name, with or without hf-hub:),
+        fetched if SYNOOD_DOWNLOAD=1; options: revision, token, cache_dir ... of `snapshot_download`."""
         return _load(name if Path(name).is_dir() else _fetched(str(name), **options))
 
     def push_to_hub(self, repo_id: str, **options) -> str:
@@ -174,7 +183,7 @@ class OODDetector(_Decides, _IsKept):
 
     @classmethod
     def from_method(cls, method: Method, names: list[str], negative_names: list[str], scale: Scale,
-                    negatives: np.ndarray | None = None,  # (M, D) unit, to name the nearest, for a method that keeps none
+                    negatives: np.ndarray | None = None,  # (M, D) unit, to name the nearest, if a method keeps none
                     orient: bool = True  # how it is to read pictures
                    ) -> 'OODDetector':
         "A detector from a fitted method, for the names and negatives it was fitted with; scale: whose CLIP it was fitted on, see `with_backbone`."
@@ -199,8 +208,10 @@ def _checked_name(name):
     name = unicodedata.normalize('NFC', name).strip()
     if not name: raise ValueError('class names must not be empty')
     if len(name) > _LONGEST: raise ValueError(f'the class name {name[:30]!r} ... has {len(name)} characters, and CLIP reads 77 tokens: shorten it to {_LONGEST} or fewer')
-    if odd := [c for c in name if _is_odd(c)]: raise ValueError(f'the class name {name!r} holds {odd[0]!r}, which is no visible part of a text: take it out')
-    if re.fullmatch(r'n\d{8}', name): raise ValueError(f'the class name {name!r} is an id of WordNet, which CLIP cannot read: give the word')
+    if odd := [c for c in name if _is_odd(c)]:
+        raise ValueError(f'the class name {name!r} holds {odd[0]!r}, which is no visible part of a text: take it out')
+    if re.fullmatch(r'n\d{8}', name):
+        raise ValueError(f'the class name {name!r} is an id of WordNet, which CLIP cannot read: give the word')
     return name
 
 _JOINERS = '\u200c', '\u200d'  # they shape letters and emoji
@@ -212,23 +223,29 @@ def _checked_names(names):
     names = tuple(map(_checked_name, names))
     if not names: raise ValueError('class names must be given')
     seen = Counter(n.translate(dict.fromkeys(map(ord, _JOINERS))) for n in names)
-    if len(seen) < len(names): raise ValueError(f'class names repeat: {sorted(n for n, count in seen.items() if count > 1)[:5]}')
+    if len(seen) < len(names):
+        raise ValueError(f'class names repeat: {sorted(n for n, count in seen.items() if count > 1)[:5]}')
     return names
 
 # %% ../nbs/11_detector.ipynb #048b814b
 def read_alike(clip, names, others=None, template: str = '{}') -> list[tuple[str, str]]:
-    "Pairs of different places in `names`, or of a name and one of `others`, that the CLIP's tokenizer cannot tell apart in the template."
+    """Pairs of different places in `names`, or of a name and one of `others`, that the CLIP's tokenizer cannot tell
+    apart in the template."""
     def read(words): return map(bytes, clip.tokenizer(fill(words, template)).numpy()) if len(words) else ()
     known, pairs = {}, []
     for name, tokens in zip(names, read(names)):
         if tokens in known and others is None: pairs.append((known[tokens], name))
         known.setdefault(tokens, name)
-    return pairs if others is None else [(known[tokens], other) for other, tokens in zip(others, read(others)) if tokens in known]
+    if others is None: return pairs
+    return [(known[tokens], other) for other, tokens in zip(others, read(others)) if tokens in known]
 
 def _refuse_twins(clip, names, negatives, template='{}'):
     "ValueError if the network cannot tell two names apart, or a name and a negative label."
-    for (one, other), which in [(pair, 'class names') for pair in read_alike(clip, names, template=template)] + [(pair, 'class name and the negative label') for pair in read_alike(clip, names, negatives)]:
-        raise ValueError(f'CLIP reads the {which} {one!r} and {other!r} alike, so that no picture could tell them apart: leave one out, or give it another name')
+    found = dict.fromkeys(read_alike(clip, names, template=template), 'class names')
+    found = found or dict.fromkeys(read_alike(clip, names, negatives), 'class name and the negative label')
+    for (one, other), which in found.items():
+        raise ValueError(f'CLIP reads the {which} {one!r} and {other!r} alike, so that no picture could tell them '
+                         f'apart: leave one out, or give it another name')
 
 @lru_cache(maxsize=16)
 def _tell_apart(clip, names, negatives): _refuse_twins(clip, names, negatives)
@@ -244,7 +261,8 @@ def _network(detector):
 
 @contextmanager
 def _full_precision():
-    "No rounding to 10 bits (TF32), which graphics cards do in convolutions by default: 50 times the slack of a threshold."
+    """No rounding to 10 bits (TF32), which graphics cards do in convolutions by default: 50 times the slack of a
+    threshold."""
     kinds = torch.backends.cudnn, torch.backends.cuda.matmul
     usual = [kind.allow_tf32 for kind in kinds]
     try:
@@ -295,7 +313,8 @@ def _in_a_line(detector):
     named = ', '.join(f'{name:.20}' for name in detector.names[:3]) + ', ...'*(len(detector.names) > 3)
     kept = '' if detector.tpr is None else f', which keeps {100*detector.tpr:g}% of ID images'
     decides = _UNDECIDED if detector.threshold is None else f'threshold {detector.threshold:.4g}{kept}'
-    return (f'OODDetector: {detector.method}, {len(detector.names)} classes ({named}), {len(detector.negative_names)} negative labels, '
+    return (f'OODDetector: {detector.method}, {len(detector.names)} classes ({named}), '
+            f'{len(detector.negative_names)} negative labels, '
             f'{detector.clip[0]}, {decides}')
 
 _MANY = 10_000  # words, from which on their features are kept
@@ -303,10 +322,12 @@ _MANY = 10_000  # words, from which on their features are kept
 def text_cache() -> Path:
     "Where detectors keep text features: SYNOOD_CACHE, or synood/ in XDG_CACHE_HOME or ~/.cache."
     named = os.environ.get('SYNOOD_CACHE')
-    return Path(named).expanduser() if named else Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'synood'
+    if named: return Path(named).expanduser()
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'synood'
 
 def _mined(clip, names, words, scale, cache):
-    "Negatives as `mine` chooses them; with many words and no other `cache` their features are kept in `text_cache`, if that can be written to."
+    """Negatives as `mine` chooses them; with many words and no other `cache` their features are kept in
+    `text_cache`, if that can be written to."""
     if cache is not None or len(words) < _MANY: return mine(clip, names, words, scale, cache)
     try: return mine(clip, names, words, scale, text_cache())
     except CannotWrite as e: warnings.warn(f'text features are not kept: {e}; SYNOOD_CACHE names another folder')
@@ -318,8 +339,11 @@ def _from_names(cls, names, scale, cache, orient):
     mined = _mined(clip, names, pool(scale.corpus, scale.clean), scale, cache)
     alike = {negative for _, negative in read_alike(clip, names, mined.words)}
     words = [i for i, word in enumerate(mined.words) if word not in alike]
-    if not words: raise ValueError(f'all {len(mined.words)} negative labels of the corpus {scale.corpus!r} are class names: give another corpus')
-    return cls(names, tuple(mined.words[i] for i in words), unit(mined.text), unit(mined.features[words]), scale.clip, clip.hash,
+    if not words:
+        raise ValueError(f'all {len(mined.words)} negative labels of the corpus {scale.corpus!r} are class names: '
+                         f'give another corpus')
+    return cls(names, tuple(mined.words[i] for i in words), unit(mined.text), unit(mined.features[words]), scale.clip,
+               clip.hash,
                scale.temperature, min(scale.groups, len(words)), np.zeros(0, np.int64), orient=orient)
 
 # %% ../nbs/11_detector.ipynb #7a448984
@@ -367,12 +391,14 @@ def _calibrated(detector, images, tpr, size):
     "See `calibrate`."
     items = list(located(images))
     if not items: raise ValueError('no images to calibrate on')
-    hashes = picture_hashes([source for _, source in items if not isinstance(source, Exception)], orient=detector.orient)
+    hashes = picture_hashes([source for _, source in items if not isinstance(source, Exception)],
+                            orient=detector.orient)
     for name, source in items:
         if isinstance(source, Exception): insist(name, source, str(source))
     known = np.isin(hashes, detector.fitted)
     if known.any():
-        raise ValueError(f'{known.sum()} of {len(known)} calibration images were fitted on, {items[known.argmax()][0]} for one: nothing can be promised with them, give others')
+        raise ValueError(f'{known.sum()} of {len(known)} calibration images were fitted on, '
+                         f'{items[known.argmax()][0]} for one: nothing can be promised with them, give others')
     first = np.sort(np.unique(hashes, return_index=True)[1])
     scores, copies = detector.score([items[i][1] for i in first], size), len(items) - len(first)
     said = f'{copies} of {len(items)} calibration images are copies of others, pixel by pixel, and count once'
@@ -411,7 +437,8 @@ class Explanation:
 
     def __repr__(self):
         decided = {None: _UNDECIDED, True: 'OOD', False: 'ID'}[self.is_ood]
-        return f'score {self.score:.3f} ({decided}): ' + ', '.join(f'{label} {mass:.2f}' for label, mass in zip(self.labels.label, self.labels.mass))
+        masses = zip(self.labels.label, self.labels.mass)
+        return f'score {self.score:.3f} ({decided}): ' + ', '.join(f'{label} {mass:.2f}' for label, mass in masses)
 
     def _repr_png_(self):
         packed = io.BytesIO()
@@ -424,14 +451,15 @@ def _explain(detector, image, top):
     top, found = checked_count(top, 'top'), list(islice(located(image), 2))
     if len(found) != 1: raise ValueError('explain takes one image' + (', not several' if found else ', and there is none'))
     name, source = found[0]
-    def bare(picture): return Image.fromarray(np.asarray(picture))  # without its notes: who opens it must not turn it again
+    def bare(picture): return Image.fromarray(np.asarray(picture))  # no notes: nobody is to turn it again
     picture, clip = insist(name, *each_picture(bare, [(name, source)], orient=detector.orient)[0]), _network(detector)
     features = _seen(detector, clip, [clip.transform(picture)])
     score, threshold = float(_judged(detector, features)[0][0]), detector.threshold
     kinds, masses = zip(('ID', 'negative'), (m[0] for m in _masses(detector, features))), []
     for (kind, mass), names in zip(kinds, (detector.names, detector.negative_names)): masses += [(n, kind, share) for n, share in zip(names, mass)]
     labels = pd.DataFrame(masses, columns=['label', 'kind', 'mass']).nlargest(top, 'mass').reset_index(drop=True)
-    return Explanation(name, score, None if threshold is None else bool(detector.decide(score)), threshold, labels, _nearest(detector, features[0], top), picture)
+    return Explanation(name, score, None if threshold is None else bool(detector.decide(score)), threshold, labels,
+                       _nearest(detector, features[0], top), picture)
 
 # %% ../nbs/11_detector.ipynb #07408e0e
 def _nearest(detector, feature, top):
@@ -451,9 +479,11 @@ def _drawn(explanation):
         ax.set_title(title, fontsize=8)
     bars, labels = axes[-1], explanation.labels[::-1]
     bars.barh(range(len(labels)), labels.mass, color=['tab:blue' if kind == 'ID' else 'tab:orange' for kind in labels.kind])
-    bars.set_yticks(range(len(labels)), [f'{label:.30}' for label in labels.label], fontsize=8, parse_math=False)  # a dollar is a dollar
+    names = [f'{label:.30}' for label in labels.label]
+    bars.set_yticks(range(len(labels)), names, fontsize=8, parse_math=False)  # a dollar is a dollar
     decided = {None: f': {_UNDECIDED}', True: ': OOD', False: ': ID'}[explanation.is_ood]
-    bars.set_title(f'score {explanation.score:.3f}{decided}' + ('' if explanation.is_ood is None else f' (threshold {explanation.threshold:.3f})'), fontsize=8)
+    cut = '' if explanation.is_ood is None else f' (threshold {explanation.threshold:.3f})'
+    bars.set_title(f'score {explanation.score:.3f}{decided}{cut}', fontsize=8)
     bars.set_xlabel('share of the mass; blue: ID, orange: negative', fontsize=8)
     return figure
 
@@ -470,8 +500,8 @@ class OwnImages(Protocol):
     def load(self, root: Path, n_train: int = 0, n_test: int = 0) -> dict[str, ImageSet]: return {'train': self.images}
 
 def own_images(images, names: tuple[str, ...], orient: bool = True) -> ImageSet:
-    """A folder of class folders or an `ImageSet` with its classes in the order of `names`, its pictures turned as their EXIF notes say if `orient`.
-    ValueError if the classes are others."""
+    """A folder of class folders or an `ImageSet` with its classes in the order of `names`, its pictures turned as their
+    EXIF notes say if `orient`. ValueError if the classes are others."""
     if not isinstance(images, ImageSet):
         images = image_folder(images)
         images = replace(images, classes=class_names(images.classes))
@@ -480,7 +510,8 @@ def own_images(images, names: tuple[str, ...], orient: bool = True) -> ImageSet:
         raise ValueError(f'{images.root}: its classes and the detector\'s differ in {len(odd)}, {", ".join(odd[:5])}: name the folders as the classes')
     if (images.labels < 0).any(): raise ValueError(f'{images.root}: {(images.labels < 0).sum()} images have no class: fitting needs every image labelled')
     place = np.array([names.index(c) for c in classes])
-    return replace(images, root=Path(images.root).resolve(), labels=place[images.labels], classes=tuple(names), orient=orient)
+    return replace(images, root=Path(images.root).resolve(), labels=place[images.labels], classes=tuple(names),
+                   orient=orient)
 
 def own_scale(images: ImageSet, scale: Scale, m: int = 0, seed: int = 0) -> Scale:
     "The scale with these images for its own, and as many synthetic images as all classes have images for; m: another number of them."
@@ -513,7 +544,8 @@ def _from_method(cls, method, names, negative_names, scale, negatives, orient=Tr
         raise ValueError(f'{len(names)} names and {len(negative_names)} negatives for {len(method.text)} and {len(negatives)} labels')
     clip = load_clip(scale.clip)
     _refuse_twins(clip, names, negative_names, scale.id_prompt)
-    return cls(tuple(names), tuple(negative_names), *map(np.asarray, (method.text, negatives)), scale.clip, clip.hash, tau, groups, getattr(method, 'tuned', np.zeros(0, np.int64)),
+    return cls(tuple(names), tuple(negative_names), *map(np.asarray, (method.text, negatives)), scale.clip, clip.hash,
+               tau, groups, getattr(method, 'tuned', np.zeros(0, np.int64)),
                getattr(method, 'projection', None), getattr(method, 'learner', None), method=method.name, orient=orient)
 
 def _fit(detector, images, method, scale, root, seed, m):
@@ -529,7 +561,8 @@ def _fit(detector, images, method, scale, root, seed, m):
     bench = load_benchmark(replace(scale, groups=min(scale.groups, len(words.words))), root)
     bench = with_backbone(bench, method, seed)
     fitted, train = fit_method(method, bench, seed)
-    made = _from_method(type(detector), fitted, words.names, words.words, bench.scale, unit(train.negatives), detector.orient)
+    made = _from_method(type(detector), fitted, words.names, words.words, bench.scale, unit(train.negatives),
+                        detector.orient)
     return replace(made, fitted=seen, neighbours=_painted(made, bench, train, method, seed) if method.synthetic else None)
 
 # %% ../nbs/11_detector.ipynb #3eb9558e
@@ -554,11 +587,13 @@ def _parts(folder):
     root, found = Path(folder), {}
     def refuse(name, what): raise ValueError(f'{folder} holds {name!r}, {what}: take it away, if you trust the rest')
     for below, folders, names in os.walk(root):
-        if Path(below) == root: folders[:], names = [f for f in folders if f not in _BESIDE], [f for f in names if f not in _BESIDE]
+        if Path(below) == root:
+            folders[:], names = [f for f in folders if f not in _BESIDE], [f for f in names if f not in _BESIDE]
         for name in (*folders, *names):
             path = Path(below)/name
             part = path.relative_to(root).as_posix()
-            if path.is_symlink() and path.resolve().parent != root.resolve().parents[1]/'blobs': refuse(part, 'which is a link')
+            if path.is_symlink() and path.resolve().parent != root.resolve().parents[1]/'blobs':
+                refuse(part, 'which is a link')
             if part in ('synthetic', 'clip') and path.is_dir(): continue
             if not _PART.fullmatch(part) or not path.is_file(): refuse(part, 'which is no part of a detector')
             found[part] = path
@@ -586,7 +621,8 @@ def _write(detector, folder):
     for part in ['synthetic']*bool(near) + ['clip']*bool(own): (folder/part).mkdir()
     if near:
         arrays['neighbours'] = near.features
-        for i in range(len(near.words)): (folder/'synthetic'/_picture_name(i)).write_bytes(_thumbnail(near.images.read(i)))
+        for i in range(len(near.words)):
+            (folder/'synthetic'/_picture_name(i)).write_bytes(_thumbnail(near.images.read(i)))
     for file in sorted(own.iterdir()) if own else ():
         if _PART.fullmatch(f'clip/{file.name}') and file.is_file(): shutil.copyfile(file, folder/'clip'/file.name)
     (folder/'detector.safetensors').write_bytes(save_arrays({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
@@ -617,7 +653,8 @@ _RULES = _NUMBERS | dict(
     negative_names=('a list of words', lambda x: _are_texts(x) and all(v.strip() and v.isprintable() for v in x)),
     clip=("'own' or ids of published networks", lambda x: x == 'own' or (_are_texts(x) and x and all(v.isprintable() and not _is_path(v) for v in x))),
     clip_hash=('a text', lambda x: isinstance(x, str)),
-    files=('hashes by the names of files', lambda x: isinstance(x, dict) and all(_PART.fullmatch(k) and isinstance(v, str) for k, v in x.items()) and 'detector.json' not in x),
+    files=('hashes by the names of files', lambda x: isinstance(x, dict)
+           and all(_PART.fullmatch(k) and isinstance(v, str) for k, v in x.items()) and 'detector.json' not in x),
     method=('a text', lambda x: isinstance(x, str)),
     residual=('true, false or null', lambda x: x is None or type(x) is bool),
     learner=('null or the settings of a learner', lambda x: x is None or (isinstance(x, dict) and isinstance(x.get('name'), str))),
@@ -683,9 +720,12 @@ def _load(folder):
         near = Neighbours(found, ImageSet(Path(folder).resolve(), files, np.full(len(files), -1)), tuple(near['prompts']), tuple(near['words']))
     entries = {k: tuple(v) if isinstance(v, list) else v for k, v in meta.items() if k in _ENTRIES}
     if meta['clip'] == 'own': entries['clip'] = (str((Path(folder)/'clip').resolve()),)
-    for name in sorted(set(parts) ^ {*meta['files'], 'detector.json'}): need(False, f'{name} is {"missing" if name in meta["files"] else "not among its files"}')
-    for name, known in meta['files'].items(): need(file_hash(parts[name]) == known, f'{name} is not the file that was saved with it')
-    made = OODDetector(**entries, text=text, negatives=negatives, tuned=tuned, projection=projection, learner=learner, fitted=arrays['fitted'], neighbours=near)
+    for name in sorted(set(parts) ^ {*meta['files'], 'detector.json'}):
+        need(False, f'{name} is {"missing" if name in meta["files"] else "not among its files"}')
+    for name, known in meta['files'].items():
+        need(file_hash(parts[name]) == known, f'{name} is not the file that was saved with it')
+    made = OODDetector(**entries, text=text, negatives=negatives, tuned=tuned, projection=projection, learner=learner,
+                       fitted=arrays['fitted'], neighbours=near)
     try: _network(made)
     except FileNotFoundError: pass  # a network that is not on this machine yet: the first score says so
     except (ValueError, OSError) as e: raise ValueError(str(e) if str(folder) in str(e) else f'{folder}: {e}') from None
@@ -699,13 +739,18 @@ def _as_markdown(text):
 def _card(detector):
     "The model card of a published detector."
     network = 'a CLIP of its own' if own_folder(detector.clip) else _as_markdown(detector.clip[0])
-    classes = ', '.join(map(_as_markdown, detector.names[:20])) + (f' and {len(detector.names) - 20} more' if len(detector.names) > 20 else '')
+    classes = ', '.join(map(_as_markdown, detector.names[:20])) + (f' and {len(detector.names) - 20} more'
+                                                                   if len(detector.names) > 20 else '')
     promise = 'It promises nothing yet: `calibrate` it on ID images of your own.' if None in (detector.threshold, detector.tpr) else (
         f'An image that scores below {detector.threshold:.4f} is called OOD. A new ID image from the source of the calibration images is kept with probability {100*detector.tpr:g}% or more, on average over calibration sets.')
-    used = ("from synood.detector import OODDetector\ndetector = OODDetector.from_pretrained('this/repository')\nprint(detector.predict('image.jpg'))")
-    return ModelCard(f'---\n{ModelCardData(library_name="synood", tags=["out-of-distribution-detection"]).to_yaml()}\n---\n\n# {_as_markdown(detector.method)} for {len(detector.names)} classes\n\n'
-                     f'Tells when an image belongs to none of {len(detector.names)} classes, by {network} and {len(detector.negative_names)} negative labels.\n\n{promise}\n\n'
-                     f'```python\n{used}\n```\n\nClasses: {classes}\n')
+    used = ("from synood.detector import OODDetector\ndetector = OODDetector.from_pretrained('this/repository')\n"
+            "print(detector.predict('image.jpg'))")
+    head = ModelCardData(library_name='synood', tags=['out-of-distribution-detection']).to_yaml()
+    count, others = len(detector.names), len(detector.negative_names)
+    return ModelCard(f'---\n{head}\n---\n\n# {_as_markdown(detector.method)} for {count} classes\n\n'
+                     f'Tells when an image belongs to none of {count} classes, by {network} and {others} negative '
+                     f'labels.'
+                     f'\n\n{promise}\n\n```python\n{used}\n```\n\nClasses: {classes}\n')
 
 _FILES = 'detector.json', 'detector.safetensors', 'synthetic/*.jpg', 'clip/*', 'README.md', '.gitattributes'
 
@@ -714,8 +759,11 @@ def _first_line(error): return next(iter(str(error).strip().splitlines()), type(
 def _fetched(name, **options):
     "The folder with a repository of the hub."
     bare = re.sub(r'^(hf-hub:|hf://|https://huggingface\.co/)', '', name).rstrip('/')
-    if not re.fullmatch(r'[\w.-]+/[\w.-]+', bare) or bare.startswith('.'): raise FileNotFoundError(f'{name}: no such folder, and no id of a repository of the hub, such as owner/name')
-    try: return snapshot_download(bare, **dict(local_files_only=os.environ.get('SYNOOD_DOWNLOAD') != '1', allow_patterns=_FILES) | options)
+    if not re.fullmatch(r'[\w.-]+/[\w.-]+', bare) or bare.startswith('.'):
+        raise FileNotFoundError(f'{name}: no such folder, and no id of a repository of the hub, such as owner/name')
+    try:
+        return snapshot_download(bare, **dict(local_files_only=os.environ.get('SYNOOD_DOWNLOAD') != '1',
+                                              allow_patterns=_FILES) | options)
     except (LocalEntryNotFoundError, HFValidationError): raise FileNotFoundError(f'{name}: no such folder, and no repository in the local cache of the hub: SYNOOD_DOWNLOAD=1 fetches one') from None
     except Exception as e: raise OSError(f'{name} was not fetched from the hub: {_first_line(e)}') from e
 

@@ -45,7 +45,8 @@ def checked_count(value, name: str, least: int = 1) -> int:
     "A whole number from `least` on; ValueError for anything else."
     try: count = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError: count = None
-    if count is None or count < least: raise ValueError(f'{name} must be a whole number from {least} on, not {value!r:.50}')
+    if count is None or count < least:
+        raise ValueError(f'{name} must be a whole number from {least} on, not {value!r:.50}')
     return count
 
 # %% ../nbs/04_metrics.ipynb #e086adc0
@@ -92,7 +93,8 @@ FPR_RULES = {'exact': _fpr_exact, 'closest': _fpr_closest, 'interpolated': _fpr_
 
 # %% ../nbs/04_metrics.ipynb #e6f68001
 def _choose(table, key, what):
-    if not isinstance(key, str) or key not in table: raise ValueError(f'unknown {what} {key!r:.50}: choose from {", ".join(table)}')
+    if not isinstance(key, str) or key not in table:
+        raise ValueError(f'unknown {what} {key!r:.50}: choose from {", ".join(table)}')
     return table[key]
 
 def _roles(id_scores, ood_scores, positive):
@@ -172,6 +174,8 @@ def paired_interval(a, b, level: float = .95) -> tuple[float, float, float]:
         raise ValueError(f'{len(a)} and {len(b)} results cannot be paired: use the same seeds')
     if len(a) < 2: raise ValueError('one pair has no spread: an interval needs at least two seeds')
     with np.errstate(over='ignore'): d = a - b
-    if not np.isfinite(d).all(): raise ValueError(f'the difference of {a[~np.isfinite(d)][0]:g} and {b[~np.isfinite(d)][0]:g} is too large for a number')
+    if not np.isfinite(d).all():
+        raise ValueError(f'the difference of {a[~np.isfinite(d)][0]:g} and {b[~np.isfinite(d)][0]:g} is too large for '
+                         f'a number')
     half = student_t.ppf(.5 + level/2, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
     return float(d.mean()), float(d.mean() - half), float(d.mean() + half)

@@ -49,8 +49,14 @@ def as_unit(features, name: str) -> torch.Tensor:
     return features
 
 # %% ../nbs/06_negatives.ipynb #7b73caf2
+def _checked_part(value, name):
+    "A number from 0 to 1, or a ValueError: 15, where .15 is meant, would take everything."
+    if 0 <= value <= 1: return value
+    raise ValueError(f'{name} must be a number from 0 to 1, not {value!r:.50}')
+
 def row_quantiles(cosines: torch.Tensor, quantile: float = .95, interpolate: bool = True) -> torch.Tensor:
     "Quantile of every row, (K, C) -> (K,). `interpolate`: NegLabel; without, OpenOOD-VLM: rank int(quantile * C)."
+    _checked_part(quantile, 'quantile')
     if interpolate: return torch.quantile(cosines, quantile, dim=1)
     classes = cosines.shape[1]
     return cosines.sort(1).values[:, min(int(quantile*classes), classes - 1)]
@@ -86,6 +92,7 @@ def neg_mining(negatives, labels, pos, fraction: float = .15, quantile: float = 
     length; pos: the candidates' K parts of speech. Selected are, ascending by quantile, the lowest
     int(fraction * n) nouns, then adjectives. `twin`: see `similarity_quantiles`. ValueError if
     nothing would be left."""
+    _checked_part(fraction, 'fraction')
     closeness = similarity_quantiles(negatives, labels, quantile, twin=twin)
     parts = ranked(closeness, pos).values()
     selected = np.concatenate([part[:int(fraction*len(part))] for part in parts])

@@ -97,11 +97,13 @@ def resize_rule(clip: Clip) -> dict:
 _HEAD = '''#!/usr/bin/env python
 """Tells ID from OOD: python score.py PICTURE ...   Needs numpy, pillow and onnxruntime.
 
-One line per picture: path, score, ID or OOD (if there is a threshold), nearest label and its confidence, nearest negative label, with tabs between
-and with what cannot be printed written as Python does. A picture that cannot be read gets a line on stderr, and the status is 1 at the end.
+One line per picture: path, score, ID or OOD (if there is a threshold), nearest label and its confidence, nearest
+negative label, with tabs between and with what cannot be printed written as Python does. A picture that cannot be read
+gets a line on stderr, and the status is 1 at the end.
 Of this folder only this file runs code; detector.onnx and detector.json are read as data."""
 import os, sys
-sys.path[:] = [p for p in sys.path if os.path.abspath(p) != os.path.dirname(os.path.abspath(__file__))]  # no module of this folder is imported
+HOME = os.path.dirname(os.path.abspath(__file__))
+sys.path[:] = [p for p in sys.path if os.path.abspath(p) != HOME]  # no module of this folder is imported
 import hashlib, io, json, logging, warnings
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
@@ -124,7 +126,8 @@ except ImportError as error: give_up(f'{error}: pip install numpy pillow onnxrun
 def _reading():
     "The lines of `synood.images` that make 8-bit RGB of a file."
     source = inspect.getsource(images)
-    lines = source[source.index('def as_rgb('):source.index('@dataclass(frozen=True, eq=False)\nclass ImageSet')].splitlines()
+    first, last = source.index('def as_rgb('), source.index('@dataclass(frozen=True, eq=False)\nclass ImageSet')
+    lines = source[first:last].splitlines()
     return '\n'.join(line for line in lines if not line.startswith('# %%')) + '\n'
 
 # %% ../nbs/10c_onnx.ipynb #0eea7d2a
@@ -148,21 +151,26 @@ def printable(text):
     "A text for one field of a line."
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(text))
 
+AGAIN = 'bring the whole folder again'
+
 def opened(folder):
     "What detector.json says, and the network; the program ends with one line if the folder is incomplete or damaged."
     try:
         about = json.loads((folder/'detector.json').read_text(encoding='utf-8'))
         files = {name: (folder/name).read_bytes() for name in about['files']}
-    except OSError as error: give_up(f'{folder}: {error.filename and Path(error.filename).name} cannot be read ({error.strerror}): bring the whole folder again')
-    except (ValueError, KeyError, TypeError, RecursionError) as error: give_up(f'{folder}/detector.json is damaged ({printable(error)}): bring the whole folder again')
+    except OSError as error: give_up(f'{printable(error.filename)} cannot be read ({error.strerror}): {AGAIN}')
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        give_up(f'{folder}/detector.json is damaged ({printable(error)}): {AGAIN}')
     for name, known in about['files'].items():
-        if hashlib.sha256(files[name]).hexdigest() != known: give_up(f'{folder}/{name} is not the file that was exported: bring the whole folder again')
+        if hashlib.sha256(files[name]).hexdigest() != known:
+            give_up(f'{folder}/{name} is not the file that was exported: {AGAIN}')
     try: import onnxruntime
     except ImportError as error: give_up(f'{error}: pip install onnxruntime')
     try: session = onnxruntime.InferenceSession(folder/'detector.onnx', providers=['CPUExecutionProvider'])
     except Exception as error: give_up(f'{folder}/detector.onnx cannot be opened ({printable(error)})')
     undecided = '; no threshold: nothing was decided' if about['threshold'] is None else ''
-    print(f'score.py: of {folder} only score.py runs code, detector.onnx and detector.json are data{undecided}', file=sys.stderr)
+    says = f'of {folder} only score.py runs code, detector.onnx and detector.json are data'
+    print(f'score.py: {says}{undecided}', file=sys.stderr)
     return about, session
 
 def line_of(path, about, session):
@@ -171,7 +179,8 @@ def line_of(path, about, session):
     score, label, confidence, negative = (found[0] for found in session.run(None, {'image': image[None]}))
     verdict = '' if about['threshold'] is None else 'OOD' if score < about['threshold'] else 'ID'
     nearest = about['negative_names'][negative] if negative >= 0 else ''
-    return '\\t'.join(map(printable, (path, f'{score:.6f}', verdict, about['names'][label], f'{confidence:.6f}', nearest)))
+    found = path, f'{score:.6f}', verdict, about['names'][label], f'{confidence:.6f}', nearest
+    return '\\t'.join(map(printable, found))
 
 def main(paths, folder=Path(__file__).parent):
     "Print a line for every picture; the status: 0, or 1 if one could not be read."
@@ -265,12 +274,13 @@ def _packages():
     names = 'onnx', 'onnxscript', 'onnxruntime'
     for name in names:
         try: importlib.import_module(name)
-        except ImportError as e: raise ImportError(f'ONNX export cannot import {name} ({e}): pip install synood[onnx]') from None
+        except ImportError as e: raise ImportError(f'ONNX export cannot import {name} ({e}): pip install {" ".join(names)}') from None
     return {name: version(name) for name in names}
 
 def _readme(about):
     "What the folder holds, and which of its files run code."
-    decides = 'It has no threshold: nothing is decided.' if about['threshold'] is None else f"A picture that scores below {about['threshold']!r} is called OOD."
+    decides = 'It has no threshold: nothing is decided.'
+    if about['threshold'] is not None: decides = f"A picture that scores below {about['threshold']!r} is called OOD."
     return f"""# A detector of synood as ONNX
 
 Tells whether a picture belongs to one of {len(about['names'])} classes. {decides}
@@ -285,18 +295,22 @@ Tells whether a picture belongs to one of {len(about['names'])} classes. {decide
 | detector.json | no | names, threshold, resizing, and the sha256 of the network |
 | README.md | no | this text |
 
-Read score.py before you run it, as any program from elsewhere; it imports nothing from this folder. Other programs need detector.onnx and detector.json alone.
+Read score.py before you run it, as any program from elsewhere; it imports nothing from this folder. Other programs need
+detector.onnx and detector.json alone.
 The lines of score.py are plain text with tabs, not made safe for a spreadsheet.
 """
 
 def _standard(program):
     "The program; RuntimeError if it needs more than the operators of the ONNX standard."
     others = sorted({node.domain for node in program.model.graph.all_nodes()} - {'', 'ai.onnx'})
-    if others or program.model.functions: raise RuntimeError(f'torch {torch.__version__} wrote operators that are not of the ONNX standard ({", ".join(others) or "functions"}): nothing was written')
+    if others or program.model.functions:
+        raise RuntimeError(f'torch {torch.__version__} wrote operators that are not of the ONNX standard '
+                           f'({", ".join(others) or "functions"}): nothing was written')
     return program
 
 def write_onnx(clip: Clip, judge: nn.Module, folder: Path,
-               meta: dict  # names, negative_names, threshold (or None), orient (or not); all of it goes into detector.json
+               # names, negative_names, threshold (or None), orient (or not); all of it goes into detector.json
+               meta: dict
               ) -> Path:
     """Write detector.onnx, detector.json, score.py and README.md to a new folder; returns the folder.
 
@@ -309,11 +323,13 @@ def write_onnx(clip: Clip, judge: nn.Module, folder: Path,
     if judge.text.shape[1] != clip.width: raise ValueError(f'labels {judge.text.shape[1]} wide and a CLIP {clip.width} wide do not fit')
     network = copy.deepcopy(FromPixels(clip, judge)).cpu().eval().requires_grad_(False)
     tensors = {name: text.format(**rule) for name, text in _TENSORS.items()}
-    about = dict(format='synood-onnx-2', orient=False) | meta | dict(resize=rule, tensors=tensors, weights=clip.hash, opset=OPSET, versions=versions() | packages)
+    about = dict(format='synood-onnx-2', orient=False) | meta | dict(resize=rule, tensors=tensors, weights=clip.hash,
+                                                                     opset=OPSET, versions=versions() | packages)
     with atomic_folder(folder) as tmp, progress(desc='onnx', total=2) as bar:
         _saved(_standard(_exported(network, rule['size'])), tmp/'detector.onnx'); bar.update()
         _verify(network, tmp/'detector.onnx', rule['size']); bar.update()
         about['files'] = {path.name: file_hash(path) for path in sorted(tmp.iterdir())}
-        for name, text in (('detector.json', json.dumps(about, indent=1, ensure_ascii=False) + '\n'), ('score.py', _SCRIPT), ('README.md', _readme(about))):
+        for name, text in (('detector.json', json.dumps(about, indent=1, ensure_ascii=False) + '\n'),
+                           ('score.py', _SCRIPT), ('README.md', _readme(about))):
             (tmp/name).write_text(text, encoding='utf-8')
     return folder

@@ -1,4 +1,6 @@
-"""A detector whose classes and files have the worst names: nothing it writes or says is broken by them; and folders that are no detectors."""
+"""A detector whose classes and files have the worst names: nothing it writes or says is broken by them.
+
+And folders that are no detectors."""
 import os
 import shutil
 import stat
@@ -38,7 +40,8 @@ def folder(saved, tmp_path):
 
 @pytest.mark.parametrize('kind', BROKEN)
 def test_names_that_no_class_has(kind):
-    with pytest.raises(ValueError, match='which is no visible part of a text') as error: OODDetector.from_names(['cat', BROKEN[kind]])
+    with pytest.raises(ValueError, match='which is no visible part of a text') as error:
+        OODDetector.from_names(['cat', BROKEN[kind]])
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -50,7 +53,8 @@ def test_saved_and_said(hostile, saved):
 
 def test_figure_and_table(hostile):
     for c in range(0, len(hostile.names), 5):  # each near the top once
-        tilted = replace(hostile, text=np.roll(hostile.text, c, 0), negative_names=('the $6$ $\\frac{', *hostile.negative_names[1:]))
+        tilted = replace(hostile, text=np.roll(hostile.text, c, 0),
+                         negative_names=('the $6$ $\\frac{', *hostile.negative_names[1:]))
         why = tilted.explain(Image.new('RGB', (64, 64), 'blue'), top=200)
         assert why._repr_png_().startswith(b'\x89PNG')
         shown = [label.get_text() for label in why.figure().axes[-1].get_yticklabels()]
@@ -62,7 +66,8 @@ def test_card(hostile):
     card = _card(hostile)
     head, body = str(card).split('---\n', 2)[1:]
     assert yaml.safe_load(head) == dict(library_name='synood', tags=['out-of-distribution-detection'])
-    assert '<b>' not in body and '<script>' not in body and r'\[link\](http' in body and r'cost \$5' in body and '\n# title' not in body
+    assert not any(text in body for text in ('<b>', '<script>', '\n# title'))
+    assert r'\[link\](http' in body and r'cost \$5' in body
 
 
 def test_exported_script_with_all_file_names(hostile, tmp_path):
@@ -72,11 +77,13 @@ def test_exported_script_with_all_file_names(hostile, tmp_path):
     paths = [os.path.join(tmp_path, 'here', f'{name[:100]}.png') for name in FILES.values()]
     for path in paths: shutil.copy(tmp_path/'blue.png', path)
     (tmp_path/'onnx'/'json.py').write_text('open("EXECUTED", "w")')  # beside the script, where Python looks first
-    done = subprocess.run([sys.executable, home/'score.py', *paths, tmp_path/'none\nat all.png'], capture_output=True, cwd=tmp_path, env=os.environ | dict(PYTHONUTF8='0', LC_ALL='C'))
+    done = subprocess.run([sys.executable, home/'score.py', *paths, tmp_path/'none\nat all.png'], capture_output=True,
+                          cwd=tmp_path, env=os.environ | dict(PYTHONUTF8='0', LC_ALL='C'))
     lines = done.stdout.decode('ascii', 'replace').split('\n')
     assert (done.returncode, len(lines) - 1) == (1, len(paths)) and b'Traceback' not in done.stderr
     assert all(len(line.split('\t')) == 6 for line in lines[:-1]) and b'\r' not in done.stdout
-    assert len(done.stderr.decode().splitlines()) == 2 and 'none\\nat all.png: there is no such image file' in done.stderr.decode()
+    told, found = done.stderr.decode().splitlines()
+    assert found.endswith('none\\nat all.png: there is no such image file')
     assert not (tmp_path/'EXECUTED').exists()
 
 
@@ -100,7 +107,8 @@ def test_exported_script_with_damaged_folders(hostile, tmp_path):
     assert status == 2 and text.count('\n') == 1 and 'detector.onnx' in text
 
 
-@pytest.mark.parametrize('name', ['deed.py', 'conftest.py', 'clip/deed.py', '__init__.py', 'detector.bin', 'synthetic/deed.py', 'config.json', 'sub/detector.json', '.hidden'])
+@pytest.mark.parametrize('name', ['deed.py', 'conftest.py', 'clip/deed.py', '__init__.py', 'detector.bin',
+                                  'synthetic/deed.py', 'config.json', 'sub/detector.json', '.hidden'])
 def test_a_folder_with_other_files_is_refused(name, folder):
     (folder/name).parent.mkdir(exist_ok=True)
     (folder/name).write_text('raise SystemExit')
@@ -119,8 +127,10 @@ def test_a_changed_file_is_noticed(folder, tmp_path):
     other = OODDetector.from_names(['cat', 'house'])
     other.save(tmp_path/'other')
     replace(other, text=other.text[::-1].copy()).save(tmp_path/'turned')
-    shutil.copy(tmp_path/'turned'/'detector.safetensors', tmp_path/'other'/'detector.safetensors')  # it fits, and is wrong
-    with pytest.raises(ValueError, match='detector.safetensors is not the file that was saved with it'): OODDetector.load(tmp_path/'other')
+    # it fits, and is wrong
+    shutil.copy(tmp_path/'turned'/'detector.safetensors', tmp_path/'other'/'detector.safetensors')
+    with pytest.raises(ValueError, match='detector.safetensors is not the file that was saved with it'):
+        OODDetector.load(tmp_path/'other')
     for name in ('README.md', '.gitattributes', '.DS_Store'): (folder/name).write_text('text')
     (folder/'.git').mkdir()
     assert OODDetector.load(folder).names
@@ -128,11 +138,11 @@ def test_a_changed_file_is_noticed(folder, tmp_path):
 
 def test_its_own_network_comes_along_without_what_lies_beside_it(tmp_path):
     shutil.copytree(embedded_folder('clip'), tmp_path/'network')
-    (tmp_path/'network'/'notes.py').write_text('')
+    (tmp_path/'network'/'LICENSE').write_text('')
     (tmp_path/'network'/'README.md').write_text('')
     detector = OODDetector.from_names(['cat', 'house'], replace(get_scale('mini'), clip=(str(tmp_path/'network'),)))
     detector.save(tmp_path/'detector')
-    assert not list((tmp_path/'detector').rglob('*.py'))
+    assert not (tmp_path/'detector'/'clip'/'LICENSE').exists()
     assert OODDetector.load(tmp_path/'detector').clip_hash == load_clip((str(tmp_path/'network'),)).hash
     assert str(tmp_path) not in str(_card(detector))
 
@@ -150,7 +160,8 @@ def test_publishing_offline_is_one_line(hostile, monkeypatch):
     with pytest.raises(OSError, match='^me/cats was not published: ') as error: hostile.push_to_hub('me/cats')
     assert len(str(error.value).splitlines()) == 1
     for name in ('nowhere', '../x', 'a/b/c', 'hf-hub:', 'x y/z', ''):
-        with pytest.raises(FileNotFoundError, match='no such folder, and no id'): OODDetector.from_pretrained(name or 'hf://')
+        with pytest.raises(FileNotFoundError, match='no such folder, and no id'):
+            OODDetector.from_pretrained(name or 'hf://')
 
 
 def test_word_lists_are_encoded_once(tmp_path, monkeypatch):
@@ -159,7 +170,11 @@ def test_word_lists_are_encoded_once(tmp_path, monkeypatch):
     monkeypatch.setenv('SYNOOD_CACHE', str(tmp_path/'kept'))
     monkeypatch.setattr(detector, '_MANY', 10)
     asked, real = [], features._encode_batch
-    monkeypatch.setattr(features, '_encode_batch', lambda clip, prompts: asked.append(len(prompts)) or real(clip, prompts))
+
+    def counted(clip, prompts):
+        asked.append(len(prompts))
+        return real(clip, prompts)
+    monkeypatch.setattr(features, '_encode_batch', counted)
     first = OODDetector.from_names(['cat', 'house'])
     assert len(asked) > 2 and list((tmp_path/'kept').glob('*.safetensors'))
     asked.clear()

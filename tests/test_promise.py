@@ -16,7 +16,9 @@ from synood.pictures import located
 SIZES = 1, 2, 3, 7, 64, 256
 
 
-def scene(draws, cells=4): return Image.fromarray(np.kron(draws.integers(0, 255, (cells, cells, 3), np.uint8), np.ones((64//cells, 64//cells, 1), np.uint8)))
+def scene(draws, cells=4):
+    return Image.fromarray(np.kron(draws.integers(0, 255, (cells, cells, 3), np.uint8),
+                                   np.ones((64//cells, 64//cells, 1), np.uint8)))
 
 
 def framed(picture, i):
@@ -40,7 +42,8 @@ def plain(): return OODDetector.from_names(['cat', 'house', 'tree'])
 
 def cosines(detector, pictures, size):
     clip, items = _network(detector), list(located(pictures))
-    parts = [torch.cat(_cosines(detector, _encoded(detector, clip, items[i:i + size])[0]), 1) for i in range(0, len(items), size)]
+    parts = [torch.cat(_cosines(detector, _encoded(detector, clip, items[i:i + size])[0]), 1)
+             for i in range(0, len(items), size)]
     return torch.cat(parts).double().numpy()
 
 
@@ -64,7 +67,9 @@ def test_a_source_that_repeats_itself_keeps_its_pictures(plain, threads):
         for count in (1, 2, 4):
             threads(count)
             lost += int(calibrated.predict(picture).is_ood[0]) + calibrated.explain(picture).is_ood
-        for size in SIZES: lost += sum(int(table.is_ood.sum()) for table in calibrated.stream([framed(picture, i) for i in range(size)], size=size))
+        for size in SIZES:
+            tables = calibrated.stream([framed(picture, i) for i in range(size)], size=size)
+            lost += sum(int(table.is_ood.sum()) for table in tables)
     assert lost == 0
 
 
@@ -84,7 +89,8 @@ def test_order_and_company_do_not_decide(plain):
     alone = [bool(calibrated.predict(picture).is_ood[0]) for picture in pictures]
     for order in (range(40), range(39, -1, -1), draws.permutation(40)):
         for size in SIZES:
-            found = np.concatenate([table.is_ood for table in calibrated.stream([pictures[i] for i in order], size=size)])
+            tables = calibrated.stream([pictures[i] for i in order], size=size)
+            found = np.concatenate([table.is_ood for table in tables])
             assert [bool(x) for x in found] == [alone[i] for i in order]
     assert 0 < sum(alone) <= 4
 
@@ -112,11 +118,13 @@ def test_the_exported_detector_keeps_them_too(plain, tmp_path):
     assert np.abs(odds(np.array(scores)) - odds(calibrated.score(files))).max()*calibrated.temperature < SLACK/5
 
 
-@pytest.mark.parametrize('copies', [lambda f: [f[0]]*19, lambda f: f*2, lambda f: [f[0]]*100], ids=['one 19 times', '10 twice', 'one 100 times'])
+@pytest.mark.parametrize('copies', [lambda f: [f[0]]*19, lambda f: f*2, lambda f: [f[0]]*100],
+                         ids=['one 19 times', '10 twice', 'one 100 times'])
 def test_copies_are_one_witness(plain, copies):
     draws = np.random.default_rng(5)
     pictures = [scene(draws) for _ in range(10)]
-    with pytest.raises(ValueError, match='copies of others, pixel by pixel, and count once: .* cannot guarantee 95%'): plain.calibrate(copies(pictures))
+    with pytest.raises(ValueError, match='copies of others, pixel by pixel, and count once: .* cannot guarantee 95%'):
+        plain.calibrate(copies(pictures))
 
 
 def test_copies_in_other_files_and_turned_ones(plain, tmp_path):
@@ -125,9 +133,11 @@ def test_copies_in_other_files_and_turned_ones(plain, tmp_path):
     for i, picture in enumerate(pictures):
         note = Image.Exif()
         note[0x0112] = 6
-        picture.save(tmp_path/f'{i}.png'), picture.save(tmp_path/f'{i}.bmp'), picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path/f'{i}_phone.png', exif=note)
+        for ending in ('png', 'bmp'): picture.save(tmp_path/f'{i}.{ending}')
+        picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path/f'{i}_phone.png', exif=note)
         files += [tmp_path/f'{i}.png', tmp_path/f'{i}.bmp', tmp_path/f'{i}_phone.png']
-    with pytest.warns(UserWarning, match='38 of 57 calibration images are copies of others'): found = plain.calibrate(files)
+    with pytest.warns(UserWarning, match='38 of 57 calibration images are copies of others'):
+        found = plain.calibrate(files)
     assert found.threshold == plain.calibrate(pictures).threshold
     with pytest.raises(ValueError, match='18 calibration images cannot guarantee'): plain.calibrate(files[:54])
 
@@ -140,6 +150,7 @@ def test_a_phones_pictures_are_turned_once(plain, tmp_path):
     opened = Image.open(tmp_path/'phone.png')
     why = plain.explain(tmp_path/'phone.png')
     assert (np.asarray(why.picture) == np.asarray(picture)).all()
-    for form in (tmp_path/'phone.png', str(tmp_path/'phone.png'), opened, why.picture): np.testing.assert_allclose(plain.score(form), upright, rtol=1e-5)
+    for form in (tmp_path/'phone.png', str(tmp_path/'phone.png'), opened, why.picture):
+        np.testing.assert_allclose(plain.score(form), upright, rtol=1e-5)
     np.testing.assert_allclose(why.score, upright[0], rtol=1e-5)
-    assert abs(replace(plain, orient=False).score(tmp_path/'phone.png') - upright)[0] > 1e-3
+    assert abs(replace(plain, orient=False).score(tmp_path/'phone.png')/upright - 1)[0] > .1
