@@ -18,6 +18,7 @@ DATA ?=
 STAMP := $(VENV)/.stamp-installed
 DOCS_STAMP := $(VENV)/.stamp-docs
 export PATH := $(abspath $(VENV))/bin:$(PATH)
+export SCALE SEEDS ONLY ROOT DATA
 unexport PYTHONPATH
 unexport IN_TEST
 
@@ -34,8 +35,9 @@ install = (while sleep 2 && kill -0 $$$$ 2>/dev/null; do printf .; done) & dots=
 .PHONY: reproduce test test-slow lab check readme docs clean
 
 reproduce: $(STAMP)
-	$(call step,reproduce at scale $(SCALE),synood reproduce --scale "$(SCALE)" \
-	  $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(ONLY),--only "$(ONLY)") $(if $(ROOT),--root "$(ROOT)") $(if $(DATA),--data "$(DATA)"))
+	$(call step,reproduce at scale $(SCALE),synood reproduce --scale "$$SCALE" \
+	  $(if $(SEEDS),--seeds "$$SEEDS") $(if $(ONLY),--only "$$ONLY") \
+	  $(if $(ROOT),--root "$$ROOT") $(if $(DATA),--data "$$DATA"))
 
 test test-slow: export OMP_NUM_THREADS = 1
 test test-slow: export HF_HUB_OFFLINE = 1

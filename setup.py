@@ -12,8 +12,8 @@ parser.read(root/'settings.ini', encoding='utf-8')
 settings = parser['DEFAULT']
 library = settings['lib_name']
 readme = root/'README.md'
-extras = {extra: settings[f'{extra}_requirements'].split() for extra in ('onnx', 'demo', 'docs', 'dev')}
-extras['dev'] += extras['onnx'] + extras['demo']  # for their tests
+extras = {extra: settings[f'{extra}_requirements'].split() for extra in ('onnx', 'demo', 'heic', 'docs', 'dev')}
+extras['dev'] += extras['onnx'] + extras['demo'] + extras['heic']  # for their tests
 
 setup(
     name=library,

@@ -20,7 +20,7 @@ from .images import ImageSet, open_sets, protocols, read_selection
 from .metrics import id_accuracy, measure
 from .negatives import read_negatives
 from .patches import patch_features
-from .report import merge_results
+from .report import figures_folder, merge_results
 from .runs import Rows, code_hash, digest, fingerprint, note_output, progress, run_stage, stages
 from .scales import Scale, check_scale, counted, get_scale, rng
 from .scores import Features, Method, Synthetic, Train
@@ -193,6 +193,7 @@ def experiment(name: str, cells: list[Method], scale, seeds=(), root: Path = 'ru
     "Rows of every cell at every seed, made where missing; `ablation` shows the cell's own settings in the rows."
     if '/' in name: raise ValueError(f'{name!r} becomes the name of a folder: leave out the slash')
     home, seeds = get_scale(scale), list(seeds) or get_scale(scale).seeds
+    figures_folder(home, root, to_write=True)  # refused now, not after the work
     scale = check_scale(dataclasses.replace(home, **(change or {})))
     taught = check_scale(dataclasses.replace(scale, **learned)) if learned else None
     if scale.draws > 1 and len({s % scale.draws for s in seeds}) < len(seeds):

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'parse_seeds', 'check_text', 'with_data', 'run', 'package_code', 'is_code', 'directives', 'notebook_source',
-           'notebook_key', 'reduced', 'find_notebooks', 'output_hash', 'stands', 'NotebookError', 'execute',
-           'default_jobs', 'timed', 'execute_all', 'reproduce', 'print_ledger', 'doctor', 'methods', 'pretrain', 'main']
+           'notebook_key', 'reduced', 'find_notebooks', 'fields_of', 'output_hash', 'stands', 'NotebookError',
+           'execute', 'default_jobs', 'timed', 'execute_all', 'reproduce', 'print_ledger', 'doctor', 'methods',
+           'pretrain', 'main']
 
 # %% ../nbs/17_cli.ipynb #b810f101
 import json, os, re, sys
@@ -13,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import typer
+from .verify import verify  # which joins them
 from .commands import commands, tell
 from .processes import own_kernel, stoppable, workers
 
@@ -119,6 +121,18 @@ def find_notebooks(only: str = '') -> list[Path]:
         raise ValueError(f'no notebook starts with {", ".join(missing)}: there are {", ".join(p.stem for p in found)}')
     return [p for p in found if not wanted or any(p.name.startswith(w) for w in wanted)]
 
+# %% ../nbs/17_cli.ipynb #8508853a
+_SHOWN = {'20': 'Table 1', '21': 'Table 2', '22': 'Table 3', '23': 'Table 4', '24': 'Table 5', '25': 'Figure 3',
+          '26': 'Figure 4', '27': 'KR-NFT', '28': 'CMA', '29': 'Figure 4'}  # figures 1 and 2 show what Figure 4 counts
+_ROWS = 'prompt_shots', 'npos_shots', 'locoop_top', 'knn_k'  # of Table 1 alone
+
+def fields_of(notebooks: list[Path]) -> set[str]:
+    "The fields of a scale that these notebooks ask for, of those that `preflight` knows."
+    from synood.doctor import TABLES
+    numbers = {path.name[:2] for path in notebooks} & set(_SHOWN)
+    found = {field for n in numbers for field in TABLES[_SHOWN[n]]}
+    return found | ({'m'} if 'inpainting' in found else set()) | (set(_ROWS) if '20' in numbers else set())
+
 # %% ../nbs/17_cli.ipynb #964b7ae1
 def output_hash(path: str) -> str | None:
     "What identifies an output: a stage folder's manifest, a file's content; None when it is gone."
@@ -141,15 +155,14 @@ class NotebookError(RuntimeError):
 def execute(source: Path, folder: Path, parameters: dict, settings, full: bool) -> str:
     "Run one notebook unless it stands; returns 'stands', 'ran' or 'nothing to do'."
     import nbformat
-    from filelock import FileLock
-    from synood.runs import atomic_write
+    from synood.runs import atomic_write, lock
     nb = json.loads(nbformat.writes(nbformat.read(source, 4)))
     for c in nb['cells']: c['source'] = ''.join(c['source'])
     if not full and (nb := reduced(nb)) is None: return 'nothing to do'
     declared = '\n'.join(c['source'] for c in nb['cells'] if 'parameters' in c['metadata'].get('tags', []))
     given = {name: value for name, value in parameters.items() if re.search(rf'^{name}\b', declared, re.M)}
     key, record = notebook_key(nb, given, settings if declared else None), folder/f'{source.stem}.json'
-    with FileLock(folder/f'.{source.stem}.lock'):  # a second `reproduce` waits here, and finds the notebook done
+    with lock(folder/f'.{source.stem}.lock'):  # a second `reproduce` waits here, and finds the notebook done
         if stands(record, key): return 'stands'
         made = _execute(nb, source, folder, given)
         atomic_write(record, json.dumps(dict(key=key, outputs={p: output_hash(p) for p in made}), indent=1))
@@ -233,7 +246,7 @@ def reproduce(scale: str = typer.Option('mini', help='A scale by name, or the pa
     from synood.scales import check_choices, get_scale
     scale = with_data(scale, data, root)
     chosen = check_choices(get_scale(scale))
-    preflight(chosen, root, seeds=asked)
+    preflight(chosen, root, seeds=asked, fields=fields_of(notebooks))
     settings = {f.name: fingerprint(chosen, f.name) for f in dataclasses.fields(chosen)}
     folder = root.resolve()/chosen.name/'notebooks'
     folder.mkdir(parents=True, exist_ok=True)
@@ -289,11 +302,14 @@ def pretrain(names: list[str] = typer.Argument(None, help='Networks to train; de
     "Train the embedded networks from nothing; stopped, it goes on where it was. Example: synood pretrain classifier"
     from math import ceil
     from dataclasses import replace
+    if share != share: raise ValueError('--share must be a number from 0 to 1, not nan')
+    from synood.preflight import check_place
     from synood.pretraining import SHELVES, ship, trainees
     from synood.pretraining import pretrain as train
     chosen = [trainees[n].name for n in names or trainees.names()]  # an unknown name ends here, not after an hour
     plans = {n: replace(trainees[n].plan, samples=ceil(share*trainees[n].plan.samples) or 1) for n in trainees.names()}
     sizes = {kind: ceil(share*n) or 1 for kind, n in SHELVES.items()}
+    check_place(root)
     made = {}
     def note(what, folder):  # at once, as the next one takes its time
         made[what] = folder

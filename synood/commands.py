@@ -209,18 +209,18 @@ def write_scores(detector, images: Path, out: Path, lines: bool, key: str, sprea
 
     Beside the table lie, until it is complete, what is done of it and how far that goes. BlockingIOError if another process is writing it."""
     from filelock import Timeout
-    from synood.runs import digest, lock
+    from synood.runs import digest, lock, move
     place = destination(out)
     name = place.name if len(os.fsencode(place.name)) < 150 else digest(place.name)  # what stands beside it has longer names
-    part, held = place.with_name(f'.{name}.{key}.part'), place.with_name(f'.{name}.part.lock')
+    part, turn = place.with_name(f'.{name}.{key}.part'), place.with_name(f'.{name}.part.lock')
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with lock(held, 0):
+        with lock(turn, timeout=0):
             counts = _write_part(detector, images, part, lines, form_of(out, lines)[1], spreadsheet, size)
             if place.exists(): shutil.copymode(place, part)
-            os.replace(part, place)
+            move(part, place)
             _state(part).unlink(missing_ok=True)
-            held.unlink(missing_ok=True)  # a process that comes now begins anew
+            turn.unlink(missing_ok=True)  # a process that comes now begins anew
     except Timeout: raise BlockingIOError(f'{out} is being written by another process: wait for it') from None
     return counts
 

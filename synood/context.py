@@ -10,7 +10,6 @@ __all__ = ['put_question', 'Lister', 'read_image_text', 'load_lister', 'standin_
 # %% ../nbs/08_context.ipynb #96413d28
 import hashlib, json, re, warnings
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 import torch
 from PIL import Image
@@ -20,7 +19,7 @@ from transformers import (AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from .features import built, device, locate_model, models_used, openai_bpe, readable, whole
 from .folders import lent, read_settings
 from .images import open_sets, read_lines, read_selection
-from .runs import atomic_write, digest, file_hash, folder_hash, stage
+from .runs import atomic_write, digest, file_hash, folder_hash, remembered, stage
 
 # %% ../nbs/08_context.ipynb #0a613d78
 def put_question(question: str,  # with {name} and the image placeholder
@@ -51,12 +50,13 @@ def read_image_text(name: str, folder: Path,  # see `locate_model`
     dtype = torch.bfloat16 if device().type == 'cuda' else torch.float32
     if name.startswith('random:'): return drawn(name, folder, dtype)
     with lent(folder, 'answerer') as place, readable(folder):
-        model, found = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype, use_safetensors=True, output_loading_info=True)
+        model, found = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype, use_safetensors=True,
+                                                                   output_loading_info=True)
         processor = AutoProcessor.from_pretrained(place)
     whole(folder, found)
     return Lister(model.eval().requires_grad_(False).to(device()), processor, models_used[name] or folder_hash(folder))
 
-@lru_cache(maxsize=1)
+@remembered(1)
 def load_lister(ids: tuple[str, ...]  # model ids, tried in order, see `find_model`
                ) -> Lister:
     "The first lister found, see `read_image_text`."
@@ -65,7 +65,8 @@ def load_lister(ids: tuple[str, ...]  # model ids, tried in order, see `find_mod
 # %% ../nbs/08_context.ipynb #7e8faea1
 def standin_processor(folder: Path) -> LlavaProcessor:
     "A processor for the LLaVA whose configuration is in `folder`, published settings and all, with word pieces of CLIP."
-    config, settings, special = (read_settings(folder/f'{name}.json') for name in ('config', 'processor_config', 'tokenizer_config'))
+    files = 'config', 'processor_config', 'tokenizer_config'
+    config, settings, special = (read_settings(folder/f'{name}.json') for name in files)
     fixed = [special[f'{kind}_token'] for kind in ('unk', 'bos', 'eos')]  # ids 0, 1, 2, as Llama's
     tokens, merges = openai_bpe()
     words = [*fixed, *tokens[:config['image_token_index'] - len(fixed)], special.pop('image_token'), special['pad_token']]
@@ -74,7 +75,8 @@ def standin_processor(folder: Path) -> LlavaProcessor:
                               extra_special_tokens={'image_token': settings['image_token']}, **special)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing('<s> $A', special_tokens=[('<s>', 1)])  # opens a text, closes none
     settings.pop('processor_class')
-    with lent(folder, 'model') as place: return LlavaProcessor(CLIPImageProcessor.from_pretrained(place), tokenizer, **settings)
+    with lent(folder, 'model') as place:
+        return LlavaProcessor(CLIPImageProcessor.from_pretrained(place), tokenizer, **settings)
 
 def lister_config(name: str, folder: Path):
     "The configuration in a folder, with as many layers in both transformers as an id such as 'random:lister-4' asks for."

@@ -9,7 +9,6 @@ __all__ = ['META', 'counted', 'counted_gradient', 'configuration', 'clip_shape',
 
 # %% ../nbs/10b_costs.ipynb #1cc5eb8f
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable
@@ -23,6 +22,7 @@ from .features import built, locate_model, random_folder
 from .finetuning import Projection
 from .folders import lent, loading, scheduler_class
 from .images import protocols
+from .runs import remembered
 from .scales import get_scale
 from .synthesis import prepared
 from .words import pool
@@ -73,11 +73,14 @@ def _offered(source, kind):
     else:
         with lent(source, kind) as place: yield f'local-dir:{place}'
 
-def _clip_source(ids): return _offered(_source(ids, lambda name: open_clip.get_pretrained_cfg(*name.partition('/')[::2]), 'clip'), 'clip')
+def _clip_source(ids):
+    known = lambda name: open_clip.get_pretrained_cfg(*name.partition('/')[::2])
+    return _offered(_source(ids, known, 'clip'), 'clip')
 
 def clip_shape(ids: tuple[str, ...]) -> torch.nn.Module:
     "The CLIP of `ids` on the device meta."
-    with _clip_source(ids) as source, META: return open_clip.create_model(source, load_weights=False, device=META).eval().requires_grad_(False)
+    with _clip_source(ids) as source, META: model = open_clip.create_model(source, load_weights=False, device=META)
+    return model.eval().requires_grad_(False)
 
 def clip_words(ids: tuple[str, ...]) -> Callable:
     "The tokenizer of the CLIP of `ids`: list of P texts -> (P, L) token ids."
@@ -89,7 +92,7 @@ def classifier_shape(ids: tuple[str, ...]) -> tuple[torch.nn.Module, int]:
     with _offered(source, 'classifier') as source, META: model = timm.create_model(source).eval().requires_grad_(False)
     return model, timm.data.resolve_data_config({}, model=model, use_test_size=True)['input_size'][1]
 
-@lru_cache
+@remembered()
 def clip_flops(ids: tuple[str, ...]) -> dict[str, float]:
     "Operations of one picture and of one prompt."
     model, blank = clip_shape(ids), lambda *shape, dtype=None: torch.zeros(1, *shape, dtype=dtype, device=META)
@@ -105,7 +108,7 @@ def classifier_flops(ids: tuple[str, ...]) -> dict[str, float]:
     return dict(classifier=counted(model, x), classifier_backward=counted_gradient(model, x))
 
 # %% ../nbs/10b_costs.ipynb #6ff81163
-@lru_cache
+@remembered()
 def painter_flops(ids: tuple[str, ...],
                   resolution: int  # pixels a side
                  ) -> dict[str, float]:
@@ -138,7 +141,7 @@ def _tokens_flops(model, length, tokens):
     first, step = upto(length, tokens > 1)
     return first + (tokens - 1)*(step + upto(length + max(tokens - 2, 0), tokens > 1)[1])/2
 
-@lru_cache
+@remembered()
 def lister_flops(ids: tuple[str, ...], question: str, tokens: int) -> dict[str, float]:
     "Operations of one answer of `tokens` tokens about one picture."
     name, folder = configuration(ids, 'lister')

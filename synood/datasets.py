@@ -16,8 +16,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from .images import HALVES, ImageSet, Protocol, cut_down, find_files, log, protocols
-from .runs import digest, in_threads, progress
+from .images import HALVES, ImageSet, Protocol, cut_down, find_files, log, own_text, protocols
+from .runs import digest, in_threads, mark, progress
 from .scales import Registry
 
 # %% ../nbs/03b_datasets.ipynb #e92fcfb7
@@ -56,10 +56,8 @@ _GIVE = 'give a list, a text file with a line folder<TAB>name for every class'
 # %% ../nbs/03b_datasets.ipynb #ba1043da
 def read_class_list(path: Path) -> dict[str, str]:
     "{folder: name} of a text file with a line `folder<TAB>name` for every class. ValueError for a line that is none, or a folder that comes twice."
-    try: lines = Path(path).read_text(encoding='utf-8-sig').split('\n')
-    except UnicodeDecodeError as e: raise ValueError(f'{path}: not a text in UTF-8: {e}') from None
     found = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(own_text(path).split('\n'), 1):
         folder, tab, name = line.partition('\t')
         if not tab and WNID.match(line): folder, _, name = line.partition(' ')
         folder, name = folder.strip(), name.strip()
@@ -184,7 +182,7 @@ PREFIXES = '', 'data', 'dataset', 'datasets'  # a root may be the data folder or
 def read_list(path: Path) -> dict[str, int]:
     "{relative path: label} of a list file, in its order; a ValueError names the line that is none."
     found = {}
-    for number, line in enumerate(Path(path).read_text(encoding='utf-8').splitlines(), 1):
+    for number, line in enumerate(own_text(path).splitlines(), 1):
         name, _, label = line.strip().rpartition(' ')
         if not line.strip(): continue
         if not name or not label.lstrip('-').isdecimal(): raise ValueError(f'{path}, line {number}: {line[:60]!r} is not a path, a space and a label')
@@ -205,10 +203,11 @@ LABELS = 'test_imagenet.txt', 'val_imagenet.txt', 'test_imagenet_all.txt', 'val_
 def read_devkit(path: Path) -> dict[str, int]:
     "{file name: class} of ImageNet's validation images, from the ground truth of the development kit and the meta.mat beside it."
     from scipy.io import loadmat
-    synsets = np.atleast_1d(loadmat(Path(path).with_name('meta.mat'), squeeze_me=True)['synsets'])
-    wnid = {int(s['ILSVRC2012_ID']): str(s['WNID']) for s in synsets if s['num_children'] == 0}
-    numbers = Path(path).read_text(encoding='utf-8').split()
-    return {f'ILSVRC2012_val_{k:08d}.JPEG': imagenet_wnids().index(wnid[int(n)]) for k, n in enumerate(numbers, 1)}
+    try:
+        synsets = np.atleast_1d(loadmat(Path(path).with_name('meta.mat'), squeeze_me=True)['synsets'])
+        label = {int(s['ILSVRC2012_ID']): imagenet_wnids().index(str(s['WNID'])) for s in synsets if s['num_children'] == 0}
+        return {f'ILSVRC2012_val_{k:08d}.JPEG': label[int(n)] for k, n in enumerate(own_text(path).split(), 1)}
+    except Exception as e: raise ValueError(f'{path} and its meta.mat are not those of the development kit ({type(e).__name__}: {e}): unpack it again') from e
 
 def read_labels(root: Path) -> dict[str, int]:
     "{file name: class} of ImageNet's validation images from every source of LABELS below the root; ValueError where two of them differ."
@@ -403,7 +402,7 @@ for name in ('imagenet', 'mos', 'openood15', 'synood_table2', 'ninco_clean'):
 
 # %% ../nbs/03b_datasets.ipynb #cce3ac99
 @lru_cache(maxsize=None)
-def _md5(path, size, mtime_ns):
+def _md5(path, size, seen):
     total = hashlib.md5(usedforsecurity=False)
     with open(path, 'rb') as f, progress(desc=os.path.basename(path), total=size) as bar:
         while block := f.read(1 << 22):
@@ -415,7 +414,7 @@ def archives(root: Path) -> dict[Path, str]:
     "{path: problem, '' for none} of the known archives in the root and two levels below, by their md5."
     known = {name: md5 for row in image_sets.values() for name, md5 in row.archives.items()}
     def problem(path):
-        try: status = path.stat(); found = _md5(str(path), status.st_size, status.st_mtime_ns)
+        try: found = _md5(str(path), path.stat().st_size, mark(path))
         except OSError as e: return f'it cannot be read: {e.strerror}'
         return '' if found == known[path.name] else f'md5 {found} and not {known[path.name]}: a broken download, or another version'
     paths = {path for level in ('', '*/', '*/*/') for name in known for path in Path(root).glob(level + name)}

@@ -24,13 +24,14 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from PIL import Image, ImageOps
 from safetensors.numpy import load as load_arrays, save as save_arrays
 from .benchmark import fit_method, load_benchmark, synthetic_of, with_backbone
+from .datasets import class_names
 from .features import encode_pixels, find_model, load_clip, unit
 from .finetuning import Projection, pair, projected
 from .images import ImageSet, Protocol, image_folder, protocols, read_image, spread
 from .metrics import checked_count, checked_share
 from .negatives import fill, mine, read_negatives
 from .pictures import batched, each_picture, insist, located, picture_hashes
-from .runs import CannotWrite, atomic_folder, atomic_write, digest, file_hash, run_stage
+from .runs import CannotWrite, atomic_folder, digest, file_hash, run_stage, settle
 from .scales import Registry, Scale, get_scale
 from .scores import MCM, Method, get_method, group_columns, grouped_mass
 from .synthesis import TEXT_PROMPT, read_synthetic
@@ -123,6 +124,7 @@ class _IsKept(ModelHubMixin, library_name='synood', tags=['out-of-distribution-d
         _parts(save_directory)  # refuses what would not be loaded afterwards
         for part in ('synthetic', 'clip'): shutil.rmtree(Path(save_directory)/part, ignore_errors=True)  # of a detector saved there before
         _write(self, Path(save_directory))
+        settle(save_directory)
 
     @staticmethod
     def from_pretrained(name: str, **options) -> 'OODDetector':  # the mixin's insists on a config.json and alters what was loaded
@@ -422,7 +424,8 @@ def _explain(detector, image, top):
     top, found = checked_count(top, 'top'), list(islice(located(image), 2))
     if len(found) != 1: raise ValueError('explain takes one image' + (', not several' if found else ', and there is none'))
     name, source = found[0]
-    picture, clip = insist(name, *each_picture(lambda p: p, [(name, source)], orient=detector.orient)[0]), _network(detector)
+    def bare(picture): return Image.fromarray(np.asarray(picture))  # without its notes: who opens it must not turn it again
+    picture, clip = insist(name, *each_picture(bare, [(name, source)], orient=detector.orient)[0]), _network(detector)
     features = _seen(detector, clip, [clip.transform(picture)])
     score, threshold = float(_judged(detector, features)[0][0]), detector.threshold
     kinds, masses = zip(('ID', 'negative'), (m[0] for m in _masses(detector, features))), []
@@ -469,7 +472,9 @@ class OwnImages(Protocol):
 def own_images(images, names: tuple[str, ...], orient: bool = True) -> ImageSet:
     """A folder of class folders or an `ImageSet` with its classes in the order of `names`, its pictures turned as their EXIF notes say if `orient`.
     ValueError if the classes are others."""
-    images = images if isinstance(images, ImageSet) else image_folder(images)
+    if not isinstance(images, ImageSet):
+        images = image_folder(images)
+        images = replace(images, classes=class_names(images.classes))
     classes = _checked_names(images.classes)  # spelled as the detector spells its own
     if odd := sorted(set(classes) ^ set(names)):
         raise ValueError(f'{images.root}: its classes and the detector\'s differ in {len(odd)}, {", ".join(odd[:5])}: name the folders as the classes')
@@ -581,12 +586,12 @@ def _write(detector, folder):
     for part in ['synthetic']*bool(near) + ['clip']*bool(own): (folder/part).mkdir()
     if near:
         arrays['neighbours'] = near.features
-        for i in range(len(near.words)): atomic_write(folder/'synthetic'/_picture_name(i), _thumbnail(near.images.read(i)))
+        for i in range(len(near.words)): (folder/'synthetic'/_picture_name(i)).write_bytes(_thumbnail(near.images.read(i)))
     for file in sorted(own.iterdir()) if own else ():
-        if _PART.fullmatch(f'clip/{file.name}') and file.is_file(): atomic_write(folder/'clip'/file.name, file.read_bytes())
-    atomic_write(folder/'detector.safetensors', save_arrays({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
+        if _PART.fullmatch(f'clip/{file.name}') and file.is_file(): shutil.copyfile(file, folder/'clip'/file.name)
+    (folder/'detector.safetensors').write_bytes(save_arrays({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
     meta['files'] = {name: file_hash(path) for name, path in sorted(_parts(folder).items()) if name != 'detector.json'}
-    atomic_write(folder/'detector.json', json.dumps(meta, indent=1, ensure_ascii=False) + '\n')
+    (folder/'detector.json').write_text(json.dumps(meta, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
 def _picture_name(i): return f'{i:04}.jpg'
 
@@ -636,7 +641,7 @@ def _filled(folder, part, module, arrays):
     "A projection or learner with its saved weights."
     state = {k.removeprefix(f'{part}.'): torch.from_numpy(v.copy()) for k, v in arrays.items() if k.startswith(f'{part}.')}
     try: module.load_state_dict(state)
-    except RuntimeError as e: raise ValueError(f'{folder} is damaged: the {part} does not fit ({str(e).splitlines()[0]})') from None
+    except RuntimeError as e: raise ValueError(f'{folder} is damaged: the {part} does not fit ({_first_line(e)})') from None
     return module.eval().requires_grad_(False)
 
 def _learner(folder, settings):
@@ -683,6 +688,7 @@ def _load(folder):
     made = OODDetector(**entries, text=text, negatives=negatives, tuned=tuned, projection=projection, learner=learner, fitted=arrays['fitted'], neighbours=near)
     try: _network(made)
     except FileNotFoundError: pass  # a network that is not on this machine yet: the first score says so
+    except (ValueError, OSError) as e: raise ValueError(str(e) if str(folder) in str(e) else f'{folder}: {e}') from None
     return made
 
 # %% ../nbs/11_detector.ipynb #c5ede71b

@@ -29,7 +29,7 @@ from torchvision.transforms import Compose, InterpolationMode, Normalize, Random
 from torchvision.transforms.functional import hflip, resized_crop
 from transformers import CLIPTokenizer
 from .folders import checked_folder, first_line, lent, loading, part_settings, read_settings, shards, word_settings
-from .images import ImageSet
+from .images import ImageSet, middle
 from .runs import (asset, atomic_write, digest, embedded_folder, file_hash, in_threads, is_settled, lock, make_folder, mark,
                          progress, sweep, work_off, writing)
 
@@ -83,28 +83,33 @@ def _lacking(folder):
 
 def _weights_name(name):
     "The file of weights that an id of open_clip or timm stands for; empty for a whole repository."
-    if found := _known_tag(name): return str(Path('/'.join(found['hf_hub'].split('/')[2:]) or 'open_clip_model').with_suffix('.safetensors'))
+    if found := _known_tag(name):
+        file = '/'.join(found['hf_hub'].split('/')[2:]) or 'open_clip_model'
+        return str(Path(file).with_suffix('.safetensors'))
     return '' if '/' in _pinned(name)[0] else 'model.safetensors'
 
 def _cached_or_fetched(name, repository):
-    "The folder in the hub's cache, fetched first if SYNOOD_DOWNLOAD=1 and HF_HUB_OFFLINE is not. It may hold less than the hub does."
+    "The folder in the hub's cache, fetched first if SYNOOD_DOWNLOAD=1 and HF_HUB_OFFLINE is not. It may hold less."
     fetch = os.environ.get('SYNOOD_DOWNLOAD') == '1' and not constants.HF_HUB_OFFLINE
     try:
         return Path(snapshot_download(
-            repository, revision=_pinned(name)[1] or None, local_files_only=not fetch, ignore_patterns=['*fp16*', '512-*'],
-            allow_patterns=[_weights_name(name) or '*.safetensors', '*.json', '*.txt', '*.model']))
+            repository, revision=_pinned(name)[1] or None, local_files_only=not fetch,
+            allow_patterns=[_weights_name(name) or '*.safetensors', '*.json', '*.txt', '*.model'],
+            ignore_patterns=['*fp16*', '512-*']))
     except Exception as e:  # whatever a hub, or the way to it, may say
         if here := getattr(e, 'snapshot_path', None): return Path(here)  # other files of the repository are not here
         absent = type(e) is LocalEntryNotFoundError and not fetch
-        raise FileNotFoundError(f'hub {repository}: {"not in the local cache" if absent else first_line(e)}') from None
+        said = 'not in the local cache' if absent else first_line(e)
+        raise FileNotFoundError(f'hub {repository}: {said}') from None
 
 def _snapshot(name):
     "The folder of a hub id, see `_cached_or_fetched`, once it holds what the id needs."
     repository = hub_repository(name)
     if repository is None: raise FileNotFoundError('neither a folder nor a hub id')
-    folder = _cached_or_fetched(name, repository)
-    if not any(folder.rglob('*.safetensors')): raise FileNotFoundError(f'hub {repository}: no .safetensors in the local cache')
-    lost = _weights_name(name) if not (folder/_weights_name(name)).exists() else _lacking(checked_folder(folder))
+    folder, weights = _cached_or_fetched(name, repository), _weights_name(name)
+    if not any(folder.rglob('*.safetensors')):
+        raise FileNotFoundError(f'hub {repository}: no .safetensors in the local cache')
+    lost = _lacking(checked_folder(folder)) if not weights else '' if (folder/weights).exists() else weights
     if lost: raise FileNotFoundError(f'hub {repository}: {lost} is missing in the local cache')
     return folder
 
@@ -170,7 +175,8 @@ def _files_hash(files, *more):
 
 def device() -> torch.device:
     "The GPU of this process, by accelerate's LOCAL_RANK, else Apple's, or the CPU if there is none."
-    if torch.cuda.is_available(): return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
+    if torch.cuda.is_available():
+        return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
     return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
 
 def memory_format(where: torch.device) -> torch.memory_format:
@@ -184,8 +190,9 @@ def _frozen(model):
 # %% ../nbs/05_features.ipynb #5cefb53e
 @contextmanager
 def _drawing(seed, where, dtype=torch.float32):
-    "New tensors stand on `where` (for Apple's GPU: the CPU), in `dtype`, drawn from `seed`; afterwards the shared random state is as before."
-    usual, cuda, where = torch.get_default_dtype(), where.type == 'cuda', torch.device('cpu') if where.type == 'mps' else where
+    "New tensors stand on `where`, in `dtype`, drawn from `seed`; afterwards the shared random state is as before."
+    usual, cuda = torch.get_default_dtype(), where.type == 'cuda'
+    if where.type == 'mps': where = torch.device('cpu')  # Apple's GPU has draws of its own, which no fork keeps
     with torch.random.fork_rng(devices=[where] if cuda else []), where:
         torch.default_generator.manual_seed(seed)
         if cuda:
@@ -197,14 +204,19 @@ def _drawing(seed, where, dtype=torch.float32):
 def built(cls,  # a model class of diffusers or transformers
           source,  # folder with its configuration, or the configuration itself
           seed: int, where: torch.device, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    "A frozen network with random weights, drawn on the device where it stays (Apple's: on the CPU). On the device 'meta' it has shapes and takes no memory."
+    """A frozen network with random weights, drawn on the device where it stays; for Apple's GPU on the CPU.
+
+    On the device 'meta' it has shapes and takes no memory."""
     if isinstance(source, (str, Path)): source = _configuration(cls, Path(source))
-    with loading(), _drawing(seed, where, dtype): model = cls.from_config(source) if hasattr(cls, 'from_config') else cls(source)
+    with loading(), _drawing(seed, where, dtype):
+        model = cls.from_config(source) if hasattr(cls, 'from_config') else cls(source)
     return model.eval().requires_grad_(False).to(where)
 
 def _configuration(cls, folder):
     "What a class is built from, as it stands in a folder."
-    if hasattr(cls, 'load_config'): return part_settings(cls, read_settings(folder/cls.config_name), folder/cls.config_name)
+    if hasattr(cls, 'load_config'):
+        file = folder/cls.config_name
+        return part_settings(cls, read_settings(file), file)
     with lent(folder, 'model') as place: return cls.config_class.from_pretrained(place)
 
 # %% ../nbs/05_features.ipynb #4c7bee0d
@@ -231,8 +243,9 @@ def readable(folder: Path):
     except SafetensorError as e: raise ValueError(f'{folder}: a file of weights is damaged, or no safetensors ({e}): bring it again') from None
 
 def whole(folder: Path, found: dict):
-    "ValueError if weights of a network are missing: `found` is what from_pretrained knows of its loading. The library would draw them."
-    if lost := sorted(found['missing_keys']): raise ValueError(f'{folder}: its weights lack {len(lost)} tensors, first {lost[0]}: bring them again')
+    "ValueError if weights are missing, which a library would draw; `found`: what its from_pretrained tells of loading."
+    if lost := sorted(found['missing_keys']):
+        raise ValueError(f'{folder}: its weights lack {len(lost)} tensors, first {lost[0]}: bring them again')
 
 def _named_weights(folder, *first):
     "ValueError unless open_clip or timm, which look for the names `first` before any other, will take a safetensors file from a folder."
@@ -251,14 +264,16 @@ def _hub_clip(name, folder):
                 image_interpolation=known.get('interpolation'), image_resize_mode=known.get('resize_mode'))
             return [weights], model, transform, open_clip.get_tokenizer(architecture)
     except OSError as e:  # a tokenizer or text tower of another repository
-        raise FileNotFoundError(f'{name}: {first_line(e)} Is its tokenizer not in the local cache of the hub? SYNOOD_DOWNLOAD=1 fetches it') from None
+        raise FileNotFoundError(f'{name}: {first_line(e)} Is its tokenizer not in the local cache of the hub? '
+                                'SYNOOD_DOWNLOAD=1 fetches it') from None
 
 def _local_clip(folder, drawn=False):
     "Files, network, transform and tokenizer of a folder that open_clip saved, or with random weights."
     if not drawn: _named_weights(folder, 'open_clip_model.safetensors', 'open_clip_pytorch_model.safetensors')
     with lent(folder, 'clip') as place, readable(folder):
         with _drawing(0, device()) if drawn else nullcontext():
-            model, _, transform = open_clip.create_model_and_transforms(f'local-dir:{place}', load_weights=not drawn, device=device() if drawn else 'cpu')
+            model, _, transform = open_clip.create_model_and_transforms(
+                f'local-dir:{place}', load_weights=not drawn, device=device() if drawn else 'cpu')
         tokenizer = open_clip.get_tokenizer(f'local-dir:{place}')
     words = len(tokenizer.tokenizer) if hasattr(tokenizer, 'tokenizer') else tokenizer.vocab_size
     if words != model.vocab_size:
@@ -335,7 +350,7 @@ def _in_batches(network, forward, pictures):
     "The arrays that `forward` makes of PIL pictures, BATCH at a time."
     found = []
     for start in range(0, len(pictures), BATCH):
-        pixels = [network.transform(p.convert('RGB')) for p in pictures[start:start + BATCH]]
+        pixels = [network.transform(middle(p.convert('RGB'))) for p in pictures[start:start + BATCH]]
         found.append(_run(network.model, forward, pixels))
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
@@ -397,13 +412,16 @@ def load_classifier(ids: tuple[str, ...]  # tried in order, see `find_model`
 def _timm(name, folder):
     "Files that decide it, and the timm network of a hub id or of a folder that timm saved."
     if _drawn(name):
-        with lent(folder, 'classifier') as place, _drawing(0, device()): return _model_files(folder), timm.create_model(f'local-dir:{place}')
+        with lent(folder, 'classifier') as place, _drawing(0, device()):
+            return _model_files(folder), timm.create_model(f'local-dir:{place}')
     if _own(name) or '/' in _pinned(name)[0]:
         _named_weights(folder, 'model.safetensors')
-        with lent(folder, 'classifier') as place, readable(folder): return _model_files(folder), timm.create_model(f'local-dir:{place}', pretrained=True)
+        with lent(folder, 'classifier') as place, readable(folder):
+            return _model_files(folder), timm.create_model(f'local-dir:{place}', pretrained=True)
     weights = folder/_weights_name(name)
     source = dict(file=str(weights), source='file')
-    with loading(): return [weights], timm.create_model(_pinned(name)[0], pretrained=True, pretrained_cfg_overlay=source)
+    with loading():
+        return [weights], timm.create_model(_pinned(name)[0], pretrained=True, pretrained_cfg_overlay=source)
 
 @lru_cache(maxsize=8)  # Table 1 names six
 def _load_classifier(name, folder, stamp):

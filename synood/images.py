@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['log', 'MAX_PIXELS', 'MAX_SIDE', 'MAX_BYTES', 'MAX_RATIO', 'EXTENSIONS', 'HALVES', 'protocols', 'as_rgb', 'turned',
            'check_size', 'middle', 'read_image', 'see', 'ImageSet', 'why_left_out', 'LeftOut', 'tell_once', 'taken',
-           'find_files', 'spread', 'image_folder', 'sheet', 'as_jpeg', 'complexity', 'ranking', 'richest', 'oddity',
-           'check_images', 'at_most_per_class', 'few_shot', 'class_half', 'cut_down', 'Protocol', 'Rehearsal',
-           'write_sets', 'open_sets', 'images_stage', 'read_lines', 'select', 'read_selection', 'selection_stage']
+           'find_files', 'spread', 'at_least', 'image_folder', 'sheet', 'as_jpeg', 'complexity', 'ranking', 'richest',
+           'oddity', 'check_images', 'at_most_per_class', 'few_shot', 'class_half', 'cut_down', 'Protocol', 'Rehearsal',
+           'write_sets', 'open_sets', 'images_stage', 'read_lines', 'own_text', 'select', 'read_selection',
+           'selection_stage']
 
 # %% ../nbs/03_images.ipynb #d87ecfcc
 import hashlib, html, io, json, logging, os, random, unicodedata, warnings
@@ -20,7 +21,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Callable, ClassVar
 import numpy as np
-from PIL import ExifTags, Image, ImageDraw, ImageFile, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFile, ImageFont, UnidentifiedImageError
 from .runs import atomic_write, digest, file_hash, in_threads, inside, listing_hash, stage, understood, walk
 from .scales import Registry, choices
 
@@ -55,26 +56,48 @@ log = logging.getLogger('synood')
 _TURNS = dict(zip(range(2, 9), (Image.Transpose[name] for name in (
     'FLIP_LEFT_RIGHT', 'ROTATE_180', 'FLIP_TOP_BOTTOM', 'TRANSPOSE', 'ROTATE_270', 'TRANSVERSE', 'ROTATE_90'))))
 
+def _in_exif(block):
+    "The orientation that stands in an EXIF block, 0 if none does. An Exception for a damaged block."
+    data = block.removeprefix(b'Exif\0\0')
+    order = {b'II': 'little', b'MM': 'big'}[data[:2]]
+    def number(place, size):
+        if place + size > len(data): raise ValueError('the block ends too early')
+        return int.from_bytes(data[place:place + size], order)
+    start = number(4, 4)
+    for place in range(start + 2, start + 2 + 12*number(start, 2), 12):  # tag, type, count, value
+        if number(place, 2) == 0x0112: return number(place + 8, {1: 1, 3: 2, 4: 4}[number(place + 2, 2)])
+    return 0
+
+def _in_xmp(text):
+    "The orientation that stands in an XMP packet, 0 if none does."
+    text = text.decode('latin-1') if isinstance(text, bytes) else str(text)
+    return int(next((c for c in text.partition('tiff:Orientation')[2][:3] if c in '12345678'), 0))
+
 def _orientation(image):
     "What the EXIF note of a decoded picture says, 1 to 8; 1 without a note, None if the note is damaged."
-    try: note = image.getexif()
+    note, old = image.info.get('exif'), image.info.get('Raw profile type exif', '')  # ImageMagick wrote it as a text
+    try:
+        block = note or bytes.fromhex(''.join(old.split('\n')[3:]))
+        found = _in_exif(block) if block else 0
     except Exception: return None
-    found = note.get(ExifTags.Base.Orientation, 1)
-    if not isinstance(found, int) or not 0 <= found <= 8: return None
-    return None if image.info.get('exif') and not len(note) else found or 1  # some cameras write 0 for "unknown"
+    found = found or _in_xmp(image.info.get('XML:com.adobe.xmp') or image.info.get('xmp') or '') or 1  # some cameras write 0 for "unknown"
+    return found if found <= 8 else None
 
 def turned(image, name: str = 'a picture'):
     "A decoded picture as its EXIF note wants it; one whose note is damaged stays as it is stored, and the log says so."
     which = _orientation(image)
     if which is None: log.warning('%s: its EXIF note is damaged, so it is not turned', name)
-    return image.transpose(_TURNS[which]) if which in _TURNS else image
+    if which not in _TURNS: return image
+    image = image.transpose(_TURNS[which])
+    for note in ('exif', 'Raw profile type exif', 'XML:com.adobe.xmp', 'xmp'): image.info.pop(note, None)  # or it would be turned again
+    return image
 
 # %% ../nbs/03_images.ipynb #9a6bcec4
 MAX_PIXELS = 89_478_485  # the size at which Pillow starts to warn; 4 bytes each, and as much again for the conversion
 MAX_SIDE = 65_535  # JPEG's own limit
 MAX_BYTES = 2**30  # twice the largest TIFF of 16 bits a colour
-_FORMATS = 'JPEG', 'MPO', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'PPM', 'JPEG2000', 'HEIF'
-_FEWER = {'JPEG2000': 2**24, 'AVIF': 2**26, 'HEIF': 2**26, 'ppm': 2**20, 'ppm_plain': 2**20}  # pixels of a format or decoder: some 4 s and 1 GB
+_FORMATS = 'JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'PPM', 'JPEG2000', 'HEIF'
+_FEWER = {'JPEG2000': 2**24, 'AVIF': 51_000_000, 'HEIF': 51_000_000, 'ppm': 2**20, 'ppm_plain': 2**20}  # pixels of a format or decoder: some 4 s and 1 GB
 _HEIC = b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1'  # the brands that stand at 8
 
 @lru_cache(maxsize=None)
@@ -104,8 +127,8 @@ def _open(source):  # a path, or the bytes of a file
 
 def _other(start):
     "What a file is that is no image we can read, by its first bytes."
-    if start[4:8] == b'ftyp' and start[8:12] in _HEIC and not find_spec('pillow_heif'):
-        return 'a HEIC picture, as phones make them: pip install pillow-heif, and it is read'
+    if start[4:8] == b'ftyp' and start[8:12] in _HEIC:
+        return 'a damaged HEIC picture' if find_spec('pillow_heif') else 'a HEIC picture, as phones make them: pip install pillow-heif, and it is read'
     return f'not an image: it starts with {start!r}'
 
 def check_size(width: int, height: int):
@@ -174,17 +197,18 @@ for kind in (UserWarning, Image.DecompressionBombWarning): warnings.filterwarnin
 def read_image(path: Path,  # or the bytes of a file
                tolerate_truncated: bool = False,  # keep what a file that ends too early holds
                orient: bool = False,  # turn it as its EXIF note says; off in all benchmarks
-               then: Callable = lambda picture: picture  # what to return of it; of large pictures one at a time gets so far
+               then: Callable = lambda picture: picture,  # what to return of it; of large pictures one at a time gets so far
+               name: str = ''  # what the log calls it, instead of its path
               ) -> Image.Image:
     """The image as 8-bit RGB, whatever its mode, by its content and not by its extension.
 
     Raises a ValueError (FileNotFoundError if there is none) of one line with path and cause."""
-    name, where = ('a picture', '') if isinstance(path, bytes) else (str(path), f'{path}: ')
-    if not isinstance(path, bytes) and not os.path.isfile(path): raise FileNotFoundError(f'{path}: there is no such image file')
+    called, where = ('a picture', '') if isinstance(path, bytes) else (str(path), f'{path}: ')
+    if not isinstance(path, bytes) and not os.path.isfile(path): raise FileNotFoundError(f'{path}: there is no such image file' + (', it is a folder' if os.path.isdir(path) else ''))
     try:
         with _in_turn(length=_length(path)), _open(path) as image, _in_turn(image):
             _check_scans(image)
-            return then(_finished(_decode(image, tolerate_truncated), orient, name))
+            return then(_finished(_decode(image, tolerate_truncated), orient, name or called))
     except Exception as e: raise ValueError(f'{where}{_why(e)}') from e
 
 def _finished(image, orient, name): return as_rgb(middle(turned(image, name) if orient else image))
@@ -322,9 +346,13 @@ def find_files(root: Path,
 # %% ../nbs/03_images.ipynb #c897c0f9
 def spread(count: int, n: int) -> np.ndarray:
     "(n,) indices spread evenly over range(count); all of them if there are fewer. Deterministic."
-    if n < 1: raise ValueError(f'cannot take {n} images: ask for at least 1')
-    n = min(n, count)
+    n = min(at_least(1, n, 'cannot take {} images: ask for'), count)
     return np.arange(n)*count//max(n, 1)
+
+def at_least(least: int, number, told: str = 'a number of {} is wrong: give') -> int:
+    "The number, or a ValueError if it is less or not whole; `told` holds {} where the number is said."
+    if isinstance(number, (int, np.integer)) and not isinstance(number, bool) and number >= least: return int(number)
+    raise ValueError(f'{told.format(number)} at least {least}, a whole number')
 
 # %% ../nbs/03_images.ipynb #e3435bd4
 def _found(root):
@@ -398,6 +426,8 @@ def sheet(images,  # PIL images or (H, W, 3) uint8 arrays
     images = [i if isinstance(i, Image.Image) else Image.fromarray(np.asarray(i)) for i in images]
     titles = [str(title) for title in titles or ()]
     if not images: raise ValueError('a sheet needs at least one picture')
+    if zoom is not None and not 0 < zoom < np.inf: raise ValueError(f'zoom = {zoom}: pictures are enlarged by a number above 0')
+    at_least(1, columns, '{} columns hold no picture: give')
     if titles and len(titles) != len(images):
         raise ValueError(f'{len(images)} pictures need as many titles, not {len(titles)}')
     side = 96 if zoom is None else max(1, round(zoom*max(max(image.size) for image in images)))
@@ -437,7 +467,7 @@ def ranking(images: ImageSet, per_class: int) -> np.ndarray:
     ValueError if a class has fewer images or an image has no label."""
     if not images.classes or (images.labels < 0).any():
         raise ValueError(f'{images.root}: ranking per class needs every image labelled')
-    if per_class < 1: raise ValueError(f'cannot keep {per_class} per class: ask for at least 1')
+    at_least(1, per_class, 'cannot keep {} per class: ask for')
     counts = np.bincount(images.labels, minlength=len(images.classes))
     if (counts < per_class).any():
         worst = int(counts.argmin())
@@ -486,7 +516,9 @@ def at_most_per_class(images: ImageSet, n: int) -> ImageSet:
 # %% ../nbs/03_images.ipynb #53c0d68c
 def few_shot(labels, shots: int, seed: int = 0, repeat: bool = False) -> np.ndarray:
     "Indices (C * shots,) of `shots` images of every class of labels (N,). ValueError where a class has fewer, or with `repeat` some of them again. Source: imglist_dataset.py."
+    at_least(1, shots, '{} shots are none: ask for')
     draw, labels = random.Random(seed), np.asarray(labels)
+    if not labels.size: raise ValueError('there are no labelled images to take a few of')
     classes = {c: np.flatnonzero(labels == c).tolist() for c in dict.fromkeys(labels.tolist())}
     if not repeat and (few := {c: len(rows) for c, rows in classes.items() if len(rows) < shots}):
         raise ValueError(f'class {next(iter(few))} has {few[next(iter(few))]} images, {shots} are asked for ({len(few)} of {len(classes)} classes have too few): bring more, or lower the number of shots')
@@ -511,6 +543,7 @@ def cut_down(sets: dict[str, ImageSet],  # 'train', 'id' and OOD sets
              half: str = ''  # leave this half of the ID classes, see `class_half`
             ) -> dict[str, ImageSet]:
     "The sets of a protocol in the size that was asked for, every one spread evenly over its list."
+    for n in (n_train, n_test): at_least(0, n, 'a set cannot be cut to {} images: give')
     if n_test: sets = {key: s if key == 'train' else s.take(spread(len(s), (1 + (key == 'id'))*n_test)) for key, s in sets.items()}
     if half: sets = sets | {key: class_half(sets[key], half) for key in ('train', 'id')}
     return sets | {'train': at_most_per_class(sets['train'], n_train)} if n_train else sets
@@ -582,7 +615,7 @@ def write_sets(sets: dict[str, ImageSet], folder: Path, home: Path | None = None
     "Write the lists of `sets` to folder/sets.json; roots absolute, or relative to `home`."
     def written(root):
         root = Path(root).resolve()
-        return str(root) if home is None else os.path.relpath(root, Path(home).resolve())
+        return str(root) if home is None else os.path.relpath(root, Path(home).resolve()).replace(os.sep, '/')
     lists = {key: dict(root=written(images.root), files=images.files, labels=images.labels.tolist(), classes=images.classes,
                        **({'orient': True} if images.orient else {}))  # only where it is on: other lists stay as they were
              for key, images in sets.items()}
@@ -621,9 +654,17 @@ def read_lines(listed: Path, **kinds) -> list[dict]:
         return found
     with understood(listed): return [record(line) for line in Path(listed).read_text(encoding='utf-8').split('\n') if line]
 
+# %% ../nbs/03_images.ipynb #a6e9cca4
+def own_text(path: Path) -> str:
+    "The text of a user's file. ValueError for one that is not UTF-8, whatever the computer's own encoding is."
+    try: return Path(path).read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as e: raise ValueError(f'{path}: not a text in UTF-8: save it as UTF-8 ({e})') from None
+
 # %% ../nbs/03_images.ipynb #33dfd023
 def select(train: ImageSet, m: int) -> list[dict]:
     "m rows (path, label, name, complexity) in rank order over all classes; m / C of each class."
+    at_least(1, m, 'm = {} selects no image: give')
+    if not train.classes: raise ValueError(f'{train.root}: images are selected per class, and these have none')
     if m % len(train.classes):
         raise ValueError(f'm = {m} images cannot be shared evenly by {len(train.classes)} classes')
     chosen = train.take(ranking(train, m//len(train.classes)).ravel())

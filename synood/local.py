@@ -29,6 +29,7 @@ def gl_mcm(similarities, local, temperature: float = 1.) -> np.ndarray:
     similarities, local = np.asarray(similarities), torch.as_tensor(local)
     if local.ndim != 3 or not local.shape[1] or (len(local), local.shape[2]) != similarities.shape:
         raise ValueError(f'similarities have shape {similarities.shape} and those of the patches {tuple(local.shape)}: give (images, classes) and (images, patches, classes)')
+    if local.device.type == 'mps': local = local.cpu()  # which knows no float64
     return mcm(similarities, temperature) + (local.double()/temperature).softmax(2).amax((1, 2)).cpu().numpy()
 
 # %% ../nbs/14b_local.ipynb #a64f2a1d

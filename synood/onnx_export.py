@@ -18,6 +18,7 @@ from torch import nn
 import synood.images as images
 from .features import Clip, describe
 from .finetuning import Projection
+from .folders import first_line
 from .negatives import as_unit
 from .runs import atomic_folder, file_hash, progress, versions
 from .scores import group_columns, grouped_mass
@@ -222,7 +223,7 @@ def _exported(network, size):
 def _cause(error):
     "The first line of what started it; the exporter's own text is a page long."
     while error.__cause__: error = error.__cause__
-    return f'{type(error).__name__}: {str(error).strip().splitlines()[0]}'
+    return f'{type(error).__name__}: {first_line(error)}'
 
 def _saved(program, path, largest: int = 2**31 - 2**24):  # bytes of weights in one file; the operations want some too
     weights = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from .images import MAX_BYTES, ImageSet, LeftOut, read_image, see, taken, tell_once
+from .images import MAX_BYTES, ImageSet, LeftOut, at_least, read_image, see, taken, tell_once
 from .runs import in_threads, walk
 
 # %% ../nbs/10d_pictures.ipynb #dc0c53d9
@@ -100,6 +100,7 @@ def _below(root, left_out):
 
 def batched(items, size: int):
     "Lists of up to `size` consecutive items."
+    at_least(1, size, 'batches of {} hold nothing: give')
     items = iter(items)
     while batch := list(islice(items, size)): yield batch
 
@@ -108,7 +109,7 @@ def _made(work, source, orient=False, name='a picture'):
     "What `work` makes of the RGB picture of a path or a PIL picture, with the errors of `read_image`."
     if isinstance(source, Exception): raise source
     if isinstance(source, Image.Image): return see(source, orient, work, name)
-    return read_image(source, orient=orient, then=work)
+    return read_image(source, orient=orient, then=work, name=name)
 
 def _or_problem(work, source, orient=False, name='a picture'):
     "(what `work` makes of the picture, '') or (None, why it cannot be read)."

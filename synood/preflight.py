@@ -4,20 +4,23 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'nearest', 'name_limit', 'check_place', 'behind', 'picture_bytes', 'check_room', 'rendered', 'drawn_counts',
-           'counts_of', 'check_counts', 'folding', 'check_names', 'check_pictures', 'preflight']
+           'counts_of', 'check_counts', 'check_networks', 'folding', 'check_names', 'check_pictures', 'preflight']
 
 # %% ../nbs/16a_preflight.ipynb #c832a3af
-import os, shutil, unicodedata
+import json, os, shutil, unicodedata
 from functools import lru_cache
 from pathlib import Path
 from typing import Callable
 import numpy as np
+from .features import find_model
 from .images import ImageSet, open_sets, protocols, read_selection
 from .miniature import CLASSES
 from .npos import misfit
 from .pictures import batched, each_picture, located
-from .runs import CannotWrite, atomic_write, progress, run_stage, schooled, stage, stage_folder, stages, temporary
-from .scales import Scale, check_choices, get_scale
+from .report import figures_folder
+from .runs import (CannotWrite, atomic_write, progress, run_stage, schooled, stage, stage_folder, stages, temporary,
+                         understood)
+from .scales import NETWORKS, Scale, check_choices, get_scale
 from .synthesis import png_name
 
 # %% ../nbs/16a_preflight.ipynb #8334695e
@@ -99,6 +102,21 @@ def check_counts(scale: Scale, counts: dict[str, int], fields=None):
     need(scale.locoop_top < classes, 'locoop_top', f'of {classes} classes, {classes - 1} is the most that makes sense')
     need(scale.knn_k <= sum(counts.values()), 'knn_k', f'there are {sum(counts.values())} training images: lower it')
 
+# %% ../nbs/16a_preflight.ipynb #91c9125c
+def check_networks(scale: Scale, fields):
+    """Return if the networks of a scale that these of its fields name can be found.
+
+    FileNotFoundError or ValueError of one line for the first that cannot, or that knows too few steps."""
+    for field in (f for f in NETWORKS if f in fields):
+        ids = getattr(scale, field)
+        for tried in ([(one,) for one in ids] if field == 'backbones' else [ids] if ids else []):
+            folder = find_model(tried, field)
+            if field == 'inpainting': _check_steps(scale, folder/'scheduler'/'scheduler_config.json')
+
+def _check_steps(scale, listed):
+    with understood(listed): most = json.loads(listed.read_text(encoding='utf-8')).get('num_train_timesteps', 1000)
+    if scale.steps > most: raise ValueError(f'scale {scale.name}: steps = {scale.steps}: {listed.parent.parent} has {most}')
+
 # %% ../nbs/16a_preflight.ipynb #73284c9f
 @lru_cache(maxsize=None)
 def folding(folder: Path) -> Callable[[str], str]:
@@ -156,30 +174,35 @@ def _all_readable(job):
     atomic_write(job.folder/'pictures.json', f'{check_pictures(paths)}\n')
 
 # %% ../nbs/16a_preflight.ipynb #c5698e46
-def preflight(scale=None, root: Path = 'runs', stage: str = '', seeds: tuple[int, ...] = (), pictures=None, out=None):
+def preflight(scale=None, root: Path = 'runs', stage: str = '', seeds: tuple[int, ...] = (), pictures=None, out=None,
+              fields: set[str] | None = None):
     """Return if a command can begin; else ValueError or OSError of one line for what would stop it later.
 
     scale: `Scale` or its name, None for a command without; root: where its results go; stage: the last one made, ''
-    for all; seeds: default the scale's; pictures: others that will be read, as `located` takes them; out: what is
-    written in the end. Costs one decoding of the pictures; of a scale's own images that is remembered."""
+    for tables and figures, `fields`: those of the scale that these ask for (default: all); seeds: default the scale's;
+    pictures: others that will be read, as `located` takes them; out: what is written in the end. Costs one decoding
+    of the pictures; of a scale's own images that is remembered."""
     if out is not None: check_place(Path(out).absolute().parent, '--out')
-    if scale is not None: _check_run(check_choices(get_scale(scale)), root, stage, tuple(seeds))
+    if scale is not None: _check_run(check_choices(get_scale(scale)), root, stage, tuple(seeds), fields)
     if pictures is not None: check_pictures(pictures)
 
-def _check_run(scale, root, stage, seeds):
+def _check_run(scale, root, stage, seeds, fields):
     seeds, made = seeds or scale.seeds, behind(stage) if stage else set(stages.names())
     if stage and all(stage_folder(stage, scale, s, root).exists() for s in seeds): return  # nothing will be made
-    fields = {f for name in made for f in stages[name].uses} if stage else None
     check_place(root)
-    check_room(Path(root)/scale.name, picture_bytes(scale, made, seeds))
+    if stage: fields = {f for name in made for f in stages[name].uses}
+    else: check_place(figures_folder(scale, root))
+    if fields is None: fields = set(vars(scale))
+    check_networks(scale, fields)
+    if 'inpainting' in fields: check_room(Path(root)/scale.name, picture_bytes(scale, made, seeds))
     if rendered(scale): check_counts(scale, drawn_counts(scale), fields)
-    elif 'images' in made: _check_own(scale, root, stage, made, seeds, fields)
+    elif fields and 'images' in made: _check_own(scale, root, stage, made, seeds, fields)
 
 def _check_own(scale, root, stage, made, seeds, fields):
     "The checks of a scale on images of its own: their list is made first."
     train = open_sets(run_stage('images', schooled(scale), seeds[:1], root)[seeds[0]])['train']
     check_counts(scale, counts_of(train), fields)
-    if 'selection' in made: check_names(_chosen(scale, root, seeds), root)
+    if 'm' in fields: check_names(_chosen(scale, root, seeds), root)
     if not stage: run_stage('all_readable', scale, seeds[:1], root)
     elif 'contexts' in made: run_stage('readable', scale, seeds[:1], root)
 

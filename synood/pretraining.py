@@ -13,10 +13,8 @@ __all__ = ['SHELVES', 'SHARD', 'GLYPHS', 'trainees', 'TARGETS', 'MODELS', 'crowd
 
 # %% ../nbs/90_pretraining.ipynb #4f5f17c0
 import json, math, os, shutil, subprocess, time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
@@ -26,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionInpaintPipeline, UNet2DConditionModel
 from PIL import Image
-from filelock import FileLock
 from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -41,7 +38,8 @@ from .miniature import (CLASSES, COLOURS, MIX, OBJECTS, SCENES, SIDE, TEXTURES, 
                               glyphs, render, web_caption, world)
 from .miniature import plan as world_plan
 from .negatives import fill, read_negatives
-from .runs import atomic_folder, embedded_folder, file_hash, progress, run_stage, versions
+from .processes import workers
+from .runs import atomic_file, atomic_folder, embedded_folder, file_hash, lock, progress, run_stage, understood, versions
 from .scales import Registry, generator, get_scale, rng as stream, scales
 from .scores import MCM, NegLabel
 from .synthesis import decode, load_painter, paint, read_synthetic, to_image
@@ -85,7 +83,7 @@ def _draw_shard(target, kind, shard, count):
     with atomic_folder(target) as part:
         np.save(part/'pixels.npy', np.stack(pixels))
         np.save(part/'cells.npy', np.stack(grid))
-        (part/'recipes.jsonl').write_text(''.join(f'{r.to_json()}\n' for r in recipes))
+        (part/'recipes.jsonl').write_text(''.join(f'{r.to_json()}\n' for r in recipes), encoding='utf-8')
 
 # %% ../nbs/90_pretraining.ipynb #21049b75
 class Shelf(NamedTuple):
@@ -101,7 +99,7 @@ def draw_shelves(folder: Path, sizes: dict[str, int] = SHELVES):
     if sum(f[3] for f in todo) <= SHARD or (os.cpu_count() or 1) == 1:  # too few for a second process
         for f in progress(todo, 'pictures, thousands'): _draw_shard(*f)
         return
-    with ProcessPoolExecutor(os.cpu_count(), get_context('spawn')) as pool:
+    with workers(os.cpu_count()) as pool:
         list(progress(pool.map(_draw_shard, *zip(*todo)), 'pictures, thousands', len(todo)))
 
 def open_shelves(folder: Path, sizes: dict[str, int] = SHELVES) -> dict[str, Shelf]:
@@ -110,7 +108,7 @@ def open_shelves(folder: Path, sizes: dict[str, int] = SHELVES) -> dict[str, She
     found = {}
     for kind, count in sizes.items():
         paths = [path for path, _, _ in _shards(folder, kind, count)]
-        lines = ''.join((p/'recipes.jsonl').read_text() for p in paths).splitlines()
+        lines = ''.join((p/'recipes.jsonl').read_text(encoding='utf-8') for p in paths).splitlines()
         found[kind] = Shelf([np.load(p/'pixels.npy', mmap_mode='r') for p in paths],
                             np.concatenate([np.load(p/'cells.npy') for p in paths]), [Recipe.from_json(line) for line in lines])
     return found
@@ -210,8 +208,7 @@ class Course:
         self.state = {k: saved[k] for k in self.state}
 
     def checkpoint(self):
-        torch.save(self.state | {name: part.state_dict() for name, part in self.parts.items()}, self.path.with_suffix('.tmp'))
-        os.replace(self.path.with_suffix('.tmp'), self.path)
+        with atomic_file(self.path) as draft: torch.save(self.state | {name: part.state_dict() for name, part in self.parts.items()}, draft)
 
     def note(self, step: int, loss: float):
         "One step is done: remember how far and how well."
@@ -275,7 +272,7 @@ def pretrain(name: str, root: Path, plans: dict[str, Plan] | None = None, sizes:
         raise ValueError(f'{folder/"network"} was made by another plan: delete it or take another root')
     folders = {n: pretrain(n, root, plans, sizes, seconds_between) for n in cls.needs}
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder/'.lock'):  # a second process waits here and finds the network done
+    with lock(folder/'.lock'):  # a second process waits here and finds the network done
         if not finished(folder/'network'): _train(name, root, plan, folders, sizes, seconds_between)
     return folder/'network'
 
@@ -294,15 +291,15 @@ def _train(name, root, plan, folders, sizes, seconds_between):
                      seconds=round(state['seconds']), threads=torch.get_num_threads(),
                      device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu', packages=versions(),
                      sha256={p.relative_to(part).as_posix(): file_hash(p) for p in sorted(part.rglob('*')) if p.is_file()}, curve=state['curve'])
-        (part/'manifest.json').write_text(json.dumps(about, indent=1) + '\n')
+        (part/'manifest.json').write_text(json.dumps(about, indent=1) + '\n', encoding='utf-8')
     (folder/'checkpoint.pt').unlink(missing_ok=True)
 
 # %% ../nbs/90_pretraining.ipynb #76ea5df6
 def _forget_places(folder):
     "Libraries write into a configuration where a model was loaded from; nobody else has that folder."
     for path in folder.rglob('*.json'):
-        config = json.loads(path.read_text())
-        if config.pop('_name_or_path', None) is not None: path.write_text(json.dumps(config, indent=2) + '\n')
+        config = json.loads(path.read_text(encoding='utf-8'))
+        if config.pop('_name_or_path', None) is not None: path.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
 
 def _half(state): return {k: v.half().contiguous() if v.is_floating_point() else v.contiguous() for k, v in state.items()}
 
@@ -316,7 +313,7 @@ def tokens(texts: list[str]) -> torch.Tensor:
 # %% ../nbs/90_pretraining.ipynb #80fd64ad
 @lru_cache(maxsize=None)
 def _truths(folder):
-    lines = [json.loads(line) for line in (folder/'truth.jsonl').read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder/'truth.jsonl').read_text(encoding='utf-8').splitlines()]
     return {line.pop('file'): Recipe.from_json(json.dumps(line)) for line in lines}
 
 def truth(path: Path) -> Recipe:
@@ -363,7 +360,7 @@ class ClipTrainee(Trainee):
         save_file(_half(self.net.state_dict()), folder/'open_clip_model.safetensors')
         model = dict(embed_dim=96, vision_cfg=dict(image_size=SIDE, **self.vision), text_cfg=_TEXT | dict(hf_tokenizer_name='local'))
         camera = dict(mean=[.5]*3, std=[.5]*3, size=SIDE, mode='RGB', interpolation='bicubic', resize_mode='shortest')
-        (folder/'open_clip_config.json').write_text(json.dumps(dict(model_cfg=model, preprocess_cfg=camera), indent=1))
+        (folder/'open_clip_config.json').write_text(json.dumps(dict(model_cfg=model, preprocess_cfg=camera), indent=1), encoding='utf-8')
         for name in _TOKENIZER_FILES: shutil.copy(embedded_folder('clip')/name, folder)
 
 # %% ../nbs/90_pretraining.ipynb #5217a30a
@@ -536,8 +533,7 @@ def shelf_latents(encode, shelf: Shelf, kind: str, folder: Path) -> np.ndarray:
         blocks = [shard[i:i + 100] for shard in shelf.pixels for i in range(0, len(shard), 100)]
         parts = [encode(torch.from_numpy(np.array(b)).permute(0, 3, 1, 2).float()/255).half().cpu().numpy()
                  for b in progress(blocks, f'latents of {kind}, hundreds')]
-        np.save(path.with_suffix('.tmp.npy'), np.concatenate(parts))
-        os.replace(path.with_suffix('.tmp.npy'), path)
+        with atomic_file(path) as draft, open(draft, 'wb') as f: np.save(f, np.concatenate(parts))
     return np.load(path, mmap_mode='r')
 
 # %% ../nbs/90_pretraining.ipynb #871079ee
@@ -661,7 +657,7 @@ MODELS = ('clip', 'clip-vit', 'clip-small', 'classifier', 'lister', 'inpainting'
 def manifest(network: str | Path) -> dict:
     "What is known about how a network came to be: an embedded one by its name, or the one in a folder."
     folder = network if isinstance(network, Path) else embedded_folder(network)
-    return json.loads((folder/'manifest.json').read_text())
+    with understood(folder/'manifest.json'): return json.loads((folder/'manifest.json').read_text(encoding='utf-8'))
 
 # %% ../nbs/90_pretraining.ipynb #670050ab
 def clip_card(scale, root: Path) -> dict[str, float]:
@@ -786,5 +782,5 @@ def ship(root: Path) -> Path:
             about = manifest(part/name)
             about['built_from'] = {n: manifest(root/n/'network') for n in about['recipe']['needs'] if n not in MODELS}
             about['metrics'] = dict(card[card.model == name][['metric', 'value']].itertuples(index=False))
-            (part/name/'manifest.json').write_text(json.dumps(about, indent=1) + '\n')
+            (part/name/'manifest.json').write_text(json.dumps(about, indent=1) + '\n', encoding='utf-8')
     return root/'miniature'

@@ -8,7 +8,6 @@ __all__ = ['CC3M', 'COCO', 'blank_clip', 'sentence_flops', 'sentence_length', 'c
 
 # %% ../nbs/14f_prompt_costs.ipynb #a5d4a702
 import copy, json
-from functools import lru_cache
 from types import SimpleNamespace
 import pandas as pd
 import torch
@@ -20,17 +19,18 @@ from .miniature import CLASSES
 from .negation import SETS
 from .patches import patches_of
 from .prompts import encode_embedded, sentences, text_tower
+from .runs import remembered
 from .scales import get_scale
 from .zoc import new_writer
 
 # %% ../nbs/14f_prompt_costs.ipynb #3e011436
-@lru_cache
+@remembered()
 def blank_clip(ids: tuple[str, ...]) -> SimpleNamespace:
     "A CLIP without weights: `model` on the device meta, `tokenizer` and `width`, as far as prompts need them."
     model = clip_shape(ids)
     return SimpleNamespace(model=model, tokenizer=clip_words(ids), width=model.encode_text(torch.zeros(1, model.context_length, dtype=torch.long, device=META)).shape[1])
 
-@lru_cache
+@remembered()
 def sentence_flops(ids: tuple[str, ...], length: int) -> dict[str, float]:
     """Operations of one sentence of `length` tokens through a CLIP's text tower.
 
@@ -54,7 +54,7 @@ def class_names(scale) -> tuple[str, ...]:
 CC3M, COCO = 2_890_000, 591_753  # captions that CLIPN and ZOC were published with
 _QUEUE, _NOISE = 1000, 1500  # of NPOS: features of a class at most, noise vectors
 
-@lru_cache
+@remembered()
 def patch_flops(ids: tuple[str, ...]) -> tuple[float, int]:
     "Operations of the patches of one picture, a pass of their own, and how many there are."
     tower = blank_clip(ids).model.visual
@@ -69,7 +69,7 @@ def npos_flops(scale, classes: int, width: int) -> float:
     drawn = classes*(2*queue*width*(width + queue + 1 + _NOISE) + 2*_NOISE*width + 2*3*judge)
     return scale.npos_epochs*images*seen + max(0, scale.npos_epochs - scale.npos_start)*steps*drawn
 
-@lru_cache
+@remembered()
 def writer_flops(ids: tuple[str, ...], tokens: int) -> dict[str, float]:
     "Operations of ZOC's decoder on one caption of `tokens` tokens: 'forward', and 'training' backwards."
     clip = blank_clip(ids)
@@ -77,11 +77,11 @@ def writer_flops(ids: tuple[str, ...], tokens: int) -> dict[str, float]:
     ids, image = torch.zeros(1, tokens, dtype=torch.long, device=META), torch.zeros(1, clip.width, device=META)
     return dict(forward=counted(lambda x: writer(ids, x)[0], image), training=counted_gradient(lambda x: writer(ids, x)[0], image))
 
-@lru_cache
+@remembered()
 def captioner_flops(ids: tuple[str, ...], tokens: int) -> tuple[float, int]:
     "Operations of a BLIP on one picture and a caption of `tokens` tokens, and how many tokens it knows. ValueError for another captioner."
     name, folder = configuration(ids, 'captioner')
-    kind = json.loads((folder/'config.json').read_text())['model_type']
+    kind = json.loads((folder/'config.json').read_text(encoding='utf-8'))['model_type']
     if kind != 'blip': raise ValueError(f'{name}: the cost of a captioner is known for BLIP, this is {kind}: count a scale with captioner = ["random:captioner"]')
     blip = built(BlipForConditionalGeneration, folder, 0, META)
     side, size = blip.config.vision_config.image_size, blip.config.text_config.vocab_size

@@ -237,7 +237,7 @@ class CoCoOp(Method):
         "(N, C) float64 cosines of the images to the sentences written for each of them."
         images, at_once = _unit(self.clip, unit(test['clip', 'image'])), max(1, 2048//len(self.sentences.ends))
         with torch.inference_mode(): found = [class_cosines(part, written(self.clip, self.sentences, self.learner(part))) for part in images.split(at_once)]
-        return torch.cat(found).double().cpu().numpy()
+        return torch.cat(found).cpu().double().numpy()
 
     def assess(self, test: Features) -> tuple[np.ndarray, np.ndarray]:
         found = self.similarities(test)

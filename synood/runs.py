@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['stages', 'SMALL', 'ROW', 'progress', 'in_threads', 'temporary', 'sweep', 'CannotWrite', 'writing', 'settle',
-           'make_folder', 'atomic_file', 'atomic_write', 'atomic_folder', 'inside', 'understood', 'digest', 'mark',
-           'is_settled', 'file_hash', 'folder_hash', 'asset', 'embedded_folder', 'code_hash', 'walk', 'while_unchanged',
-           'listing_hash', 'schooled', 'fingerprint', 'Stage', 'stage', 'stage_key', 'stage_folder', 'ScaleView',
-           'CannotLock', 'lock', 'shares', 'work_off', 'Job', 'versions', 'stage_problem', 'repair_command', 'log_time',
-           'note_output', 'one_spelling', 'run_stage', 'Rows', 'row_problem', 'read_rows', 'read_published',
-           'merge_rows']
+           'make_folder', 'move', 'atomic_file', 'atomic_write', 'atomic_folder', 'inside', 'understood', 'digest',
+           'mark', 'is_settled', 'file_hash', 'folder_hash', 'asset', 'embedded_folder', 'code_hash', 'walk',
+           'while_unchanged', 'listing_hash', 'schooled', 'fingerprint', 'remembered', 'Stage', 'stage', 'stage_key',
+           'stage_folder', 'ScaleView', 'CannotLock', 'lock', 'shares', 'work_off', 'Job', 'versions', 'stage_problem',
+           'repair_command', 'log_time', 'note_output', 'one_spelling', 'run_stage', 'Rows', 'row_problem', 'read_rows',
+           'read_published', 'merge_rows']
 
 # %% ../nbs/01_runs.ipynb #d3eac5a0
 import ast, errno, hashlib, importlib, importlib.metadata, inspect, json, os, platform, re, shlex, shutil, sys, time, uuid, warnings
@@ -147,8 +147,8 @@ def make_folder(folder: Path):
     _flush(folder.parent)
 
 # %% ../nbs/01_runs.ipynb #57b12489
-def _replace(source, target):
-    "os.replace, tried again for a second if something holds one of the two."
+def move(source: Path, target: Path):
+    "os.replace, tried again for a second if something holds one of the two; then the new name is on the disk."
     for pause in (.01, .02, .04, .08, .16, .32, .64, None):
         try: os.replace(source, target)
         except PermissionError:
@@ -168,7 +168,7 @@ def atomic_file(path: Path):
             mode = tmp.stat().st_mode
             yield tmp
             _settle_file(tmp, mode)
-            _replace(tmp, path)
+            move(tmp, path)
         finally: tmp.unlink(missing_ok=True)
 
 def atomic_write(path: Path, content: bytes | str):
@@ -192,7 +192,7 @@ def atomic_folder(path: Path):
         finally: shutil.rmtree(tmp, ignore_errors=True)
 
 def _move(folder, path):
-    try: _replace(folder, path)
+    try: move(folder, path)
     except OSError as e:
         if e.errno not in (errno.ENOTEMPTY, errno.EEXIST) and not (isinstance(e, PermissionError) and path.is_dir()): raise
         raise FileExistsError(f'{path} exists: another process has just made it') from None
@@ -363,6 +363,23 @@ def fingerprint(scale: Scale, field: str):
         return [value, listing_hash(value), file_hash(listed) if listed.is_file() else None]
     return value
 
+# %% ../nbs/01_runs.ipynb #73bdce39
+def _standing(name):
+    "{path: mark} of the files of a model id that is a local folder, as a tuple; empty for others."
+    folder = Path(name).expanduser()
+    if name.startswith(('embedded:', 'random:')) or not folder.is_dir(): return ()
+    return tuple((str(path), mark(path)) for path in sorted(folder.rglob('*')))
+
+def remembered(most: int = 128) -> Callable:
+    "Decorator of load(ids, ...): as `lru_cache`, but a result goes when something in the local folders among the model ids changes."
+    def decorate(load):
+        kept = lru_cache(maxsize=most)(lambda standing, *args, **named: load(*args, **named))
+        @wraps(load)
+        def call(ids, *args, **named): return kept(tuple(map(_standing, ids)), ids, *args, **named)
+        call.cache_clear = kept.cache_clear
+        return call
+    return decorate
+
 # %% ../nbs/01_runs.ipynb #18ac9dfe
 @dataclass(frozen=True)
 class Stage:
@@ -425,7 +442,7 @@ def lock(path: Path,  # of the lock file, in a folder that exists
         if isinstance(e, OSError) and e.errno not in _REFUSED: raise
         why = getattr(e, 'strerror', None) or 'they are not implemented'
         raise CannotLock(f'{Path(path).parent}: its file system refuses locks ({why}), and without them two processes would write the same files: '
-                         'choose a root on a local disk (--root), or mount this one with locks') from e
+                         'choose a place on a local disk (--root or --out), or mount this one with locks') from e
     try: yield
     finally: held.release()
 
@@ -564,7 +581,7 @@ def _finish(st, scale, seed, part, final, inputs):
         manifest = _manifest(st, scale, seed, part, inputs)
         atomic_write(part/'manifest.json', json.dumps(manifest, indent=1, sort_keys=True, default=str) + '\n')
         settle(part)
-        _replace(part, final)
+        move(part, final)
 
 def _make(st, scale, seed, final, inputs, root):
     "Fill and finish one folder, alone or beside other processes."
@@ -671,6 +688,9 @@ class Rows:
         note_output(listed)
         return rows
 
+@lru_cache(maxsize=None)
+def _warn_of(folder): warnings.warn(f'the rows in {folder} are of an earlier version and have no hash beside them: they are taken as they stand')
+
 def row_problem(path: Path) -> str:
     "How a file of rows differs from what was written, empty for not at all. Files of before there were hashes have none to be compared with."
     beside, content = Path(path).with_suffix('.sha256'), Path(path).read_bytes()
@@ -683,6 +703,7 @@ def read_rows(path: Path, ablation: bool) -> pd.DataFrame:
     "The rows of a file; the columns that describe ablation cells are empty unless it is one. ValueError of one line if it is not what was written."
     root = Path(path).parents[3] if len(Path(path).parents) > 3 else Path(path).parent
     if problem := row_problem(path): raise ValueError(f'{path} is damaged: {problem}: {repair_command(root)}')
+    if not Path(path).with_suffix('.sha256').exists(): _warn_of(Path(path).parent)
     with understood(path, repair_command(root)):
         rows = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(('params_hash', 'list_hash', 'weights'), str))  # 123e45678901 is a hash, not infinity
         if lost := sorted(set(ROW) - set(rows)): raise ValueError(f'it lacks the columns {", ".join(lost)}')

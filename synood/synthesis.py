@@ -25,11 +25,12 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 from transformers import AutoTokenizer, CLIPTextModel
 from .context import read_contexts
-from .features import built, classifier_features, clip_tokenizer, device, load_classifier, locate_model, memory_format, readable, whole
+from .features import (built, classifier_features, clip_tokenizer, device, load_classifier, locate_model,
+                             memory_format, readable, whole)
 from .folders import lent, scheduler_class
 from .images import ImageSet, open_sets, read_lines, read_selection
 from .negatives import read_negatives
-from .runs import in_threads, inside, stage
+from .runs import in_threads, inside, remembered, stage
 from .scales import Registry, choices, generator, rng
 
 # %% ../nbs/09_synthesis.ipynb #d4dddd19
@@ -78,19 +79,23 @@ def load_painter(ids: tuple[str, ...], precision: str = 'no', vae_precision: str
     "The first inpainting pipeline of `ids` that can be found; see `locate_model`. Precisions are those of `DTYPES`."
     return _load_painter(ids, precision, vae_precision, compiled)
 
-@lru_cache(maxsize=2)  # a fast one, and an exact one beside it
+@remembered(2)  # a fast one, and an exact one beside it
 def _load_painter(ids, precision, vae_precision, compiled):
     name, source = locate_model(ids, 'inpainting')
     drawn, where = name.startswith('random:'), device()
     with lent(source, 'pipeline') as place:
         def part(cls, name, precision, key='torch_dtype'):
             if drawn: return built(cls, source/name, 0, where, DTYPES[precision])
-            with readable(source/name): net, found = cls.from_pretrained(place, subfolder=name, use_safetensors=True, output_loading_info=True, **{key: DTYPES[precision]})
+            with readable(source/name):
+                net, found = cls.from_pretrained(place, subfolder=name, use_safetensors=True, output_loading_info=True,
+                                                 **{key: DTYPES[precision]})
             whole(source/name, found)
             return net.eval().requires_grad_(False).to(where)
-        vae, unet, text_encoder = part(AutoencoderKL, 'vae', vae_precision), part(UNet2DConditionModel, 'unet', precision), part(CLIPTextModel, 'text_encoder', 'no', 'dtype')
+        vae, unet = part(AutoencoderKL, 'vae', vae_precision), part(UNet2DConditionModel, 'unet', precision)
+        text_encoder = part(CLIPTextModel, 'text_encoder', 'no', 'dtype')
         scheduler = scheduler_class(source).from_pretrained(place, subfolder='scheduler')
-        tokenizer = clip_tokenizer(source/'tokenizer') if drawn else AutoTokenizer.from_pretrained(place, subfolder='tokenizer')
+        if drawn: tokenizer = clip_tokenizer(source/'tokenizer')
+        else: tokenizer = AutoTokenizer.from_pretrained(place, subfolder='tokenizer')
     if unet.config.in_channels != 9:
         raise ValueError(f'{source} is no inpainting model: its UNet takes {unet.config.in_channels} channels, not 9')
     for net in (vae, unet): net.to(memory_format=memory_format(where))  # a fifth to a third faster on a CPU
@@ -343,7 +348,7 @@ def save_images(folder: Path, names: list[str], pixels: torch.Tensor):
 
 def write_records(folder: Path, records: list[dict]):
     "One JSON line per image, keys sorted."
-    (folder/'records.jsonl').write_text(''.join(json.dumps(r, sort_keys=True) + '\n' for r in records))
+    (folder/'records.jsonl').write_text(''.join(json.dumps(r, sort_keys=True) + '\n' for r in records), encoding='utf-8')
 
 # %% ../nbs/09_synthesis.ipynb #f28eec91
 def read_synthetic(folder: Path, kind: str) -> tuple[ImageSet, list[dict]]:

@@ -6,7 +6,7 @@
 __all__ = ['Thing', 'things', 'compare', 'remove', 'report_of', 'as_text', 'verify']
 
 # %% ../nbs/16f_verify.ipynb #4eddcf38
-import hashlib, json, os, re, shutil, sys, warnings
+import hashlib, json, os, re, shutil, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import typer

@@ -7,7 +7,7 @@ __all__ = ['NOUNS_READ_FIRST', 'WORDNET', 'LEFT_OUT', 'corpora', 'Pool', 'readin
            'Dictionary', 'head_words', 'build_wordnet', 'find_dictionary', 'corpus_words', 'pool']
 
 # %% ../nbs/05b_words.ipynb #d8512663
-import gzip, re, warnings
+import gzip, re, warnings, zlib
 from collections import defaultdict
 from dataclasses import dataclass
 from importlib.resources import files
@@ -82,7 +82,8 @@ def read_words(folder,  # holds noun.NAME.txt and adj.NAME.txt, or the same with
     pairs = []
     for name in names:
         raw = (folder/name).read_bytes()
-        text = (gzip.decompress(raw) if name.endswith('.gz') else raw).decode('utf-8')
+        try: text = (gzip.decompress(raw) if name.endswith('.gz') else raw).decode('utf-8')
+        except (UnicodeDecodeError, EOFError, OSError, zlib.error) as e: raise ValueError(f'{folder/name}: not a text in UTF-8, or a damaged archive: {e}') from None
         pairs += [(line, '.'.join(name.split('.')[:2])) for line in text.splitlines()]
     return pairs
 

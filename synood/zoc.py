@@ -11,7 +11,6 @@ __all__ = ['Candidates', 'padded', 'zoc_score', 'class_words', 'Vocabulary', 'vo
 # %% ../nbs/14e_zoc.ipynb #1041ca51
 import json, re
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Callable, ClassVar
 import numpy as np
@@ -27,7 +26,7 @@ from .features import (BATCH, Clip, built, cached, device, encode_text, image_fe
                              text_features, unit)
 from .folders import lent, read_settings
 from .prompts import keep_state, prompt_steps, text_tower
-from .runs import digest, file_hash, folder_hash, in_threads, stage
+from .runs import digest, file_hash, folder_hash, in_threads, remembered, stage
 from .scales import Scale, seed
 from .scores import Features, Train, ZeroShot, grouped_mass, register
 from .training import FineTuning, train_course, train_once
@@ -199,7 +198,7 @@ def decoder_namer(clip: Clip, weights: Path, count: int, top: int) -> Namer:
 # %% ../nbs/14e_zoc.ipynb #20e2afd4
 def _random_captioner(name, folder, dtype): return Lister(built(BlipForConditionalGeneration, folder, 0, device(), dtype), blip_processor(folder), digest([name, device().type, folder_hash(folder)]))
 
-@lru_cache(maxsize=1)
+@remembered(1)
 def load_captioner(ids: tuple[str, ...]  # model ids, tried in order, see `find_model`
                   ) -> Lister:
     "The first image captioner found, with its processor, see `read_image_text`. ValueError if the processor has no tokenizer."
@@ -232,7 +231,8 @@ def blip_processor(folder: Path) -> BlipProcessor:
     fixed = {0: '[PAD]', 100: '[UNK]', 101: '[CLS]', 102: '[SEP]', 103: '[MASK]', size - 2: '[DEC]', size - 1: '[ENC]'}  # as BERT, and two of BLIP
     pieces = (piece.removesuffix('</w>') if piece.endswith('</w>') else f'##{piece}' for piece in openai_bpe()[0])
     words = {fixed.get(i) or next(pieces): i for i in range(size)}
-    with lent(folder, 'model') as place: return BlipProcessor(BlipImageProcessor.from_pretrained(place), BertTokenizer(vocab=words, **special))
+    with lent(folder, 'model') as place:
+        return BlipProcessor(BlipImageProcessor.from_pretrained(place), BertTokenizer(vocab=words, **special))
 
 # %% ../nbs/14e_zoc.ipynb #c4d5c790
 @dataclass

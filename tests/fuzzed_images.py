@@ -65,7 +65,11 @@ def valid(rng, photographs=()):
         'exif.webp': saved(flat, 'WEBP', exif=exif()), 'rgb.bmp': saved(flat, 'BMP'), 'palette.bmp': saved(flat.quantize(16), 'BMP'),
         'raw.tif': saved(flat, 'TIFF'), 'lzw.tif': saved(flat, 'TIFF', compression='tiff_lzw'), 'zip.tiff': saved(flat, 'TIFF', compression='tiff_adobe_deflate'),
         'jpeg.tiff': saved(flat, 'TIFF', compression='jpeg'), 'fax.tif': saved(grey.convert('1'), 'TIFF', compression='group4'), '16.tif': saved(deep, 'TIFF'),
-        'pages.tiff': saved(flat, 'TIFF', **{k: moving[k] for k in ('save_all', 'append_images')})}
+        'pages.tiff': saved(flat, 'TIFF', **{k: moving[k] for k in ('save_all', 'append_images')}),
+        'rgb.avif': saved(flat, 'AVIF', exif=exif()), 'rgb.jp2': saved(flat, 'JPEG2000'), '16.jp2': saved(deep, 'JPEG2000'), 'tiles.j2k': saved(flat, 'JPEG2000', tile_size=(16, 16), no_jp2=True),
+        'two.mpo': saved(flat, 'MPO', **{k: moving[k] for k in ('save_all', 'append_images')}), 'rgb.ppm': saved(flat, 'PPM'), 'grey.pgm': saved(grey, 'PPM'),
+        'deep.pgm': b'P5 30 40 4095 ' + rng.integers(0, 4096, 1200).astype('>u2').tobytes(), 'plain.pbm': b'P1 # a comment\n3 2\n010 101\n',
+        'no ending': saved(flat, 'JPEG'), 'wrong.txt': saved(flat, 'PNG'), 'a.jfif': saved(flat, 'JPEG'), 'b.JPE': saved(flat, 'JPEG')}
     return files | {f'photograph{i}{path.suffix.lower()}': path.read_bytes() for i, path in enumerate(photographs)}
 
 
@@ -119,6 +123,11 @@ def lying(rng, data):
     elif data[8:16] == b'WEBPVP8 ': data[26:30] = struct.pack('<HH', width & 0x3fff, height & 0x3fff)
     elif data[8:16] == b'WEBPVP8L': data[21:25] = rng.bytes(4)
     elif data[:2] == b'II': return tiff_lie(rng, data)
+    elif data[:1] == b'P': return b'%s %d %d %d\n' % (data[:2], width, height, int(rng.choice([1, 255, 1000, 65_535]))) + bytes(data[12:])
+    elif (place := data.find(b'ispe') + 1): data[place + 7:place + 15] = struct.pack('>II', width, height)
+    elif (place := data.find(mark := (b'ihdr', b'\xff\x51')[int(rng.integers(2))]) + 1):
+        place += {b'ihdr': 3, b'\xff\x51': 5}[mark]
+        data[place:place + 8] = struct.pack('>II', height, width)
     elif (place := data.find(b'\xff\xc0') + 1 or data.find(b'\xff\xc2') + 1):
         data[place + 4:place + 8] = struct.pack('>HH', height, width)
     return bytes(data)
@@ -225,7 +234,34 @@ def traps():
     yield 'exif-circle.tif', tiff(*tiff_tags(10, 10, exif=(34665, 4, 1, 8)), extra=bytes(300))
     yield 'sub-circle.tif', tiff(*tiff_tags(10, 10, sub=(330, 4, 1, 8)), extra=bytes(300))
     yield 'tags.tif', tiff(*tiff_tags(10, 10), *[(40_000 + i, 7, 2**20, 8) for i in range(20_000)], extra=bytes(2**20))
+    yield 'plain.ppm', b'P3 9000 9000 255\n' + b'9 '*10**6
+    yield 'slow.ppm', b'P6 9000 9000 100\n' + bytes(10**7)
+    yield 'long-token.ppm', b'P3 1000 1000 255\n' + b'9'*10**7
+    yield 'comment.ppm', b'P6 #' + bytes(3*10**6)
+    yield 'canvas.jp2', jpeg2000(9_000, 9_000, 9_000)
+    yield 'tile.jp2', jpeg2000(8, 8, 60_000)
+    yield 'code.jp2', jpeg2000(8, 60_000, 60_000)
+    yield 'tiles.jp2', jpeg2000(4_000, 4_000, 1)
+    yield 'canvas.avif', avif(9_000)
+    yield 'scaled.avif', avif(3_000)
+    for width, height in ((1, 65_535), (65_535, 1), (2, 40_000)): yield f'thin-{width}.png', saved(Image.new('1', (width, height)), 'PNG')
     yield 'tall.bmp', saved(Image.new('L', (8, 8)), 'BMP')[:18] + struct.pack('<ii', 30_000, -2**31) + bytes(100)
+
+
+def jpeg2000(outer, inner, tile):
+    "A JPEG 2000 of 8 x 8 pixels that claims other sizes in its header, in its code stream and of its tiles."
+    data = bytearray(saved(Image.new('RGB', (8, 8)), 'JPEG2000'))
+    header, code = data.find(b'ihdr') + 4, data.find(b'\xff\x51')
+    for place, side in ((header, outer), (code + 6, inner), (code + 22, tile)): data[place:place + 8] = struct.pack('>II', side, side)
+    return bytes(data)
+
+
+def avif(side):
+    "An AVIF of 8 x 8 pixels that claims to be larger."
+    data = bytearray(saved(Image.new('RGB', (8, 8)), 'AVIF'))
+    place = data.find(b'ispe') + 8
+    data[place:place + 8] = struct.pack('>II', side, side)
+    return bytes(data)
 
 
 def large():
@@ -240,6 +276,11 @@ def large():
     yield 'near-cmyk.jpg', saved(Image.new('CMYK', (SIDE, SIDE)), 'JPEG', quality=30)
     yield 'near.webp', saved(Image.new('RGB', (16_383, 5_461)), 'WEBP', lossless=True, method=0, quality=0)
     yield 'near.tif', deflated(SIDE)
+    yield 'near.jp2', saved(Image.new('RGB', (4_096, 4_096)), 'JPEG2000')
+    yield 'near.avif', saved(Image.new('RGB', (7_000, 7_200)), 'AVIF', speed=10)
+    yield 'scaled.avif', avif(7_100)
+    yield 'near.ppm', b'P6 %d %d 255\n' % (SIDE, SIDE) + bytes(3*SIDE*SIDE)
+    yield 'near-plain.ppm', b'P3 1024 1024 255\n' + b'9 '*(3*2**20)
     yield 'comments.png', png(8, 8, *[chunk(b'tEXt', b'k\0v')]*200_000, colour=0, pixels=zlib.compress(bytes(9*8)))
     yield 'note.png', png(8, 8, chunk(b'eXIf', bytes(50_000_000)), colour=0, pixels=zlib.compress(bytes(9*8)))
     yield 'notes.jpg', saved(Image.new('L', (8, 8)), 'JPEG')[:2] + (b'\xff\xe1\xff\xffExif\0\0' + bytes(65_527))*250 + saved(Image.new('L', (8, 8)), 'JPEG')[2:]
@@ -274,6 +315,11 @@ def strangers():
     yield 'script.png', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\nshowpage\n'
     yield 'document.jpg', b'%PDF-1.4\n1 0 obj\n<<>>\nendobj\n'
     yield 'portable.png', b'P6 9000 9000 255\n'
+    yield 'Python', b'Python is no portable pixmap'
+    yield 'BMW.txt', b'BMW is no bitmap'
+    yield 'notes.txt', b'P1 is the first point'
+    yield 'drawing.psd', b'8BPS' + bytes(99)
+    yield 'phone.heic', b'\0\0\0\x18ftypheic' + bytes(99)
 
 
 ODD_NAMES = 'a\nb.png', 'caf\u00e9.png', '\N{SNOWMAN}\N{CAT}.png', ' , ".png', "'$(x).png", '\x1b[31m.png', b'\xff\xfe.png'.decode(errors='surrogateescape'), f'{"n"*200}.png'
@@ -332,5 +378,5 @@ def read_apart(path, read):
 if __name__ == '__main__':  # `fuzzed_images.py FOLDER`: one JSON line per image file, the last one about this process
     from synood.images import find_files, read_image
     Image.init()
-    for name in find_files(sys.argv[1]): print(json.dumps(read_apart(Path(sys.argv[1])/name, read_image)))
+    for name in find_files(sys.argv[1], by_content=True): print(json.dumps(read_apart(Path(sys.argv[1])/name, read_image)))
     print(json.dumps(dict(megabytes=megabytes())))

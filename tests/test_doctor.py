@@ -210,7 +210,7 @@ def test_everything_wrong_is_named_and_nothing_ends_the_rest(layout, scale, tmp_
     assert data['iNaturalist'].status == 'ok' and 'in the layout of ' + layout in data['iNaturalist'].finding  # the loops add nothing
     assert '3 unusual' in data['iNaturalist pictures'].finding and '2 of 6 cannot be read' in data['iNaturalist pictures'].finding
     assert data['imagenet_train pictures'].status == 'ok'
-    assert {item.check for item in items} == {'data', 'models', 'machine', 'cost', 'tables'}
+    assert {item.check for item in items} == {'data', 'models', 'machine', 'work', 'cost', 'tables'}
     assert all('\n' not in item.finding + item.remedy + ''.join(item.details) for item in items)
     assert verdict(items) == 1
 

@@ -65,7 +65,7 @@ def check_line(problem):
 
 def check_table(table, folder, good):
     "One line per file; a file has a score or a problem; all `good` ones have a score."
-    assert sorted(os.path.relpath(path, folder) for path in table.path) == sorted(find_files(folder))
+    assert sorted(os.path.relpath(path, folder) for path in table.path) == sorted(find_files(folder, by_content=True))
     problems = table.problem.fillna('')
     scored = table[problems == '']
     assert np.isfinite(scored.score.astype(float)).all()
@@ -84,7 +84,7 @@ def test_every_valid_file_is_read(tmp_path):
 
 def test_few_are_read_or_named(few):
     folder, good = few
-    for name in find_files(folder):
+    for name in find_files(folder, by_content=True):
         started, held = time.process_time(), len(os.listdir('/dev/fd'))
         try: assert read_image(folder/name).mode == 'RGB'
         except (ValueError, FileNotFoundError) as e:
@@ -141,7 +141,7 @@ def test_many_are_read_or_named_apart(many, tmp_path):
                               env=os.environ | dict(PYTHONPATH=os.pathsep.join(sys.path)))
         assert 'Warning' not in code.stderr and not code.returncode
         *found, whole = map(json.loads, code.stdout.splitlines())
-        assert len(found) == len(find_files(place))
+        assert len(found) == len(find_files(place, by_content=True))
         rows += found
     table = pd.DataFrame([dict(problem='', crash='', pixels=0) | row for row in rows])
     print(f'{len(table)} files: {(table.pixels > 0).sum()} read, {(table.problem != "").sum()} named; slowest {table.seconds.max():.1f} s, '
@@ -163,7 +163,7 @@ def test_many_are_scored_or_named(many, detector, saved):
     folder, good = many
     text, peak = scored_by_command(folder, saved, '--json')
     lines = [json.loads(line) for line in text.splitlines()]
-    assert len(lines) == len(find_files(folder))
+    assert len(lines) == len(find_files(folder, by_content=True))
     scored = check_table(pd.DataFrame(lines), folder, good)
     print(f'{len(lines)} files, {len(scored)} scored, peak {peak:.0f} MB')
     assert peak < BASELINE + LARGEST + 350  # CLIP's transform copies it once more

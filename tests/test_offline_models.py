@@ -164,6 +164,86 @@ def test_shards_are_read_whole_or_not_at_all_and_half_precision_twins_are_left_a
         load_lister(('someone/lister',))
 
 
+def test_an_id_as_open_clip_and_timm_write_it_is_the_repository(hub):
+    for kind in ('clip', 'classifier'):
+        hub(f'someone/{kind}', find_model((f'embedded:{kind}',)))
+        for name in (f'someone/{kind}', f'someone/{kind}@v2'):
+            np.testing.assert_array_equal(LOADERS[kind]((f'hf-hub:{name}',)), LOADERS[kind]((name,)))
+        assert models_used[f'hf-hub:someone/{kind}@v2'] == NEW
+    for name, said in (('someone/else', r'\(hub someone/else: not in the local cache\).*SYNOOD_DOWNLOAD=1'),
+                       ('resnet18', r'\(neither a folder nor a hub id\)'),
+                       ('someone/classifier', 'holds no open_clip_config.json: a CLIP is read as open_clip saves it')):
+        with pytest.raises(FileNotFoundError, match=said): load_clip((f'hf-hub:{name}',))
+
+
+@pytest.mark.parametrize('kind', LOADERS)
+def test_a_snapshot_needs_not_hold_all_that_the_hub_does(kind, hub):
+    snapshot = hub(f'someone/{kind}', find_model((f'embedded:{kind}',)))/OLD
+    here = [str(f.relative_to(snapshot)) for f in snapshot.rglob('*') if f.is_file()]
+    more = 'model.fp32.safetensors', 'below/config.json', 'README.md', 'onnx/model.json', *here
+    (snapshot.parents[1]/'trees').mkdir()
+    listing = dict(format_version=1, files={name: dict(size=2, blob_id='b'*40) for name in more})
+    (snapshot.parents[1]/'trees'/f'{OLD}.json').write_text(json.dumps(listing))
+    np.testing.assert_array_equal(LOADERS[kind]((f'someone/{kind}',)), LOADERS[kind]((f'embedded:{kind}',)))
+
+
+ERRORS = TimeoutError(), OSError(''), RuntimeError('\n \n'), KeyError(), ValueError('one\ntwo'), StopIteration()
+
+
+@pytest.mark.parametrize('error', ERRORS, ids=repr)
+def test_whatever_a_hub_says_the_next_id_is_tried(error, monkeypatch):
+    def fails(*_, **__): raise error
+    monkeypatch.setattr(features, 'snapshot_download', fails)
+    assert find_model(('someone/thing', 'embedded:clip')) == find_model(('embedded:clip',))
+    said = 'one' if str(error).strip() else type(error).__name__
+    with pytest.raises(FileNotFoundError, match=f'hub someone/thing: {said}') as caught: find_model(('someone/thing',))
+    assert '\n' not in str(caught.value) and 'two' not in str(caught.value)
+
+
+@pytest.mark.parametrize('kind', LOADERS)
+def test_a_poisoned_snapshot_is_refused(kind, hub, tmp_path):
+    snapshot = hub(f'someone/{kind}', find_model((f'embedded:{kind}',)))/OLD
+    (snapshot/'deed.py').write_text('')
+    with pytest.raises(ValueError, match='deed.py is no data of a network'): LOADERS[kind]((f'someone/{kind}',))
+    (snapshot/'deed.py').unlink()
+    (tmp_path/'hub'/'secret.json').write_text('{}')
+    (snapshot/'vocab.json').unlink(missing_ok=True)
+    (snapshot/'vocab.json').symlink_to(tmp_path/'hub'/'secret.json')
+    with pytest.raises(ValueError, match='vocab.json is a link that leads out'): LOADERS[kind]((f'someone/{kind}',))
+
+
+def blobs(snapshot):
+    "Keep a snapshot's files as the hub does: links to blobs beside it."
+    home = snapshot.parents[1]/'blobs'
+    home.mkdir(exist_ok=True)
+    for number, file in enumerate(sorted(f for f in snapshot.rglob('*') if f.is_file())):
+        file.rename(home/f'{number}')
+        file.symlink_to(home/f'{number}')
+
+
+@pytest.mark.parametrize('kind', LOADERS)
+def test_a_cache_of_links_is_the_network_that_it_stands_for(kind, hub):
+    snapshot = hub(f'someone/{kind}', find_model((f'embedded:{kind}',)))/OLD
+    blobs(snapshot)
+    np.testing.assert_array_equal(LOADERS[kind]((f'someone/{kind}',)), LOADERS[kind]((f'embedded:{kind}',)))
+
+
+def test_missing_tensors_and_vocabularies_are_not_made_up(tmp_path):
+    for kind, weights in (('lister', 'model.safetensors'), ('inpainting', 'text_encoder/model.safetensors'),
+                          ('inpainting', 'vae/diffusion_pytorch_model.safetensors')):
+        folder = tmp_path/kind/weights.replace('/', '-')
+        shutil.copytree(find_model((f'embedded:{kind}',)), folder)
+        tensors = load_file(folder/weights)
+        lost = sorted(tensors)[len(tensors)//2]
+        save_file({name: x for name, x in tensors.items() if name != lost}, folder/weights, {'format': 'pt'})
+        with pytest.raises(ValueError, match='its weights lack 1 tensors'): LOADERS[kind]((str(folder),))
+    for kind, words in (('clip', '.'), ('lister', '.'), ('inpainting', 'tokenizer')):
+        folder = tmp_path/f'{kind} without words'
+        shutil.copytree(find_model((f'embedded:{kind}',)), folder)
+        for file in (*(folder/words).glob('tokenizer.json'), *(folder/words).glob('merges.txt')): file.unlink()
+        with pytest.raises(ValueError, match='holds no vocabulary'): LOADERS[kind]((str(folder),))
+
+
 def test_the_next_id_stands_in(hub):
     hub('sd2-community/tiny', find_model(('embedded:inpainting',)))
     np.testing.assert_array_equal(painted(('someone/deleted', 'sd2-community/tiny')), painted(('embedded:inpainting',)))

@@ -77,7 +77,7 @@ def main():
         print(f'{name:10}{n:>14,}{n/whole - 1:>8.2%}' + ''.join(f'{found[name]:>12.2f}{found[name] - found["CLIP"]:>8.3f}' for found in ms.values()))
     if args.out:
         args.out.write_text(json.dumps(dict(command=' '.join(['python', 'tools/bench_inference.py', *sys.argv[1:]]), device=device, packages=versions(),
-                                            parameters=parameters, ms=ms), indent=1) + '\n')
+                                            parameters=parameters, ms=ms), indent=1) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__': main()

@@ -119,7 +119,7 @@ def whole_stage(scale, root):
     run_stage('images', scale, (0,), root)
     load_clip(scale.clip)
     seconds, folders = clocked(lambda: run_stage('coop', scale, (0,), root))
-    steps = len(json.loads((folders[0]/'training.json').read_text())['losses'])
+    steps = len(json.loads((folders[0]/'training.json').read_text(encoding='utf-8'))['losses'])
     return dict(scale=scale.name, threads=torch.get_num_threads(), shots=scale.prompt_shots, epochs=scale.prompt_epochs, steps=steps, seconds=seconds)
 
 
@@ -158,7 +158,7 @@ def main():
     args.line = sys.argv[1:]
     with tempfile.TemporaryDirectory() as root: found = compare(args, Path(root))
     show(found)
-    if args.json: args.json.write_text(json.dumps(found, indent=1) + '\n')
+    if args.json: args.json.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__': main()

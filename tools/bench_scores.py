@@ -10,9 +10,7 @@ import argparse
 import resource
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
-from multiprocessing import get_context
 from statistics import median
 from typing import NamedTuple
 
@@ -21,6 +19,7 @@ import torch
 
 from synood.krnft import NFTLearner, learned_cosines
 from synood.penultimate import ASHB, ASHP, ASHS, DICE, KNN, RMDS, GradNorm, ReAct, ViM
+from synood.processes import workers
 from synood.scores import Train, neglabel
 from synood.visual import MSP, Energy, MaxLogit
 from synood.zeroshot import AdaNeg
@@ -153,7 +152,7 @@ def memory(score, sizes):
 
 
 def in_new_process(function, *arguments):
-    with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
+    with workers(1) as pool:
         return pool.submit(function, *arguments).result()
 
 

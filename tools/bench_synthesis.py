@@ -18,10 +18,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -37,6 +35,7 @@ from synood.costs import counted
 from synood.doctor import matmul_rate
 from synood.features import load_classifier
 from synood.images import image_folder, write_sets
+from synood.processes import workers
 from synood.runs import Job, ScaleView, stages, versions
 from synood.scales import get_scale, rng
 from synood.synthesis import (decode, encode_images, encode_prompts, judge, load_painter, noise, objectives, painter_of, prepared,
@@ -71,7 +70,7 @@ def prepare(folder, scale, photos, count):
     for path in (inputs['images'], inputs['selection'], inputs['contexts']/'00000'): path.mkdir(parents=True)
     rows = [dict(path=name, label=int(label), name=images.classes[label]) for name, label in zip(images.files, images.labels)]
     write_sets({'train': images}, inputs['images'])
-    (inputs['selection']/'selection.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    (inputs['selection']/'selection.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows), encoding='utf-8')
     write_contexts(inputs['contexts']/'00000', [
         dict(path=r['path'], name=r['name'], question='', answer='', items=(),
              prompt=context_prompt(tuple(listed.get(r['path'], ('street', 'tree'))), scale.context_prompt, scale.context_chars)) for r in rows])
@@ -240,7 +239,7 @@ def efficiency(spent, count):
     return dict(tflops=rate/1e12, ceiling_tflops=most/1e12, share=rate/most)
 
 
-def alone(): return ProcessPoolExecutor(1, get_context('spawn'))
+def alone(): return workers(1)
 
 
 def compare(args, scale, folder):
@@ -322,7 +321,7 @@ def main():
     if args.quick: scale = replace(scale, steps=2, strength=1., iterations=2)
     with tempfile.TemporaryDirectory() as d: found = {'compare': compare, 'linear': linear}[args.what](args, scale, Path(d))
     show(found)
-    if args.out: args.out.write_text(json.dumps(found, indent=1) + '\n')
+    if args.out: args.out.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__': main()

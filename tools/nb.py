@@ -29,6 +29,9 @@ import nbformat
 from execnb.nbio import nb2str
 from filelock import FileLock
 from jupytext.combine import combine_inputs_with_outputs
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbdev.clean import clean_nb
@@ -280,11 +283,16 @@ class Runner(NotebookClient):
         return await super().async_execute_cell(cell, *args, **kwargs)
 
 
+class Kernel(AsyncKernelManager):
+    "This interpreter, whatever kernel another environment has registered under the name."
+    kernel_spec = KernelSpec(**get_kernel_dict())
+
+
 def run(path, flags=()):
     "Execute in a fresh kernel, in the notebook's folder; `flags` are test flags to run too."
     notebook, start = read(path), time.monotonic()
     stamp = digest(notebook)
-    runner = Runner(notebook, timeout=None, kernel_name='python3',
+    runner = Runner(notebook, timeout=None, kernel_name='python3', kernel_manager_class=Kernel,
                     resources={'metadata': {'path': str(path.parent)}})
     runner.flags = set(project().tst_flags.split()) - set(flags)
     try:
