@@ -3,12 +3,16 @@
 The picture of the page in the README is made anew by
     SYNOOD_SCREENSHOT=nbs/images/demo.png pytest -m slow tests/test_demo.py
 """
+import asyncio
+import json
 import os
 import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 from PIL import Image
@@ -42,11 +46,11 @@ def zero_shot():
 @pytest.fixture
 def served(request):
     "A function that serves a detector's page and gives its address; all are closed at the end."
-    def at(detector):
+    def at(detector, **settings):
         with socket.socket() as probe:
             probe.bind(('127.0.0.1', 0))
             port = probe.getsockname()[1]
-        page = serve(detector, port=port, block=False)
+        page = serve(detector, port=port, block=False, **settings)
         request.addfinalizer(page.close)
         return page.local_url
     return at
@@ -72,6 +76,41 @@ def test_page_has_no_examples_for_classes_of_ones_own(served, zero_shot, picture
     assert 'No verdict' in client.predict(gradio_client.handle_file(pictures/'known.png'), api_name='/judge')[1]
     tiles, = (c for c in client.config['components'] if 'so-tiles' in str(c['props'].get('value')))
     assert tiles['props']['visible'] is False and '<button' not in tiles['props']['value']
+
+
+def test_who_has_no_login_is_told_nothing(served, zero_shot, pictures):
+    url = served(zero_shot, login={'ann': 'a:b', 'bob': 'c'})
+    with pytest.raises((ValueError, gradio_client.exceptions.AuthenticationError), match='Could not login'):
+        gradio_client.Client(url, verbose=False, auth=('ann', 'c'))
+    for path in ('config', 'gradio_api/info'):
+        with pytest.raises(HTTPError, match='401'): urlopen(url + path)
+    client = gradio_client.Client(url, verbose=False, download_files=False, auth=('ann', 'a:b'))
+    said = client.predict(gradio_client.handle_file(pictures/'known.png'), api_name='/judge')[1]
+    assert '<p class="so-word">ID</p>' in said
+
+
+def test_behind_a_proxy_it_names_its_sub_path(served, zero_shot):
+    said = json.loads(urlopen(served(zero_shot, root_path='/ood/') + 'config').read())
+    assert urlsplit(said['root']).path == '/ood'
+
+
+def test_a_slow_machine_is_waited_for(served, zero_shot, monkeypatch):
+    import uvicorn
+    start = uvicorn.Server.startup
+
+    async def late(self, *args, **kwargs):
+        await asyncio.sleep(7)  # Gradio itself gives up after five
+        return await start(self, *args, **kwargs)
+    monkeypatch.setattr(uvicorn.Server, 'startup', late)
+    assert urlopen(served(zero_shot)).status == 200
+
+
+def test_an_open_address_is_told_and_a_password_is_not(served, zero_shot, capfd):
+    served(zero_shot, host='0.0.0.0')
+    assert 'whoever reaches 0.0.0.0 can use the demo' in capfd.readouterr().err
+    served(zero_shot, host='0.0.0.0', login={'ann': 'secret'})
+    said = ''.join(capfd.readouterr())
+    assert 'whoever' not in said and 'secret' not in said
 
 
 # ---- in a browser -----------------------------------------------------------------------------
