@@ -67,7 +67,7 @@ def read_settings(file: Path) -> dict:
     return found
 
 # %% ../nbs/04c_folders.ipynb #089e4838
-_PLAIN = re.compile(r'[\w.+-]{1,100}')
+_PLAIN = re.compile(r'[\w.+-]{0,100}')
 _TELLING = set('''_name_or_path name_or_path _commit_hash special_tokens_map_file tokenizer_file chat_template id2label
                label2id task_specific_params license license_name license_link origin_url paper_name paper_ids
                description notes label_names label_descriptions labels'''.split())
