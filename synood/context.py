@@ -44,12 +44,13 @@ class Lister:
     hash: str  # of what decides its answers: a hub's commit, or the content of a folder
 
 def read_image_text(name: str, folder: Path,  # see `locate_model`
-                    drawn  # (name, folder, dtype) -> the `Lister` of a `random:` id
+                    drawn,  # (name, folder, dtype) -> the `Lister` of a `random:` id
+                    kind: str = 'answerer'  # see `lent`; 'model' for one that may come without a vocabulary
                    ) -> Lister:
     "The image-text-to-text model in a folder: float32 on CPU, bfloat16 on CUDA; safetensors."
     dtype = torch.bfloat16 if device().type == 'cuda' else torch.float32
     if name.startswith('random:'): return drawn(name, folder, dtype)
-    with lent(folder, 'answerer') as place, readable(folder):
+    with lent(folder, kind) as place, readable(folder):
         model, found = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype, use_safetensors=True,
                                                                    output_loading_info=True)
         processor = AutoProcessor.from_pretrained(place)

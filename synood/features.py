@@ -130,7 +130,7 @@ def _own(name):
     if name.startswith('embedded:'): return embedded_folder(name.removeprefix('embedded:'))
     if name.startswith('random:'): return random_folder(name.removeprefix('random:'))
     folder = Path(name).expanduser()
-    if not folder.is_dir(): return None
+    if not name.strip() or not folder.is_dir(): return None
     checked_folder(folder)
     if not any(folder.rglob('*.safetensors')): raise ValueError(f'{folder} holds no .safetensors; other formats are not read')
     if lost := _lacking(folder): raise ValueError(f'{folder} is incomplete: {lost} is missing')
@@ -254,6 +254,7 @@ def _named_weights(folder, *first):
     if set(first) & set(found) or (found and all(name.endswith('.safetensors') for name in found)): return
     raise ValueError(f'{folder}: there is no {" or ".join(first)}, but {", ".join(found) or "no other weights"}; formats other than safetensors are not read')
 
+# %% ../nbs/05_features.ipynb #b869d2cc
 def _hub_clip(name, folder):
     "Weights file, network, transform and tokenizer of an open_clip 'architecture/tag'."
     architecture, known, weights = _pinned(name)[0].partition('/')[0], _known_tag(name), folder/_weights_name(name)

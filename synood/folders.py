@@ -20,8 +20,8 @@ from .runs import inside
 _READ = {'.safetensors', '.json', '.txt', '.model'}
 _LEFT_ALONE = set('''.md .rst .pdf .png .jpg .jpeg .gif .webp .svg .mp4 .csv .tsv .jsonl .yaml .yml .toml .log .jinja
                   .html .bin .pt .pth .ckpt .tar .h5 .msgpack .ot .onnx .tflite .npz .parts .lock .metadata'''.split())
-_NAMED = set('''LICENSE LICENCE NOTICE README COPYING .gitattributes .gitignore .DS_Store Thumbs.db
-             desktop.ini'''.split())
+_NAMED = re.compile(r'(license|licence|notice|readme|copying)[\w-]*|\.gitattributes|\.gitignore|\.ds_store|'
+                    r'thumbs\.db|desktop\.ini')
 
 def _entries(folder):
     "Every file and link below a folder; what git and the hub keep for themselves is not looked at."
@@ -46,7 +46,8 @@ def checked_folder(folder: Path) -> Path:
         except (OSError, RuntimeError): raise ValueError(f'{file} is a link that leads nowhere: take it out') from None
         if file.is_symlink() and not any(target.is_relative_to(home) for home in homes):
             raise ValueError(f'{file} is a link that leads out of the folder: put there what it stands for')
-        if not target.is_file() or not (file.suffix.lower() in _READ | _LEFT_ALONE or file.name in _NAMED):
+        known = file.suffix.lower() in _READ | _LEFT_ALONE or _NAMED.fullmatch(file.name.lower())
+        if not (target.is_file() and known):
             raise ValueError(f'{file} is no data of a network, and could run: take it out if you trust the rest')
     return Path(folder)
 
@@ -66,7 +67,7 @@ def read_settings(file: Path) -> dict:
     return found
 
 # %% ../nbs/04c_folders.ipynb #089e4838
-_PLAIN = re.compile(r'[\w.+-]{1,100}')
+_PLAIN = re.compile(r'[\w.+-]{0,100}')
 _TELLING = set('''_name_or_path name_or_path _commit_hash special_tokens_map_file tokenizer_file chat_template id2label
                label2id task_specific_params license license_name license_link origin_url paper_name paper_ids
                description notes label_names label_descriptions labels'''.split())

@@ -203,7 +203,7 @@ def load_captioner(ids: tuple[str, ...]  # model ids, tried in order, see `find_
                   ) -> Lister:
     "The first image captioner found, with its processor, see `read_image_text`. ValueError if the processor has no tokenizer."
     name, folder = locate_model(ids, 'captioner')
-    found = read_image_text(name, folder, _random_captioner)
+    found = read_image_text(name, folder, _random_captioner, 'model')  # `captioner_namer` looks at its words
     if not hasattr(found.processor, 'tokenizer'): raise ValueError(f'{folder}: a captioner needs a processor with a tokenizer, this one is {type(found.processor).__name__}')
     return found
 
