@@ -273,7 +273,7 @@ EXTENSIONS = frozenset({'.jpg', '.jpeg', '.png', '.gif', '.webp', '.bmp', '.tif'
 _OTHERS = {b'8BPS': 'Photoshop', b'\xff\x0a': 'JPEG XL', b'\0\0\0\x0cJXL ': 'JPEG XL', b'\0\0\1\0': 'icon', b'<svg': 'SVG', b'%!PS': 'PostScript', b'qoif': 'QOI',
            b'v/1\x01': 'OpenEXR', b'SIMPLE': 'FITS', b'II\xbc\x01': 'JPEG XR'}
 _RAW = frozenset('.3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .nef .nrw .orf .pef .raf .raw .rw2 .sr2 .srw .x3f'.split())  # some hold a small TIFF of the picture
-_CLUTTER = frozenset({'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r'})
+_CLUTTER = frozenset({'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r', 'truth.jsonl'})  # the last is the miniature's own
 
 def _is_image(path, start):
     "Whether a file is an image by its first bytes; where two letters are all there is to go by, its header must be one too."
