@@ -54,7 +54,7 @@ def own_set(folder: Path, listed: Path | None = None, apart: dict[str, Path] = {
         if other.resolve().is_relative_to(folder.resolve()): raise ValueError(f'{option} {other} lies within {folder}, and would be taken for a class: name a place elsewhere')
     try: found = image_folder(folder)
     except ValueError as e: raise ValueError(str(e).replace(', or pass labelled=False', '; for a detector without images give their names with --names')) from None
-    return replace(found, classes=tuple(normalize('NFC', name).strip() for name in class_names(found.classes, listed)))
+    return replace(found, orient=True, classes=tuple(normalize('NFC', name).strip() for name in class_names(found.classes, listed)))
 
 def check_new(out: Path):
     "OSError of one line unless a new folder can be made here; a link that leads nowhere is in the way too."
@@ -71,7 +71,7 @@ def check_calibration(images: Path, tpr: float, found=None):
     from synood.pictures import located, picture_hashes
     if not images.exists(): raise FileNotFoundError(f'--calibrate {images}: no such folder')
     conformal_threshold(zeros(sum(1 for _ in located(images))), tpr)  # before any is read
-    hashes = picture_hashes(images)
+    hashes = picture_hashes(images, orient=True)  # as a detector reads them
     conformal_threshold(zeros(len(unique(hashes))), tpr)
     if found is not None and (known := int(isin(hashes, picture_hashes(found)).sum())):
         raise ValueError(f'{known} of {len(hashes)} calibration images would be fitted on: nothing can be promised with them, give others')

@@ -18,7 +18,7 @@ from PIL import Image
 from .detector import OODDetector
 from .images import as_rgb, open_sets, read_image
 from .miniature import CLASSES, draw, plan, world
-from .page import data_uri, escaped
+from .report import data_uri, in_html
 from .runs import run_stage
 from .scales import get_scale
 
@@ -31,12 +31,12 @@ def _img(picture, alt, side=320):
     picture.thumbnail((side, side))
     picture.save(packed, 'PNG') if tiny else picture.save(packed, 'JPEG', quality=88)
     data = data_uri(packed.getvalue(), 'png' if tiny else 'jpeg')
-    return f'<img src="{data}" alt="{escaped(alt)}" class="{"tiny "*tiny}{"tall"*tall}">'
+    return f'<img src="{data}" alt="{in_html(alt)}" class="{"tiny "*tiny}{"tall"*tall}">'
 
 # %% ../nbs/16c_demo.ipynb #cd78c192
 def _verdict(why, known):
     "The decision in large letters, and what it means."
-    label, count = escaped(known.label.iloc[0]), 'the class' if len(known) == 1 else f'the {len(known)} classes'
+    label, count = in_html(known.label.iloc[0]), 'the class' if len(known) == 1 else f'the {len(known)} classes'
     word, means = {None: ('No verdict', 'The detector has a score for this picture and no threshold: calibrate it on ID images first.'),
                    False: ('ID', f'Taken for one of {count} it knows: <b>{label}</b>.'),
                    True: ('OOD', f'Taken for none of {count} it knows. The nearest is <b>{label}</b>.')}[why.is_ood]
@@ -67,8 +67,8 @@ def _nearest_labels(why):
     "Nearest ID label with its confidence; nearest negative labels."
     known, foreign = _split(why)
     near = foreign.label[foreign.mass > 0][:3]
-    says = ', '.join(f'<b>{escaped(label)}</b>' for label in near) or 'take no part in its score'
-    return (f'<dl class="so-facts"><div><dt>Nearest ID label</dt><dd><b>{escaped(known.label.iloc[0])}</b>, confidence {known.mass.iloc[0]/known.mass.sum():.0%}</dd></div>'
+    says = ', '.join(f'<b>{in_html(label)}</b>' for label in near) or 'take no part in its score'
+    return (f'<dl class="so-facts"><div><dt>Nearest ID label</dt><dd><b>{in_html(known.label.iloc[0])}</b>, confidence {known.mass.iloc[0]/known.mass.sum():.0%}</dd></div>'
             f'<div><dt>Nearest negative labels</dt><dd>{says}</dd></div></dl>')
 
 def _masses(why, top=6):
@@ -77,7 +77,7 @@ def _masses(why, top=6):
     labels, note = why.labels, 'The shares of all labels sum to 100%, those of the ID labels to the score.'
     if not foreign.mass.any(): labels, note = known, 'The shares of the ID labels sum to 100%; the largest is the score.'
     rows, rest, widest = labels[:top], len(labels) - top, labels.mass.iloc[0]
-    bars = ''.join(f'<tr class="{"so-known" if kind == "ID" else "so-negative"}"><th scope="row">{escaped(label)}</th><td>{kind}</td>'
+    bars = ''.join(f'<tr class="{"so-known" if kind == "ID" else "so-negative"}"><th scope="row">{in_html(label)}</th><td>{kind}</td>'
                    f'<td class="so-bar"><span style="width:{100*mass/widest:.1f}%"></span></td><td>{mass:.1%}</td></tr>' for label, kind, mass in zip(rows.label, rows.kind, rows.mass))
     left = f'<p class="so-note">All others ({rest}) share {labels.mass[top:].sum():.1%}.</p>' if rest > 0 else ''
     return (f'<section><h3>Where the score comes from</h3><p class="so-note">{note}</p><table><thead><tr><th scope="col">label</th><th scope="col">kind</th><th scope="col" colspan="2">share</th></tr></thead>'
@@ -88,7 +88,7 @@ def _neighbours(why):
     "The nearest synthetic images with their prompts; empty for a detector without."
     if why.neighbours.empty: return ''
     def tile(n): return (f'<figure>{_img(read_image(n.path), f"synthetic image: {n.prompt}", 256)}'
-                         f'<figcaption>{escaped(n.prompt)}<small>paired with <b>{escaped(n.word)}</b>, cosine {n.cosine:.2f}</small></figcaption></figure>')
+                         f'<figcaption>{in_html(n.prompt)}<small>paired with <b>{in_html(n.word)}</b>, cosine {n.cosine:.2f}</small></figcaption></figure>')
     return ('<section><h3>Nearest synthetic images</h3><p class="so-note">Painted near the boundary of the classes to tune this detector; below each its prompt.</p>'
             f'<div class="so-gallery">{"".join(map(tile, why.neighbours.head(5).itertuples()))}</div></section>')
 
@@ -108,10 +108,10 @@ def answer(detector: OODDetector, image, name: str = 'picture') -> str:
         if is_file: return _refusal(name, str(e).removeprefix(f'{image}: '))
         raise
     body = f'<header>{_img(why.picture, name)}{_verdict(why, _split(why)[0])}</header>{_scale(why)}{_nearest_labels(why)}{_masses(why)}{_neighbours(why)}'
-    return f'<article class="so {_kind(why)}" aria-label="verdict on {escaped(name)}">{body}{_promise(detector)}</article>'
+    return f'<article class="so {_kind(why)}" aria-label="verdict on {in_html(name)}">{body}{_promise(detector)}</article>'
 
 def _refusal(name, cause):
-    return f'<p class="so so-refused" role="alert"><b>{escaped(name)}</b> cannot be read as a picture ({escaped(cause)}). Try a JPEG, PNG or WebP file.</p>'
+    return f'<p class="so so-refused" role="alert"><b>{in_html(name)}</b> cannot be read as a picture ({in_html(cause)}). Try a JPEG, PNG or WebP file.</p>'
 
 # %% ../nbs/16c_demo.ipynb #3b1c8da1
 _KEPT = 100  # of the plan's ID scenes, 2 x this many are for calibration and the later ones are examples
@@ -139,10 +139,10 @@ def example_pictures() -> dict[str, list[tuple[str, Image.Image]]]:
 
 def _tiles(examples):
     "The examples as buttons in rows, numbered."
-    def tile(i, name, picture): return f'<button type="button" data-index="{i}">{_img(picture, "")}<span>{escaped(name)}</span></button>'
+    def tile(i, name, picture): return f'<button type="button" data-index="{i}">{_img(picture, "")}<span>{in_html(name)}</span></button>'
     rows, start = [], 0
     for group, pairs in examples.items():
-        rows.append(f'<h2>{escaped(group)}</h2><div>{"".join(tile(start + i, *pair) for i, pair in enumerate(pairs))}</div>')
+        rows.append(f'<h2>{in_html(group)}</h2><div>{"".join(tile(start + i, *pair) for i, pair in enumerate(pairs))}</div>')
         start += len(pairs)
     return f'<nav class="so-tiles" aria-label="examples">{"".join(rows)}</nav>'
 
@@ -257,9 +257,9 @@ if (found.getBoundingClientRect().top > innerHeight/2) found.scrollIntoView({beh
 
 def _title(detector):
     many = len(detector.names) > 1
-    return (f'<div class="so-title"><h1>Is it one of the known classes?</h1><p>{escaped(detector.method)} · {len(detector.names)} known class{"es"*many} · '
-            f'{len(detector.negative_names)} negative labels · network {escaped(detector.clip[0] if not Path(detector.clip[0]).is_absolute() else "of its own")}</p>'
-            f'<details><summary>the known classes</summary><p>{escaped(", ".join(detector.names))}</p></details></div>')
+    return (f'<div class="so-title"><h1>Is it one of the known classes?</h1><p>{in_html(detector.method)} · {len(detector.names)} known class{"es"*many} · '
+            f'{len(detector.negative_names)} negative labels · network {in_html(detector.clip[0] if not Path(detector.clip[0]).is_absolute() else "of its own")}</p>'
+            f'<details><summary>the known classes</summary><p>{in_html(", ".join(detector.names))}</p></details></div>')
 
 def demo_page(detector: OODDetector):
     "A gradio.Blocks that judges dropped pictures; with examples for a detector of the miniature's classes. See `serve`. ImportError without Gradio."

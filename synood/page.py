@@ -5,20 +5,19 @@
 # %% auto #0
 __all__ = ['MEASURES', 'FAMILIES', 'Html', 'escaped', 'tag', 'Sheet', 'marks_of', 'read_sheet', 'label', 'heads', 'Column',
            'column_of', 'draw_cell', 'Line', 'gather', 'spans', 'relatives', 'drawn_from', 'origin', 'draw_sheet',
-           'Record', 'read_records', 'history', 'spread', 'data_uri', 'thumbnail', 'draw_pair', 'find_synthesis',
-           'gallery', 'draw_lines', 'draw_shared', 'placeless', 'draw_stages', 'draw_scale', 'family_of', 'missing',
-           'draw_table', 'draw_picture', 'draw_family', 'reading', 'assemble', 'write_page']
+           'Record', 'read_records', 'history', 'spread', 'thumbnail', 'draw_pair', 'find_synthesis', 'gallery',
+           'draw_lines', 'draw_shared', 'placeless', 'draw_stages', 'draw_scale', 'family_of', 'missing', 'draw_table',
+           'draw_picture', 'draw_family', 'reading', 'assemble', 'write_page']
 
 # %% ../nbs/16d_page.ipynb #f3e90b1a
-import csv, dataclasses, html, io, json, re
-from base64 import b64encode
+import csv, dataclasses, io, json, re
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 from .images import open_sets
-from .report import figures_folder, in_markdown, ledger, where
+from .report import data_uri, figures_folder, in_html, in_markdown, ledger, where
 from .runs import ROW, asset, atomic_write, file_hash, note_output, stage_folder, understood
 from .scales import Scale, get_scale
 from .synthesis import read_synthetic
@@ -27,17 +26,13 @@ from .synthesis import read_synthetic
 class Html(str):
     "HTML as it goes to the page; `tag` escapes every other text."
 
-_UNPRINTABLE = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]')
-
-def _escape(text): return html.escape(_UNPRINTABLE.sub('\ufffd', str(text)))
-
 def escaped(text) -> Html:
     "Text as HTML that shows it."
-    return text if isinstance(text, Html) else Html(_escape(text))
+    return text if isinstance(text, Html) else Html(in_html(text))
 
 def tag(name: str, /, *children, **attributes) -> Html:
     "An element with its children; attributes that are None are left out, `class_` becomes class."
-    opened = ''.join(f' {key.rstrip("_").replace("_", "-")}="{_escape(value)}"' for key, value in attributes.items() if value is not None)
+    opened = ''.join(f' {key.rstrip("_").replace("_", "-")}="{in_html(value)}"' for key, value in attributes.items() if value is not None)
     if name in ('img', 'meta', 'link', 'br'): return Html(f'<{name}{opened}>')
     return Html(f'<{name}{opened}>{"".join(escaped(child) for child in children if child is not None)}</{name}>')
 
@@ -278,10 +273,6 @@ def spread(labels, count: int) -> list[int]:
     return sorted(chosen, key=lambda i: (labels[i], i))
 
 # %% ../nbs/16d_page.ipynb #6517fdda
-def data_uri(content: bytes, kind: str) -> str:
-    "Bytes as a data URI; kind: 'png', 'jpeg' ..."
-    return f'data:image/{kind};base64,{b64encode(content).decode()}'
-
 def thumbnail(image: Image.Image, side: int = 256) -> str:
     "The centre square of an image as a data URI, at most `side` pixels wide: PNG, or JPEG where it was larger."
     size, written = min(side, *image.size), io.BytesIO()

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['published', 'half_width', 't_interval', 'cell', 'paired', 'difference_cell', 'averages', 'wide', 'gains', 'where',
-           'figures_folder', 'csv_text', 'utf8', 'save_table', 'marked', 'in_markdown', 'in_latex', 'markdown', 'latex',
-           'save_figure', 'merge_results', 'folders_used', 'ledger']
+           'figures_folder', 'csv_text', 'utf8', 'save_table', 'marked', 'in_markdown', 'in_latex', 'in_html',
+           'data_uri', 'markdown', 'latex', 'save_figure', 'merge_results', 'folders_used', 'ledger']
 
 # %% ../nbs/04b_report.ipynb #662fbf54
-import csv, dataclasses, io, json, os, re
+import csv, dataclasses, html, io, json, os, re
+from base64 import b64encode
 from importlib.resources import files
 from pathlib import Path
 import numpy as np
@@ -141,7 +142,7 @@ def marked(frame: pd.DataFrame, best: str, second: str) -> pd.DataFrame:
     return shown
 
 # %% ../nbs/04b_report.ipynb #0ea80e67
-_UNPRINTABLE = re.compile('[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]')
+_UNPRINTABLE = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]')
 
 def _one_line(text): return _UNPRINTABLE.sub('\ufffd', ' '.join(str(text).splitlines()))
 
@@ -158,6 +159,15 @@ def in_latex(cell) -> str:
     "The text of a cell so that LaTeX sets it: its special characters are characters, and it is one line."
     text = '' if pd.isna(cell) else _one_line(cell).translate(_LATEX)
     return '{}' + text if text.startswith(('[', '*')) else text  # which \\ before it would take for its own
+
+# %% ../nbs/04b_report.ipynb #a4a4580f
+def in_html(text) -> str:
+    "Text so that HTML shows it, also within an attribute."
+    return html.escape(_UNPRINTABLE.sub('\ufffd', str(text)))
+
+def data_uri(content: bytes, kind: str) -> str:
+    "The bytes of a picture as a data URI; kind: 'png', 'jpeg' ..."
+    return f'data:image/{kind};base64,{b64encode(content).decode()}'
 
 # %% ../nbs/04b_report.ipynb #d71d7f26
 def markdown(frame: pd.DataFrame, mark: bool = False) -> str:
