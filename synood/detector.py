@@ -291,7 +291,7 @@ def _features(detector, images, size=64):
     if not names: raise ValueError('no images to score')
     return names, np.concatenate(parts)
 
-# %% ../nbs/11_detector.ipynb #7c71f7fe
+# %% ../nbs/11_detector.ipynb #22f7cca4
 def _is_number(x, low, high): return type(x) in (int, float) and low < x < high  # which NaN is not
 
 _NUMBERS = dict(
@@ -317,6 +317,7 @@ def _in_a_line(detector):
             f'{len(detector.negative_names)} negative labels, '
             f'{detector.clip[0]}, {decides}')
 
+# %% ../nbs/11_detector.ipynb #7c71f7fe
 _MANY = 10_000  # words, from which on their features are kept
 
 def text_cache() -> Path:

@@ -131,7 +131,7 @@ def _reading():
     return '\n'.join(line for line in lines if not line.startswith('# %%')) + '\n'
 
 # %% ../nbs/10c_onnx.ipynb #0eea7d2a
-_TAIL = '''def resized(picture, rule):
+_RESIZE = '''def resized(picture, rule):
     "The picture as the network takes it: (size, size, 3) uint8, by the rule in detector.json."
     (w, h), size, mode = picture.size, rule['size'], rule['mode']
     if mode == 'shortest': w, h = (size, int(size*h/w)) if w <= h else (int(size*w/h), size)
@@ -151,7 +151,10 @@ def printable(text):
     "A text for one field of a line."
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(text))
 
-AGAIN = 'bring the whole folder again'
+'''
+
+# %% ../nbs/10c_onnx.ipynb #701967e9
+_TAIL = '''AGAIN = 'bring the whole folder again'
 
 def opened(folder):
     "What detector.json says, and the network; the program ends with one line if the folder is incomplete or damaged."
@@ -199,7 +202,7 @@ if __name__ == '__main__':
     except KeyboardInterrupt: sys.exit(130)
     except BrokenPipeError: os._exit(0)  # whoever read the lines wants no more
 '''
-_SCRIPT = _HEAD + _reading() + '\n' + _TAIL
+_SCRIPT = _HEAD + _reading() + '\n' + _RESIZE + _TAIL
 
 # %% ../nbs/10c_onnx.ipynb #812be72d
 OPSET = 18
@@ -308,6 +311,7 @@ def _standard(program):
                            f'({", ".join(others) or "functions"}): nothing was written')
     return program
 
+# %% ../nbs/10c_onnx.ipynb #454d099e
 def write_onnx(clip: Clip, judge: nn.Module, folder: Path,
                # names, negative_names, threshold (or None), orient (or not); all of it goes into detector.json
                meta: dict
