@@ -83,6 +83,7 @@ def _of_hash(path):
         warnings.simplefilter('ignore')  # it is told here
         return '' if read_hash(path) else 'it is damaged'
 
+# %% ../nbs/16f_verify.ipynb #6e77bc93
 def _of_rows(path):
     from synood.runs import row_problem
     return row_problem(path) or ('' if path.with_suffix('.sha256').exists() else None)
