@@ -65,6 +65,7 @@ def _started(pid):
             return told.rpartition(')')[2].split()[19]
     return ''
 
+# %% ../nbs/01_runs.ipynb #5b1c0a32
 _OURS = re.compile(r'.*\.tmp-([0-9a-f]{4,8})-(\d+)-(?:(\d*)-)?[0-9a-f]{8}', re.S)
 _FORGOTTEN = 7*24*3600  # seconds
 
@@ -712,6 +713,7 @@ class Rows:
         note_output(listed)
         return rows
 
+# %% ../nbs/01_runs.ipynb #5b1c0a34
 @lru_cache(maxsize=None)
 def _warn_of(folder):
     warnings.warn(f'the rows in {folder} are of an earlier version, without a hash: they are taken as they stand')
@@ -736,6 +738,7 @@ def read_rows(path: Path, ablation: bool) -> pd.DataFrame:
         if lost := sorted(set(ROW) - set(rows)): raise ValueError(f'it lacks the columns {", ".join(lost)}')
     return rows if ablation else rows.assign(**dict.fromkeys(_CELLS, ''))
 
+# %% ../nbs/01_runs.ipynb #5b1c0a36
 def read_published(listed: Path) -> tuple[bool, list[Path]]:
     """Whether the list of an experiment is an ablation's, and the files of rows that it names.
 
