@@ -296,7 +296,7 @@ def _is_number(x, low, high): return type(x) in (int, float) and low < x < high 
 
 _NUMBERS = dict(
     temperature=('a number between 1e-6 and 1e6', lambda x: _is_number(x, 1e-6, 1e6)),  # beyond, float32 divides to infinity
-    groups=('a whole number from 0', lambda x: type(x) is int and x >= 0),
+    groups=('a whole number from 0', lambda x: type(x) is int and 0 <= x < 2**31),
     threshold=('a number or null', lambda x: x is None or _is_number(x, -1e300, 1e300)),
     tpr=('a number between 0 and 1, or null', lambda x: x is None or _is_number(x, 0, 1)),
     orient=('true or false', lambda x: type(x) is bool))
@@ -665,7 +665,7 @@ _RULES = _NUMBERS | dict(
     clip_hash=('a text', lambda x: isinstance(x, str)),
     files=('hashes by the names of files', lambda x: isinstance(x, dict)
            and all(_PART.fullmatch(k) and isinstance(v, str) for k, v in x.items()) and 'detector.json' not in x),
-    method=('a text', lambda x: isinstance(x, str)),
+    method=('a name', lambda x: isinstance(x, str) and x.isprintable() and len(x) <= _LONGEST),
     residual=('true, false or null', lambda x: x is None or type(x) is bool),
     learner=('null or the settings of a learner', lambda x: x is None or (isinstance(x, dict) and isinstance(x.get('name'), str))),
     neighbours=('null or prompts and words', lambda x: x is None or (isinstance(x, dict) and set(x) == {'prompts', 'words'} and all(map(_are_texts, x.values())) and len(x['prompts']) == len(x['words']))))
@@ -691,10 +691,17 @@ def _filled(folder, part, module, arrays):
     except RuntimeError as e: raise ValueError(f'{folder} is damaged: the {part} does not fit ({_first_line(e)})') from None
     return module.eval().requires_grad_(False)
 
-def _learner(folder, settings):
-    "A learner as its settings describe it, not yet filled."
+_WIDEST = 2**14  # features; a projection of so many takes 1 GB
+
+def _learner(folder, settings, arrays):
+    "A learner as its settings describe it, not yet filled: they ask for no more weights than were saved."
+    width, saved = arrays['text'].shape[1], sum(a.size for name, a in arrays.items() if name.startswith('learner.'))
+    for key, n in settings.items():
+        if type(n) is int and not (abs(n) <= 1000 or n == width or 0 < n*width <= saved):
+            raise ValueError(f'{folder} is damaged: its learner cannot be made ({key} = {n!r:.20} asks for weights that are not there)')
     try: return learners[settings['name']](**{k: v for k, v in settings.items() if k != 'name'})
-    except (TypeError, KeyError, ValueError, RuntimeError) as e: raise ValueError(f'{folder} is damaged: its learner cannot be made ({" ".join(str(e).split())})') from None
+    except (TypeError, KeyError, ValueError, RuntimeError, OverflowError) as e:
+        raise ValueError(f'{folder} is damaged: its learner cannot be made ({" ".join(str(e).split()):.200})') from None
 
 # %% ../nbs/11_detector.ipynb #07ca9d71
 def _read_arrays(folder):
@@ -716,13 +723,14 @@ def _load(folder):
         if not ok: raise ValueError(f'{folder} is damaged: {what}')
     text, negatives, tuned, near = arrays['text'], arrays['negatives'], arrays['tuned'], meta['neighbours']
     need(text.ndim == negatives.ndim == 2 and text.shape[1] == negatives.shape[1], 'widths of ID and negative labels differ')
+    need(text.shape[1] <= _WIDEST, f'features of {text.shape[1]} numbers are no CLIP\'s, which have {_WIDEST} at most')
     need(len(text) == len(meta['names']) and len(negatives) == len(meta['negative_names']), 'label counts do not match the arrays')
     need(all(np.allclose(np.linalg.norm(rows, axis=1), 1, atol=.01) for rows in (text, negatives)), 'label features are not of unit length')
     need(len(negatives) and ((0 <= tuned) & (tuned < len(negatives))).all(), 'tuned labels point outside the negatives')
     try: _columns(SimpleNamespace(negatives=negatives, groups=meta['groups'], tuned=tuned))
     except ValueError as e: raise ValueError(f'{folder} is damaged: {e}') from None
     projection = None if meta['residual'] is None else _filled(folder, 'projection', Projection(text.shape[1], meta['residual'], torch.Generator()), arrays)
-    learner = None if meta['learner'] is None else _filled(folder, 'learner', _learner(folder, meta['learner']), arrays)
+    learner = None if meta['learner'] is None else _filled(folder, 'learner', _learner(folder, meta['learner'], arrays), arrays)
     if near:
         files, found = tuple(f'synthetic/{_picture_name(i)}' for i in range(len(near['words']))), arrays.get('neighbours')
         need(found is not None and found.shape == (len(files), text.shape[1]), 'the synthetic images do not match their features')
