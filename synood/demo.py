@@ -7,7 +7,7 @@ __all__ = ['answer', 'example_detector', 'example_pictures', 'demo_page', 'check
            'check_sub_path', 'serve']
 
 # %% ../nbs/16c_demo.ipynb #27df8ed8
-import io, os, re, socket, stat, sys, time, warnings
+import io, os, re, socket, stat, time, warnings
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,6 +15,7 @@ from threading import Thread
 from urllib.request import getproxies
 import numpy as np
 from PIL import Image
+from .commands import say
 from .detector import OODDetector
 from .images import as_rgb, open_sets, read_image
 from .miniature import CLASSES, draw, plan, world
@@ -305,7 +306,7 @@ def read_login(path: Path | None = None) -> dict[str, str]:
     else:
         try: where, text = path, Path(path).read_text(encoding='utf-8-sig')
         except UnicodeDecodeError: raise ValueError(f'{path}: not a text in UTF-8') from None
-        if os.name == 'posix' and os.stat(path).st_mode & (stat.S_IRGRP | stat.S_IROTH): print(f'others can read {path}: chmod 600 keeps its passwords', file=sys.stderr)
+        if os.name == 'posix' and os.stat(path).st_mode & (stat.S_IRGRP | stat.S_IROTH): say(f'others can read {path}: chmod 600 keeps its passwords')
     pairs = [line.strip().partition(':')[::2] for line in text.splitlines() if line.strip()]
     if not all(name and password for name, password in pairs) or (path and not pairs): raise ValueError(f'{where} must hold lines name:password')
     return dict(pairs)
@@ -325,7 +326,7 @@ def serve(detector: OODDetector, host: str = '127.0.0.1', port: int = 7860, open
     "Serve the page and print its address; until Ctrl-C, or, without `block`, until its `close()`. OSError if the port is taken."
     gr, root_path = _gradio(), check_sub_path(root_path)
     check_address(host, port)
-    if is_open(host) and not login: print(f'whoever reaches {host} can use the demo: --login asks for a password', file=sys.stderr)
+    if is_open(host) and not login: say(f'whoever reaches {host} can use the demo: --login asks for a password')
     page = demo_page(detector)
     os.environ['no_proxy'] = ','.join(filter(None, [getproxies().get('no'), 'localhost', host]))  # Gradio looks whether it answers, and a proxy would not know
     theme = gr.themes.Base(primary_hue='sky', neutral_hue='slate', font=_FONTS, font_mono=('monospace',), radius_size='lg')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SLACK', 'learners', 'conformal_threshold', 'with_slack', 'Neighbours', 'OODDetector', 'read_alike', 'text_cache',
-           'Explanation', 'OwnImages', 'own_images', 'own_scale', 'own_folder']
+           'Explanation', 'OwnImages', 'own_images', 'own_scale', 'check_method', 'own_folder']
 
 # %% ../nbs/11_detector.ipynb #d9a78e91
 import io, json, os, re, shutil, unicodedata, warnings
@@ -296,7 +296,7 @@ def _is_number(x, low, high): return type(x) in (int, float) and low < x < high 
 
 _NUMBERS = dict(
     temperature=('a number between 1e-6 and 1e6', lambda x: _is_number(x, 1e-6, 1e6)),  # beyond, float32 divides to infinity
-    groups=('a whole number from 0', lambda x: type(x) is int and x >= 0),
+    groups=('a whole number from 0', lambda x: type(x) is int and 0 <= x < 2**31),
     threshold=('a number or null', lambda x: x is None or _is_number(x, -1e300, 1e300)),
     tpr=('a number between 0 and 1, or null', lambda x: x is None or _is_number(x, 0, 1)),
     orient=('true or false', lambda x: type(x) is bool))
@@ -528,18 +528,27 @@ def own_scale(images: ImageSet, scale: Scale, m: int = 0, seed: int = 0) -> Scal
                    m=len(images.classes)*max(1, min(each, int(counts.min()))))
 
 # %% ../nbs/11_detector.ipynb #e3b9411e
-def _check_method(method):
+def _names_it(method, name):
+    "Whether a method has an attribute, or its code names one that it will have once it is fitted."
+    codes = (f.__code__ for cls in type(method).__mro__ for f in vars(cls).values() if hasattr(f, '__code__'))
+    return hasattr(method, name) or any(name in code.co_names for code in codes)
+
+_NO_MASS = 'its score is neither the mass of class names against negatives nor that of one class'
+
+def check_method(method: Method):
+    "ValueError of one line unless a detector can be made of this method, fitted or not."
     def refuse(why): raise ValueError(f'{method.name} cannot be kept as a detector: {why}')
     if method.transductive: refuse('its score of an image depends on the other images')
     if method.needs[0][0] != 'clip': refuse('it reads a classifier, and a detector holds a CLIP alone')
     if ('clip', 'patch') in method.needs: refuse('it reads patches, and a detector scores whole images')
+    if not isinstance(method, MCM) and not _names_it(method, 'negatives'): refuse(_NO_MASS)
     if getattr(method, 'half', False) or getattr(method, 'seed', 0) != 0: refuse('a detector scores in full precision and with the usual groups')
 
 def _from_method(cls, method, names, negative_names, scale, negatives, orient=True):
-    _check_method(method)
+    check_method(method)
     if isinstance(method, MCM): tau, groups = method.temperature, 0
     elif hasattr(method, 'negatives') and hasattr(method, 'tau'): tau, groups, negatives = method.tau, method.parts, method.negatives
-    else: raise ValueError(f'{method.name} cannot be kept as a detector: its score is neither the mass of class names against negatives nor that of one class')
+    else: raise ValueError(f'{method.name} cannot be kept as a detector: {_NO_MASS}')
     if negatives is None: raise ValueError(f'{method.name} keeps no negative labels: give their features too')
     if (len(names), len(negative_names)) != (len(method.text), len(negatives)):
         raise ValueError(f'{len(names)} names and {len(negative_names)} negatives for {len(method.text)} and {len(negatives)} labels')
@@ -551,7 +560,7 @@ def _from_method(cls, method, names, negative_names, scale, negatives, orient=Tr
 
 def _fit(detector, images, method, scale, root, seed, m):
     method = get_method(method)() if isinstance(method, str) else method
-    _check_method(method)
+    check_method(method)
     images = own_images(images, detector.names, detector.orient)
     seen = picture_hashes(images)  # here, to find an image that cannot be read before the work
     scale = own_scale(images, get_scale(scale), m, seed)
@@ -580,7 +589,7 @@ def _painted(detector, bench, train, method, seed):
     return Neighbours(projected(detector.projection, found.features[chosen]), images.take(chosen), tuple(prompts), tuple(detector.negative_names[paired[i]] for i in chosen))
 
 # %% ../nbs/11_detector.ipynb #3bb958dd
-_PART = re.compile(r'detector\.(json|safetensors)|synthetic/\d{4,5}\.jpg|clip/[^/\\.][^/\\]*\.(safetensors|json|txt)')
+_PART = re.compile(r'detector\.(json|safetensors)|synthetic/\d{4,5}\.jpg|clip/[^/\\.][^/\\]*\.(safetensors|json|txt|model)')
 _BESIDE = 'README.md', '.gitattributes', '.git', '.cache', '.DS_Store'  # of the hub, of git and of a Mac: never read
 
 def _parts(folder):
@@ -593,7 +602,7 @@ def _parts(folder):
         for name in (*folders, *names):
             path = Path(below)/name
             part = path.relative_to(root).as_posix()
-            if path.is_symlink() and path.resolve().parent != root.resolve().parents[1]/'blobs':
+            if path.is_symlink() and path.resolve().parent != root.resolve().parent.parent/'blobs':
                 refuse(part, 'which is a link')
             if part in ('synthetic', 'clip') and path.is_dir(): continue
             if not _PART.fullmatch(part) or not path.is_file(): refuse(part, 'which is no part of a detector')
@@ -656,7 +665,7 @@ _RULES = _NUMBERS | dict(
     clip_hash=('a text', lambda x: isinstance(x, str)),
     files=('hashes by the names of files', lambda x: isinstance(x, dict)
            and all(_PART.fullmatch(k) and isinstance(v, str) for k, v in x.items()) and 'detector.json' not in x),
-    method=('a text', lambda x: isinstance(x, str)),
+    method=('a name', lambda x: isinstance(x, str) and x.isprintable() and len(x) <= _LONGEST),
     residual=('true, false or null', lambda x: x is None or type(x) is bool),
     learner=('null or the settings of a learner', lambda x: x is None or (isinstance(x, dict) and isinstance(x.get('name'), str))),
     neighbours=('null or prompts and words', lambda x: x is None or (isinstance(x, dict) and set(x) == {'prompts', 'words'} and all(map(_are_texts, x.values())) and len(x['prompts']) == len(x['words']))))
@@ -664,8 +673,8 @@ _RULES = _NUMBERS | dict(
 def _read_meta(folder):
     "The checked contents of detector.json."
     where = Path(folder)/'detector.json'
+    if not where.is_file(): raise FileNotFoundError(f'{folder} holds no detector: detector.json is missing')
     try: meta = json.loads(where.read_text(encoding='utf-8'))
-    except FileNotFoundError: raise FileNotFoundError(f'{folder} holds no detector: detector.json is missing') from None
     except (ValueError, OSError, RecursionError) as e: raise ValueError(f'{where} is damaged: {e}') from None
     if not isinstance(meta, dict) or meta.get('format') != _FORMAT: raise ValueError(f'{where} is not a detector of format {_FORMAT}: make it again with this version of synood')
     if missing := sorted(set(_RULES) - set(meta)): raise ValueError(f'{where} is damaged: {", ".join(missing)} missing')
@@ -682,10 +691,17 @@ def _filled(folder, part, module, arrays):
     except RuntimeError as e: raise ValueError(f'{folder} is damaged: the {part} does not fit ({_first_line(e)})') from None
     return module.eval().requires_grad_(False)
 
-def _learner(folder, settings):
-    "A learner as its settings describe it, not yet filled."
+_WIDEST = 2**14  # features; a projection of so many takes 1 GB
+
+def _learner(folder, settings, arrays):
+    "A learner as its settings describe it, not yet filled: they ask for no more weights than were saved."
+    width, saved = arrays['text'].shape[1], sum(a.size for name, a in arrays.items() if name.startswith('learner.'))
+    for key, n in settings.items():
+        if type(n) is int and not (abs(n) <= 1000 or n == width or 0 < n*width <= saved):
+            raise ValueError(f'{folder} is damaged: its learner cannot be made ({key} = {n!r:.20} asks for weights that are not there)')
     try: return learners[settings['name']](**{k: v for k, v in settings.items() if k != 'name'})
-    except (TypeError, KeyError, ValueError, RuntimeError) as e: raise ValueError(f'{folder} is damaged: its learner cannot be made ({" ".join(str(e).split())})') from None
+    except (TypeError, KeyError, ValueError, RuntimeError, OverflowError) as e:
+        raise ValueError(f'{folder} is damaged: its learner cannot be made ({" ".join(str(e).split()):.200})') from None
 
 # %% ../nbs/11_detector.ipynb #07ca9d71
 def _read_arrays(folder):
@@ -707,13 +723,14 @@ def _load(folder):
         if not ok: raise ValueError(f'{folder} is damaged: {what}')
     text, negatives, tuned, near = arrays['text'], arrays['negatives'], arrays['tuned'], meta['neighbours']
     need(text.ndim == negatives.ndim == 2 and text.shape[1] == negatives.shape[1], 'widths of ID and negative labels differ')
+    need(text.shape[1] <= _WIDEST, f'features of {text.shape[1]} numbers are no CLIP\'s, which have {_WIDEST} at most')
     need(len(text) == len(meta['names']) and len(negatives) == len(meta['negative_names']), 'label counts do not match the arrays')
     need(all(np.allclose(np.linalg.norm(rows, axis=1), 1, atol=.01) for rows in (text, negatives)), 'label features are not of unit length')
     need(len(negatives) and ((0 <= tuned) & (tuned < len(negatives))).all(), 'tuned labels point outside the negatives')
     try: _columns(SimpleNamespace(negatives=negatives, groups=meta['groups'], tuned=tuned))
     except ValueError as e: raise ValueError(f'{folder} is damaged: {e}') from None
     projection = None if meta['residual'] is None else _filled(folder, 'projection', Projection(text.shape[1], meta['residual'], torch.Generator()), arrays)
-    learner = None if meta['learner'] is None else _filled(folder, 'learner', _learner(folder, meta['learner']), arrays)
+    learner = None if meta['learner'] is None else _filled(folder, 'learner', _learner(folder, meta['learner'], arrays), arrays)
     if near:
         files, found = tuple(f'synthetic/{_picture_name(i)}' for i in range(len(near['words']))), arrays.get('neighbours')
         need(found is not None and found.shape == (len(files), text.shape[1]), 'the synthetic images do not match their features')

@@ -16,6 +16,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 import torch
+from .commands import printable
 from .datasets import Preset, archives, expectations, find_sets, image_sets, nowhere
 from .features import find_model
 from .images import ImageSet, check_images, cut_down, image_folder, protocols, select
@@ -294,9 +295,9 @@ def as_text(items: list[Item], lines: int = 20) -> str:
     for check, part in groupby(items, lambda i: i.check):
         text.append(check)
         for i in part:
-            text.append(f'  {i.status:8}{i.name:24} {i.finding}')
-            text += [f'{"":35}- {line}' for line in i.details[:lines]]
+            text.append(printable(f'  {i.status:8}{i.name:24} {i.finding}'))
+            text += [printable(f'{"":35}- {line}') for line in i.details[:lines]]
             if len(i.details) > lines: text.append(f'{"":35}- and {len(i.details) - lines:,} more: --json lists them all')
-            if i.remedy: text.append(f'{"":35}-> {i.remedy}')
+            if i.remedy: text.append(printable(f'{"":35}-> {i.remedy}'))
     bad = [i for i in items if i.status in ('missing', 'broken') and i.check != 'tables']
     return '\n'.join([*text, f'{len(bad)} things are missing or broken: {", ".join(f"{i.check} {i.name}" for i in bad)}' if bad else 'nothing is missing'])

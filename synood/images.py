@@ -11,7 +11,7 @@ __all__ = ['log', 'MAX_PIXELS', 'MAX_SIDE', 'MAX_BYTES', 'MAX_RATIO', 'EXTENSION
            'selection_stage']
 
 # %% ../nbs/03_images.ipynb #d87ecfcc
-import hashlib, html, io, json, logging, os, random, unicodedata, warnings
+import hashlib, html, io, json, logging, os, random, stat, unicodedata, warnings
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -86,7 +86,7 @@ def _orientation(image):
 def turned(image, name: str = 'a picture'):
     "A decoded picture as its EXIF note wants it; one whose note is damaged stays as it is stored, and the log says so."
     which = _orientation(image)
-    if which is None: log.warning('%s: its EXIF note is damaged, so it is not turned', name)
+    if which is None: log.warning('%s: its EXIF note is damaged, so it is not turned', name if name.isprintable() else ascii(name))
     if which not in _TURNS: return image
     image = image.transpose(_TURNS[which])
     for note in ('exif', 'Raw profile type exif', 'XML:com.adobe.xmp', 'xmp'): image.info.pop(note, None)  # or it would be turned again
@@ -373,7 +373,7 @@ def _labels(root, files, others=''):
     if None in heads:
         raise ValueError(f'{root}: {heads.count(None)} images lie outside the class folders, '
                          f'{files[heads.index(None)]} for one: '
-                         'make one folder per class, or pass labelled=False')
+                         'put each into a folder that is named as its class')
     if empty := sorted(set(classes) - set(heads)):
         raise ValueError(f'{root}: no image in {len(empty)} of {len(classes)} class folders: '
                          f'{", ".join(empty[:5])}{others}')
@@ -657,9 +657,14 @@ def read_lines(listed: Path, **kinds) -> list[dict]:
     with understood(listed): return [record(line) for line in Path(listed).read_text(encoding='utf-8').split('\n') if line]
 
 # %% ../nbs/03_images.ipynb #a6e9cca4
+def _text(path, pipe=None): return Path(path).read_text(encoding='utf-8-sig')
+
+_text_once = lru_cache(maxsize=8)(_text)
+
 def own_text(path: Path) -> str:
-    "The text of a user's file. ValueError for one that is not UTF-8, whatever the computer's own encoding is."
-    try: return Path(path).read_text(encoding='utf-8-sig')
+    "The text of a user's file, or of a pipe. ValueError for one that is not UTF-8, whatever the computer's own encoding is."
+    there = os.stat(path)
+    try: return _text_once(path, there.st_ino) if stat.S_ISFIFO(there.st_mode) else _text(path)
     except UnicodeDecodeError as e: raise ValueError(f'{path}: not a text in UTF-8: save it as UTF-8 ({e})') from None
 
 # %% ../nbs/03_images.ipynb #33dfd023

@@ -112,8 +112,12 @@ from pathlib import Path
 from threading import RLock
 from typing import Callable
 
+def printable(text):
+    "A text for one field of a line."
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(text))
+
 def give_up(why):
-    print(f'score.py: {why}', file=sys.stderr)
+    print('score.py:', printable(why), file=sys.stderr)
     sys.exit(2)
 
 try:
@@ -147,33 +151,47 @@ def pixels(path, rule, orient=False):
     if os.path.isdir(path): raise ValueError(f'{path}: a folder: name the pictures in it')
     return read_image(path, orient=orient, then=lambda picture: resized(picture, rule))
 
-def printable(text):
-    "A text for one field of a line."
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(text))
-
 '''
 
 # %% ../nbs/10c_onnx.ipynb #701967e9
 _TAIL = '''AGAIN = 'bring the whole folder again'
 
+def is_number(x): return type(x) in (int, float) and abs(x) < 1e300  # which NaN is not
+
+def are_texts(x): return isinstance(x, list) and all(isinstance(text, str) for text in x)
+
+def is_rule(x):
+    return (type(x['size']) is int and 0 < x['size'] < 10_000 and x['mode'] in ('shortest', 'longest', 'squash')
+            and x['interpolation'] in ('bicubic', 'bilinear') and is_number(x['fill']))
+
+RULES = dict(names=are_texts, negative_names=are_texts, threshold=lambda x: x is None or is_number(x),
+             orient=lambda x: type(x) is bool, resize=is_rule,
+             files=lambda x: isinstance(x, dict) and 'detector.onnx' in x and all(name == os.path.basename(name) for name in x))
+
+def checked(about):
+    "What detector.json says. ValueError, KeyError or TypeError for what was not exported like this."
+    for name, holds in RULES.items():
+        if not holds(about[name]): raise ValueError(f'{name} is not what was exported')
+    return about
+
 def opened(folder):
     "What detector.json says, and the network; the program ends with one line if the folder is incomplete or damaged."
     try:
-        about = json.loads((folder/'detector.json').read_text(encoding='utf-8'))
+        about = checked(json.loads((folder/'detector.json').read_text(encoding='utf-8')))
         files = {name: (folder/name).read_bytes() for name in about['files']}
-    except OSError as error: give_up(f'{printable(error.filename)} cannot be read ({error.strerror}): {AGAIN}')
+    except OSError as error: give_up(f'{error.filename} cannot be read ({error.strerror}): {AGAIN}')
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        give_up(f'{folder}/detector.json is damaged ({printable(error)}): {AGAIN}')
+        give_up(f'{folder}/detector.json is damaged ({type(error).__name__}: {error}): {AGAIN}')
     for name, known in about['files'].items():
         if hashlib.sha256(files[name]).hexdigest() != known:
             give_up(f'{folder}/{name} is not the file that was exported: {AGAIN}')
     try: import onnxruntime
     except ImportError as error: give_up(f'{error}: pip install onnxruntime')
     try: session = onnxruntime.InferenceSession(folder/'detector.onnx', providers=['CPUExecutionProvider'])
-    except Exception as error: give_up(f'{folder}/detector.onnx cannot be opened ({printable(error)})')
+    except Exception as error: give_up(f'{folder}/detector.onnx cannot be opened ({error})')
     undecided = '; no threshold: nothing was decided' if about['threshold'] is None else ''
     says = f'of {folder} only score.py runs code, detector.onnx and detector.json are data'
-    print(f'score.py: {says}{undecided}', file=sys.stderr)
+    print('score.py:', printable(says + undecided), file=sys.stderr)
     return about, session
 
 def line_of(path, about, session):

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 from .images import open_sets
+from .preflight import figures_place
 from .report import data_uri, figures_folder, in_html, in_markdown, ledger, where
 from .runs import ROW, asset, atomic_write, file_hash, note_output, stage_folder, understood
 from .scales import Scale, get_scale
@@ -502,6 +503,14 @@ def _files(folder) -> list[Html]:
     return [tag('details', tag('summary', f'{len(rest)} files'), listed), *shown]
 
 # %% ../nbs/16d_page.ipynb #6179d390
+def _check_made(folder, scale, root):
+    "FileNotFoundError if notebooks left nothing of a scale; makes nothing."
+    made = folder.iterdir() if folder.is_dir() else ()
+    if any(p.name != 'report.html' and not p.name.startswith('.') for p in made): return
+    if (Path(root)/scale.name/'notebooks').exists(): return
+    raise FileNotFoundError(f'{folder} holds nothing of scale {scale.name}, so there is nothing to report: '
+                            f'`synood reproduce --scale {scale.name}` makes its tables, --root names another place')
+
 def write_page(scale,  # its name, the path of a TOML file, or a `Scale`
                root: Path = 'runs',  # folder of everything that was made
                pairs: int = 24  # synthetic pairs to show
@@ -509,9 +518,9 @@ def write_page(scale,  # its name, the path of a TOML file, or a `Scale`
     """Write report.html to a scale's figures folder: what its notebooks left behind, on one page without anything outside it; return its path.
 
     FileNotFoundError where nothing was made, ValueError of one line for a file that is damaged."""
-    scale, folder = get_scale(scale), figures_folder(scale, root)
-    if not any(p.name != 'report.html' and not p.name.startswith('.') for p in folder.iterdir()) and not (Path(root)/scale.name/'notebooks').exists():
-        raise FileNotFoundError(f'{folder} holds nothing of scale {scale.name}, so there is nothing to report: `synood reproduce --scale {scale.name}` makes its tables, --root names another place')
+    scale = get_scale(scale)
+    _check_made(figures_place(root)/scale.name, scale, root)
+    folder = figures_folder(scale, root)
     rows, no_rows = _read(folder/'results.csv', pd.DataFrame(columns=[*_LINE, 'seed']), _results)
     bare = dict(scale=json.loads(json.dumps(dataclasses.asdict(scale))), stages={})
     manifest, no_manifest = _read(folder/'manifest.json', bare, _manifest)

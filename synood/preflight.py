@@ -9,6 +9,7 @@ __all__ = ['KINDS', 'nearest', 'name_limit', 'figures_place', 'check_place', 'be
 
 # %% ../nbs/16a_preflight.ipynb #c832a3af
 import errno, json, os, shutil, unicodedata
+from collections import Counter
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -91,8 +92,10 @@ def drawn_counts(scale: Scale) -> dict[str, int]:
     return dict.fromkeys(parts[half], scale.n_train)
 
 def counts_of(train: ImageSet) -> dict[str, int]:
-    "Images of every class of a labelled set."
-    return dict(zip(train.classes, np.bincount(train.labels, minlength=len(train.classes)).tolist()))
+    "Images of every class of a labelled set; classes that share a name, as two of ImageNet do, with their numbers."
+    known = Counter(train.classes)
+    names = [f'{name} (class {i})' if known[name] > 1 else name for i, name in enumerate(train.classes)]
+    return dict(zip(names, np.bincount(train.labels, minlength=len(names)).tolist()))
 
 def check_counts(scale: Scale, counts: dict[str, int], fields=None):
     """Return if so many images of every class are enough for what the `fields` (default: all) of a scale ask for.

@@ -10,7 +10,7 @@ import hashlib, json, os, re, shutil, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import typer
-from .commands import commands
+from .commands import commands, printable
 
 # %% ../nbs/16f_verify.ipynb #48c3dffe
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def report_of(root: Path, told: list, repair: bool) -> dict:
 def as_text(report: dict) -> str:
     "A report in lines: one for everything that differs, and a summary."
     removed = {True: ': removed', False: ''}
-    lines = [f'{d["path"]} ({d["kind"]}): {d["problem"]}{removed[d["removed"]]}' for d in report['damaged']]
+    lines = [printable(f'{d["path"]} ({d["kind"]}): {d["problem"]}{removed[d["removed"]]}') for d in report['damaged']]
     counted = ', '.join(f'{n} {kind}' for kind, n in report['compared'].items()) or 'nothing'
     old = f'; {len(report["without_hash"])} of earlier versions have no hash' if report['without_hash'] else ''
     left = [d for d in report['damaged'] if not d['removed']]
@@ -161,7 +161,7 @@ def as_text(report: dict) -> str:
     if any(d['kind'] != 'detector' for d in left): advice = '; --repair removes it, its command makes it again'
     elif left: advice = '; a detector is not removed: bring it again, or make it anew'
     summary = f'compared below {report["root"]}: {counted}{old}; {len(lines) or "none"} of them damaged{advice}'
-    return '\n'.join([*lines, summary])
+    return '\n'.join([*lines, printable(summary)])
 
 # %% ../nbs/16f_verify.ipynb #0ecfc8b3
 @commands.command()
@@ -171,5 +171,5 @@ def verify(detectors: list[Path] = typer.Argument(None, help='Folders of saved d
            as_json: bool = typer.Option(False, '--json', help='Print JSON.')):
     "Compare all that stands with the hash it was made with; status 1 if harm is left. Example: synood verify --root runs"
     report = report_of(root, compare(things(root, detectors or ())), repair)
-    print(json.dumps(report, indent=1, ensure_ascii=False) if as_json else as_text(report))
+    print(json.dumps(report, indent=1) if as_json else as_text(report))
     if not all(d['removed'] for d in report['damaged']): raise typer.Exit(1)

@@ -220,7 +220,9 @@ def test_a_complete_disk_has_status_0_and_a_table_for_every_protocol(scale, tmp_
     write(tmp_path/'NINCO/NINCO_popular_datasets_subsamples/places/a b.jpg')
     write(tmp_path/'NINCO/NINCO_popular_datasets_subsamples/textures/c.JPG')
     items = diagnose(scale, tmp_path, tmp_path/'runs', counts=FEW)
-    assert verdict(items) == 0, [item for item in items if item.status in ('missing', 'broken')]
+    harm = [item for item in items if item.status in ('missing', 'broken')]
+    assert [(item.check, item.name) for item in harm] == [('work', 'numbers')]  # six pictures are few for a thousand classes
+    assert '1000 classes' in harm[0].finding
     assert {name: item.status for name, item in of(items).items() if name.startswith('protocol ')} == {f'protocol {p}': 'ok' for p in ('imagenet', 'mos', 'openood15', 'synood_table2', 'ninco_clean')}
     assert {item.status for item in of(items, 'tables').values()} == {'ok'} and len(of(items, 'tables')) == 9
 
@@ -228,7 +230,7 @@ def test_a_complete_disk_has_status_0_and_a_table_for_every_protocol(scale, tmp_
 def test_a_set_of_another_protocol_only_warns(scale, tmp_path):
     synood(tmp_path)
     items = diagnose(scale, tmp_path, tmp_path/'runs', counts=FEW)
-    assert verdict(items) == 0
+    assert verdict([item for item in items if item.check != 'work']) == 0
     assert of(items)['ninco'].status == of(items)['protocol openood15'].status == 'warn'
     tables = of(items, 'tables')
     assert tables['Table 1'].status == 'ok' and tables['Table 2'].finding == 'blocked by data protocol synood_table2'
