@@ -628,6 +628,7 @@ def _write(detector, folder):
         if _PART.fullmatch(f'clip/{file.name}') and file.is_file(): shutil.copyfile(file, folder/'clip'/file.name)
     (folder/'detector.safetensors').write_bytes(save_arrays({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
     meta['files'] = {name: file_hash(path) for name, path in sorted(_parts(folder).items()) if name != 'detector.json'}
+    meta['written'] = digest(json.loads(json.dumps(meta)))  # as it is read
     (folder/'detector.json').write_text(json.dumps(meta, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
 def _picture_name(i): return f'{i:04}.jpg'
@@ -725,6 +726,8 @@ def _load(folder):
         need(False, f'{name} is {"missing" if name in meta["files"] else "not among its files"}')
     for name, known in meta['files'].items():
         need(file_hash(parts[name]) == known, f'{name} is not the file that was saved with it')
+    own = digest({k: v for k, v in meta.items() if k != 'written'})
+    need(meta.get('written', own) == own, 'detector.json is not what was saved: bring it again, or make it anew')
     made = OODDetector(**entries, text=text, negatives=negatives, tuned=tuned, projection=projection, learner=learner,
                        fitted=arrays['fitted'], neighbours=near)
     try: _network(made)
