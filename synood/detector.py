@@ -726,13 +726,13 @@ def _load(folder):
         need(False, f'{name} is {"missing" if name in meta["files"] else "not among its files"}')
     for name, known in meta['files'].items():
         need(file_hash(parts[name]) == known, f'{name} is not the file that was saved with it')
-    own = digest({k: v for k, v in meta.items() if k != 'written'})
-    need(meta.get('written', own) == own, 'detector.json is not what was saved: bring it again, or make it anew')
     made = OODDetector(**entries, text=text, negatives=negatives, tuned=tuned, projection=projection, learner=learner,
                        fitted=arrays['fitted'], neighbours=near)
     try: _network(made)
     except FileNotFoundError: pass  # a network that is not on this machine yet: the first score says so
     except (ValueError, OSError) as e: raise ValueError(str(e) if str(folder) in str(e) else f'{folder}: {e}') from None
+    own = digest({k: v for k, v in meta.items() if k != 'written'})
+    need(meta.get('written', own) == own, 'detector.json is not what was saved: bring it again, or make it anew')
     return made
 
 # %% ../nbs/11_detector.ipynb #c5ede71b

@@ -593,10 +593,14 @@ def read_hash(known: Path) -> str:
     warnings.warn(f'the hash in {known} is damaged, and its images are read again')
     return ''
 
+_MANY = 20_000  # images of a set that is looked at once in the life of its object
+
 def set_hash(images: ImageSet, cache: Path | None) -> str:
     "`images.hash`, read from the cache while every file stays what it is, see `mark`: hashing ImageNet reads 150 GB."
-    if cache is None or 'hash' in images.__dict__: return images.hash
+    if cache is None or ('hash' in images.__dict__ and len(images) > _MANY): return images.hash
     marks = in_threads(mark, images.paths)
+    if images.__dict__.get('marks') == marks: return images.hash
+    images.__dict__.pop('hash', None)  # of what its files were
     about = [str(Path(images.root).resolve()), list(zip(images.files, marks)), *(['turned'] if images.orient else [])]
     known = Path(cache)/'hashes'/digest(about)
     if not (found := read_hash(known)):  # who may only read needs no lock
@@ -606,7 +610,7 @@ def set_hash(images: ImageSet, cache: Path | None) -> str:
                 if not (found := read_hash(known)):
                     found = images.hash
                     atomic_write(known, f'{found} {digest([known.name, found])}\n')
-    images.__dict__['hash'] = found  # as if it had been computed here
+    images.__dict__.update(hash=found, marks=marks)  # as if it had been computed here
     return found
 
 # %% ../nbs/05_features.ipynb #1a1f6027

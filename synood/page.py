@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 from .images import open_sets
-from .report import data_uri, figures_folder, in_html, in_markdown, ledger, where
+from .report import check_results, data_uri, figures_folder, in_html, in_markdown, ledger, where
 from .runs import ROW, asset, atomic_write, file_hash, note_output, stage_folder, understood
 from .scales import Scale, get_scale
 from .synthesis import read_synthetic
@@ -512,6 +512,7 @@ def write_page(scale,  # its name, the path of a TOML file, or a `Scale`
     scale, folder = get_scale(scale), figures_folder(scale, root)
     if not any(p.name != 'report.html' and not p.name.startswith('.') for p in folder.iterdir()) and not (Path(root)/scale.name/'notebooks').exists():
         raise FileNotFoundError(f'{folder} holds nothing of scale {scale.name}, so there is nothing to report: `synood reproduce --scale {scale.name}` makes its tables, --root names another place')
+    check_results(scale, root)
     rows, no_rows = _read(folder/'results.csv', pd.DataFrame(columns=[*_LINE, 'seed']), _results)
     bare = dict(scale=json.loads(json.dumps(dataclasses.asdict(scale))), stages={})
     manifest, no_manifest = _read(folder/'manifest.json', bare, _manifest)
