@@ -134,7 +134,7 @@ def find_notebooks(only: str = '') -> list[Path]:
 # %% ../nbs/17_cli.ipynb #8508853a
 _SHOWN = {'20': 'Table 1', '21': 'Table 2', '22': 'Table 3', '23': 'Table 4', '24': 'Table 5', '25': 'Figure 3',
           '26': 'Figure 4', '27': 'KR-NFT', '28': 'CMA', '29': 'Figure 4'}  # figures 1 and 2 show what Figure 4 counts
-_ROWS = 'prompt_shots', 'npos_shots', 'locoop_top', 'knn_k'  # of Table 1 alone
+_ROWS = 'prompt_shots', 'npos_shots', 'locoop_top', 'knn_k', 'cocoop_length', 'clipn_batch'  # of Table 1 alone
 
 def fields_of(notebooks: list[Path]) -> set[str]:
     "The fields of a scale that these notebooks ask for, of those that `preflight` knows."

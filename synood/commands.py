@@ -222,11 +222,11 @@ def write_scores(detector, images: Path, out: Path, lines: bool, key: str, sprea
 
     Beside the table lie, until it is complete, what is done of it and how far that goes. BlockingIOError if another process is writing it."""
     from filelock import Timeout
-    from synood.runs import digest, lock, move
+    from synood.runs import digest, lock, make_folder, move
     place = destination(out)
     name = place.name if len(os.fsencode(place.name)) < 150 else digest(place.name)  # what stands beside it has longer names
     part, turn = place.with_name(f'.{name}.{key}.part'), place.with_name(f'.{name}.part.lock')
-    place.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(place.parent)
     try:
         with lock(turn, timeout=0):
             counts = _write_part(detector, images, part, lines, form_of(out, lines)[1], spreadsheet, size)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['put_question', 'Lister', 'read_image_text', 'load_lister', 'standin_processor', 'lister_config', 'ask', 'forms',
-           'parse_answer', 'context_prompt', 'read_answers', 'describe', 'context_quality', 'Answers', 'Asker',
-           'write_contexts', 'read_contexts', 'make_contexts']
+           'parse_answer', 'context_prompt', 'read_answers', 'describe', 'context_quality', 'read_answer', 'Answers',
+           'Asker', 'write_contexts', 'read_contexts', 'make_contexts']
 
 # %% ../nbs/08_context.ipynb #96413d28
 import hashlib, json, re, warnings
@@ -19,7 +19,7 @@ from transformers import (AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from .features import built, device, locate_model, models_used, openai_bpe, readable, whole
 from .folders import lent, read_settings
 from .images import open_sets, read_lines, read_selection
-from .runs import atomic_write, digest, file_hash, folder_hash, remembered, stage
+from .runs import atomic_write, digest, file_hash, folder_hash, make_folder, remembered, stage
 
 # %% ../nbs/08_context.ipynb #0a613d78
 def put_question(question: str,  # with {name} and the image placeholder
@@ -200,6 +200,15 @@ def context_quality(items: list[tuple[str, ...]],  # for each picture, the thing
                             count(t & places for _, t in pairs)))
 
 # %% ../nbs/08_context.ipynb #fb58478e
+def read_answer(path: Path) -> str:
+    "The answer in a file, compared with the hash that stands in it. ValueError if it is not what was written."
+    try:
+        told = json.loads(Path(path).read_text(encoding='utf-8'))
+        known, answer = told.pop('written', None), told['answer']  # earlier versions wrote no hash
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError): raise ValueError('it is damaged') from None
+    if known in (None, digest([path.name, told])) and isinstance(answer, str): return answer
+    raise ValueError('it is not what was written')
+
 @dataclass(frozen=True)
 class Answers:
     "Raw answers on disk, one small file per picture and class."
@@ -213,15 +222,16 @@ class Answers:
     def read(self, picture: Path, name: str) -> str | None:
         "The answer; None if there is none or, with a warning, if its file is damaged."
         path = self.path(picture, name)
-        try: return json.loads(path.read_text(encoding='utf-8'))['answer']
+        try: return read_answer(path)
         except FileNotFoundError: return None
-        except (ValueError, KeyError, TypeError): warnings.warn(f'{path} is damaged: its picture is asked about again')
+        except ValueError: warnings.warn(f'{path} is damaged: its picture is asked about again')
 
     def write(self, picture: Path, name: str, answer: str):
         "Keep an answer, whole or not at all."
         path = self.path(picture, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, json.dumps(dict(name=name, answer=answer), ensure_ascii=False))
+        make_folder(path.parent)
+        told = dict(name=name, answer=answer)
+        atomic_write(path, json.dumps(told | dict(written=digest([path.name, told])), ensure_ascii=False))
 
 # %% ../nbs/08_context.ipynb #5db10f14
 @dataclass

@@ -637,6 +637,7 @@ def _write(detector, folder):
         if _PART.fullmatch(f'clip/{file.name}') and file.is_file(): shutil.copyfile(file, folder/'clip'/file.name)
     (folder/'detector.safetensors').write_bytes(save_arrays({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
     meta['files'] = {name: file_hash(path) for name, path in sorted(_parts(folder).items()) if name != 'detector.json'}
+    meta['written'] = digest(json.loads(json.dumps(meta)))  # as it is read
     (folder/'detector.json').write_text(json.dumps(meta, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
 def _picture_name(i): return f'{i:04}.jpg'
@@ -747,6 +748,8 @@ def _load(folder):
     try: _network(made)
     except FileNotFoundError: pass  # a network that is not on this machine yet: the first score says so
     except (ValueError, OSError) as e: raise ValueError(str(e) if str(folder) in str(e) else f'{folder}: {e}') from None
+    own = digest({k: v for k, v in meta.items() if k != 'written'})
+    need(meta.get('written', own) == own, 'detector.json is not what was saved: bring it again, or make it anew')
     return made
 
 # %% ../nbs/11_detector.ipynb #c5ede71b

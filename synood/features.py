@@ -508,23 +508,26 @@ def noted_in(file) -> dict[str, str]:
 
 _vouched = {}  # path -> mark of the file when its arrays were last compared with their hash
 
-def unpack_arrays(path: Path, anew: bool = False) -> dict[str, np.ndarray]:
+def unpack_arrays(path: Path, anew: bool = False, expected: str = '') -> dict[str, np.ndarray]:
     """The arrays of a file, compared with their hash if it holds one; again only if the file has changed, or `anew`.
+
+    expected: what must be said about them, if anything is.
 
     ValueError says what is wrong."""
     seen = mark(path)
     try:
         with safe_open(path, 'numpy') as f: found, about = {name: f.get_tensor(name) for name in f.keys()}, noted_in(f)
     except (SafetensorError, ValueError, TypeError) as e: raise ValueError(' '.join(str(e).split())) from None
+    if expected and about.get('about', expected) != expected: raise ValueError('it belongs under another name')
     if 'sha256' in about and (anew or _vouched.get(str(path)) != seen):
         if arrays_hash(found) != about['sha256']: raise ValueError('its values are not those that were written')
         if is_settled([seen]): _vouched[str(path)] = seen
     return found
 
-def read_arrays(path: Path, count: int) -> dict[str, np.ndarray] | None:
-    "Arrays of `count` rows from a file; None if it is missing or, with a warning, damaged."
+def read_arrays(path: Path, count: int, expected: str = '') -> dict[str, np.ndarray] | None:
+    "Arrays of `count` rows from a file, see `unpack_arrays`; None if it is missing or, with a warning, damaged."
     if not path.exists(): return None
-    try: found = unpack_arrays(path)
+    try: found = unpack_arrays(path, expected=expected)
     except ValueError as e: problem = str(e)
     else:
         if found and all(len(a) == count for a in found.values()): return found
@@ -548,14 +551,15 @@ def _make_whole(final, ranges, make, about):
     for folder in (parts, locks): make_folder(folder)
     def path(k): return parts/f'{k:05d}.safetensors'
     def stands(k): return path(k).exists() or final.exists()  # in this order: parts go when the whole is there
-    def fill(k): atomic_write(path(k), pack_arrays(make(ranges[k])))
+    def called(k): return f'{final.stem}/{k:05d}'
+    def fill(k): atomic_write(path(k), pack_arrays(make(ranges[k]), about=called(k)))
     def part(k):
-        while (found := read_arrays(path(k), len(ranges[k]))) is None: fill(k)  # damaged
+        while (found := read_arrays(path(k), len(ranges[k]), called(k))) is None: fill(k)  # damaged
         return found
     def turn(name): return locks/f'{final.stem}-{name}.lock'
     with lock(turn('whole')):
         sweep(final.parent, final.name, alone=True)  # who holds the lock is the only one to write it
-        if final.exists() and read_arrays(final, ranges[-1].stop) is None: final.unlink()  # damaged
+        if final.exists() and read_arrays(final, ranges[-1].stop, about) is None: final.unlink()  # damaged
     with progress(desc='features', total=ranges[-1].stop) as bar:
         work_off(len(ranges), stands, fill, turn, lambda k: bar.update(len(ranges[k])))
     with lock(turn('whole')):
@@ -576,7 +580,7 @@ def cached(cache: Path | None,  # folder; None computes without keeping
     final = Path(cache)/f'{hashlib.sha256(text.encode()).hexdigest()}.safetensors'
     with writing(final.parent):
         make_folder(final.parent)
-        while (found := read_arrays(final, count)) is None: _make_whole(final, ranges, make, text)
+        while (found := read_arrays(final, count, text)) is None: _make_whole(final, ranges, make, text)
     shutil.rmtree(final.with_suffix('.parts'), ignore_errors=True)  # also those of a process killed just before this line
     return found
 
@@ -589,10 +593,14 @@ def read_hash(known: Path) -> str:
     warnings.warn(f'the hash in {known} is damaged, and its images are read again')
     return ''
 
+_MANY = 20_000  # images of a set that is looked at once in the life of its object
+
 def set_hash(images: ImageSet, cache: Path | None) -> str:
     "`images.hash`, read from the cache while every file stays what it is, see `mark`: hashing ImageNet reads 150 GB."
-    if cache is None or 'hash' in images.__dict__: return images.hash
+    if cache is None or ('hash' in images.__dict__ and len(images) > _MANY): return images.hash
     marks = in_threads(mark, images.paths)
+    if images.__dict__.get('marks') == marks: return images.hash
+    images.__dict__.pop('hash', None)  # of what its files were
     about = [str(Path(images.root).resolve()), list(zip(images.files, marks)), *(['turned'] if images.orient else [])]
     known = Path(cache)/'hashes'/digest(about)
     if not (found := read_hash(known)):  # who may only read needs no lock
@@ -602,7 +610,7 @@ def set_hash(images: ImageSet, cache: Path | None) -> str:
                 if not (found := read_hash(known)):
                     found = images.hash
                     atomic_write(known, f'{found} {digest([known.name, found])}\n')
-    images.__dict__['hash'] = found  # as if it had been computed here
+    images.__dict__.update(hash=found, marks=marks)  # as if it had been computed here
     return found
 
 # %% ../nbs/05_features.ipynb #1a1f6027

@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image, ImageOps
 from .images import open_sets
 from .preflight import figures_place
-from .report import data_uri, figures_folder, in_html, in_markdown, ledger, where
+from .report import check_results, data_uri, figures_folder, in_html, in_markdown, ledger, where
 from .runs import ROW, asset, atomic_write, file_hash, note_output, stage_folder, understood
 from .scales import Scale, get_scale
 from .synthesis import read_synthetic
@@ -521,6 +521,7 @@ def write_page(scale,  # its name, the path of a TOML file, or a `Scale`
     scale = get_scale(scale)
     _check_made(figures_place(root)/scale.name, scale, root)
     folder = figures_folder(scale, root)
+    check_results(scale, root)
     rows, no_rows = _read(folder/'results.csv', pd.DataFrame(columns=[*_LINE, 'seed']), _results)
     bare = dict(scale=json.loads(json.dumps(dataclasses.asdict(scale))), stages={})
     manifest, no_manifest = _read(folder/'manifest.json', bare, _manifest)

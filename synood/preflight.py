@@ -112,6 +112,8 @@ def check_counts(scale: Scale, counts: dict[str, int], fields=None):
     need(scale.prompt_shots <= least, 'prompt_shots', few)
     need(misfit(scale.npos_shots, scale) or scale.npos_shots <= least, 'npos_shots', few)
     need(scale.locoop_top < classes, 'locoop_top', f'of {classes} classes, {classes - 1} is the most that makes sense')
+    need(scale.cocoop_length == 4, 'cocoop_length', 'CoCoOp begins with the four words "a photo of a": set it to 4')
+    need(scale.clipn_batch >= 2, 'clipn_batch', 'CLIPN says no to the pictures of others: take two or more')
     need(scale.knn_k <= sum(counts.values()), 'knn_k', f'there are {sum(counts.values())} training images: lower it')
 
 # %% ../nbs/16a_preflight.ipynb #91c9125c

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['published', 'half_width', 't_interval', 'cell', 'paired', 'difference_cell', 'averages', 'wide', 'gains', 'where',
            'figures_folder', 'csv_text', 'utf8', 'save_table', 'marked', 'in_markdown', 'in_latex', 'in_html',
-           'data_uri', 'markdown', 'latex', 'save_figure', 'merge_results', 'folders_used', 'ledger']
+           'data_uri', 'markdown', 'latex', 'save_figure', 'merge_results', 'folders_used', 'check_results', 'ledger']
 
 # %% ../nbs/04b_report.ipynb #662fbf54
-import csv, dataclasses, html, io, json, os, re
+import csv, dataclasses, html, io, json, os, re, shlex
 from base64 import b64encode
 from importlib.resources import files
 from pathlib import Path
@@ -231,12 +231,22 @@ def folders_used(root: Path, scale: str, manifest: Path) -> set[Path]:
     return folders | {root/inside(name, manifest) for name in last}
 
 # %% ../nbs/04b_report.ipynb #15b7fffc
+def check_results(scale, root: Path):
+    "ValueError of one line if results.csv of a scale holds other rows than those below the root, if there are any."
+    scale, file = get_scale(scale), figures_folder(scale, root)/'results.csv'
+    rows = merge_rows(root, scale.name) if file.exists() else ()
+    if not len(rows) or file.read_bytes() == rows.to_csv(index=False).encode(): return
+    raise ValueError(f'{file} does not hold the rows below {root}: delete it, and '
+                     f'`synood reproduce --scale {scale.name} --root {shlex.quote(str(root))}` writes it again')
+
+# %% ../nbs/04b_report.ipynb #82cb1180
 def ledger(scale, root: Path) -> pd.DataFrame:
     "Published (ImageNet) and our averages over the far-OOD sets, per method of Table 1 that has rows at this scale."
     scale, file = get_scale(scale), figures_folder(scale, root)/'results.csv'
     with understood(file, 'delete it, and run `synood reproduce` again'):
         rows = pd.read_csv(file, keep_default_na=False) if file.exists() else pd.DataFrame(columns=['experiment'])
         rows = rows[rows.experiment == 'table1']
+    check_results(scale, root)
     if rows.empty: raise FileNotFoundError(f'no Table 1 rows at scale {scale.name} in {file}: run `synood reproduce --scale {scale.name}`')
     here = f'{scale.name}, world {scale.world}'
     paper, lines = published('table1').query('ood_dataset == "Average"').set_index('method'), []

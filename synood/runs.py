@@ -7,13 +7,13 @@ __all__ = ['stages', 'SMALL', 'ROW', 'progress', 'in_threads', 'temporary', 'swe
            'make_folder', 'move', 'atomic_file', 'atomic_write', 'atomic_folder', 'inside', 'understood', 'digest',
            'mark', 'is_settled', 'file_hash', 'folder_hash', 'asset', 'embedded_folder', 'code_hash', 'walk',
            'while_unchanged', 'listing_hash', 'schooled', 'fingerprint', 'remembered', 'Stage', 'stage', 'stage_key',
-           'stage_folder', 'ScaleView', 'CannotLock', 'lock', 'shares', 'work_off', 'Job', 'versions', 'stage_problem',
-           'repair_command', 'log_time', 'note_output', 'one_spelling', 'run_stage', 'Rows', 'row_problem', 'read_rows',
-           'read_published', 'merge_rows']
+           'stage_folder', 'ScaleView', 'CannotLock', 'lock', 'shares', 'work_off', 'is_torn', 'Job', 'versions',
+           'stage_problem', 'repair_command', 'log_time', 'note_output', 'one_spelling', 'run_stage', 'Rows',
+           'row_problem', 'read_rows', 'read_published', 'merge_rows']
 
 # %% ../nbs/01_runs.ipynb #d3eac5a0
 import ast, errno, hashlib, importlib, importlib.metadata, inspect, json, os
-import platform, re, shlex, shutil, sys, time, uuid, warnings
+import platform, re, shlex, shutil, stat, sys, time, uuid, warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -165,10 +165,23 @@ def move(source: Path, target: Path):
             time.sleep(pause)
         else: return _flush(Path(target).parent)
 
+def _behind_links(path):
+    "The file that a path leads to, there or not. OSError of one line for what is no regular file, and so is not replaced."
+    path, target = Path(path), Path(os.path.realpath(path))
+    try: kind = os.stat(path).st_mode
+    except FileNotFoundError: kind = stat.S_IFREG
+    what = 'a folder' if stat.S_ISDIR(kind) else 'no regular file'
+    if not stat.S_ISREG(kind): raise OSError(f'{path} is {what}, and a file is to be written there: take it away')
+    if path.is_symlink() and not target.parent.is_dir():
+        raise FileNotFoundError(f'{path} leads to {target}, in a folder that is not there: take the link away')
+    return target if path.is_symlink() else path
+
 @contextmanager
 def atomic_file(path: Path):
-    "Yield a temporary path that becomes the file `path` when the block ends well, and vanishes when it does not."
-    path = Path(path)
+    """Yield a temporary path that becomes the file `path` when the block ends well, and vanishes when it does not.
+
+    A link stays, and the file behind it is written. OSError for what is no file."""
+    path = _behind_links(path)
     _sweep_once(path.parent, os.getpid())
     tmp = temporary(path)
     with writing(path.parent):
@@ -259,10 +272,10 @@ file_hash.cache_clear = _hashes.clear
 _DROPPED = re.compile(r'\.DS_Store|Thumbs\.db|desktop\.ini|\._.*|'  # by file managers
                       r'\.nfs[0-9a-f]+|\.fuse_hidden.*', re.I | re.S)  # and network file systems
 
-def folder_hash(folder: Path) -> str:
-    "A 12-digit hash of all file names and contents below a folder, manifest.json and what file managers leave aside."
+def folder_hash(folder: Path, apart: tuple[str, ...] = ('manifest.json',)) -> str:
+    "A 12-digit hash of all file names and contents below a folder, `apart` and what file managers leave aside."
     folder = Path(folder)
-    def counts(p): return p.is_file() and p.name != 'manifest.json' and not _DROPPED.fullmatch(p.name)
+    def counts(p): return p.is_file() and p.name not in apart and not _DROPPED.fullmatch(p.name)
     files = sorted(p for p in folder.rglob('*') if counts(p))
     return digest([(p.relative_to(folder).as_posix(), file_hash(p)) for p in files])
 
@@ -493,6 +506,18 @@ def _stands(k, stands, make, path, tick):
     return True
 
 # %% ../nbs/01_runs.ipynb #5e9d59d2
+_MADE = '.made'  # in a batch's folder until the stage is finished: the hash of what was made
+
+def is_torn(home: Path) -> bool:
+    "Whether the folder of a batch, in a stage that is not finished, is something else than what was made."
+    try: made = (home/_MADE).read_text(encoding='utf-8', errors='replace')
+    except OSError: return False  # of an earlier version, or the stage is being finished
+    return made != folder_hash(home, (_MADE,)) and (home/_MADE).exists()
+
+def _must_go(home):
+    if torn := is_torn(home): warnings.warn(f'{home} is not what was made before the stop, and is made again')
+    return torn
+
 @dataclass(frozen=True)
 class Job:
     "One making of one stage: what its function gets."
@@ -510,10 +535,15 @@ class Job:
         The folder of chunk k is NNNNN, or what `named(batch)` says."""
         plan = [items[i:i + size] for i in range(0, len(items), size)]
         homes = [self.folder/(named(batch) if named else f'{k:05d}') for k, batch in enumerate(plan)]
-        def stands(k): return homes[k].exists() or self.final.exists()
+        old = {k for k, home in enumerate(homes) if home.exists()}  # of a process that was stopped
+        def stands(k): return (homes[k].exists() and not (k in old and _must_go(homes[k]))) or self.final.exists()
         def fill(k):
             try:
-                with atomic_folder(homes[k]) as folder: make(plan[k], folder)
+                shutil.rmtree(homes[k], ignore_errors=True)
+                with atomic_folder(homes[k]) as folder:
+                    make(plan[k], folder)
+                    (folder/_MADE).write_text(folder_hash(folder, (_MADE,)), encoding='utf-8')
+                old.discard(k)
             except OSError:  # a network file system may show a folder of another host late
                 if not stands(k): raise
         with progress(desc=f'{self.stage} {self.final.name}', total=len(items)) as bar:
@@ -572,9 +602,12 @@ def stage_problem(folder: Path, whole: bool = False) -> str:
     folder = Path(folder)
     try:
         about = json.loads((folder/'manifest.json').read_text(encoding='utf-8'))
-        files, size, content = about['files'], about['bytes'], about['content']
+        written = about.pop('written', None)
+        files, size, content, name = about['files'], about['bytes'], about['content'], about.get('folder', folder.name)
     except (FileNotFoundError, NotADirectoryError): return 'it holds no manifest.json'
-    except (ValueError, LookupError, TypeError, RecursionError): return 'its manifest.json is damaged'
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError): return 'its manifest.json is damaged'
+    if written not in (None, digest(about)): return 'its manifest.json is damaged: it is not what was written'
+    if name != folder.name: return f'it is the folder {name}'
     sizes = _census(folder)
     there = len(sizes), sum(sizes.values())
     if there != (files, size): return f'it holds {there[0]} files of {there[1]} bytes, and not {files} of {size}'
@@ -599,7 +632,9 @@ def _finish(st, scale, seed, part, final, inputs):
     with lock(final.parent/'.locks'/f'{final.name}.finish.lock'):
         if final.exists(): return
         for folder in [part, *(p for p in part.rglob('*') if p.is_dir())]: sweep(folder, alone=True)  # of killed processes
-        manifest = _manifest(st, scale, seed, part, inputs)
+        for note in part.rglob(_MADE): note.unlink()
+        manifest = _manifest(st, scale, seed, part, inputs) | dict(folder=final.name)
+        manifest['written'] = digest(json.loads(json.dumps(manifest, default=str)))
         atomic_write(part/'manifest.json', json.dumps(manifest, indent=1, sort_keys=True, default=str) + '\n')
         settle(part)
         move(part, final)
@@ -676,6 +711,11 @@ ROW = ('scale', 'world', 'protocol', 'method', 'backbone', 'images', 'training',
        'fpr95_ood_positive', 'aupr_in', 'aupr_out', 'id_acc')
 
 _CELLS = ['images', 'training', 'strategy', 'm']
+_HASHED = '.hashed'  # in a folder of rows: every file has a hash, which covers its name and the folder's
+
+def _row_hash(path, content):
+    named = f'{path.parent.name}/{path.name}\n'.encode() if (path.parent/_HASHED).exists() else b''
+    return hashlib.sha256(named + content).hexdigest()
 
 @dataclass(frozen=True)
 class Rows:
@@ -699,7 +739,8 @@ class Rows:
         "Write a file and the hash beside it; of two processes the first one writes both."
         with lock(self.folder/'.rows.lock'):
             if path.exists(): return
-            atomic_write(path.with_suffix('.sha256'), hashlib.sha256(text).hexdigest() + '\n')
+            if not any(path.parent.glob('*.csv')): atomic_write(path.parent/_HASHED, 'every file here has a hash\n')
+            atomic_write(path.with_suffix('.sha256'), _row_hash(path, text) + '\n')
             atomic_write(path, text)
 
     def publish(self, experiment: str, params: list[dict], ablation: bool = False) -> pd.DataFrame:
@@ -708,7 +749,7 @@ class Rows:
         listed = self.folder/f'{experiment}.json'
         rows = pd.concat([read_rows(self.folder/name, ablation) for name in names], ignore_index=True)
         one_spelling(listed)
-        shown = dict(ablation=ablation, files=sorted(set(names)))
+        shown = dict(ablation=ablation, files=sorted(set(names)), experiment=experiment)
         atomic_write(listed, json.dumps(shown | dict(content=digest(shown)), indent=1))
         note_output(listed)
         return rows
@@ -720,11 +761,13 @@ def _warn_of(folder):
 
 def row_problem(path: Path) -> str:
     "How a file of rows differs from what was written, empty for not at all; those of earlier versions have no hash."
-    beside, content = Path(path).with_suffix('.sha256'), Path(path).read_bytes()
+    path = Path(path)
+    beside, content = path.with_suffix('.sha256'), path.read_bytes()
+    if not beside.exists() and (path.parent/_HASHED).exists(): return 'the hash beside it is missing'
     if not beside.exists(): return '' if content else 'it is empty'
     noted = beside.read_text(encoding='utf-8', errors='replace').strip()
     if not re.fullmatch(r'[0-9a-f]{64}', noted): return f'the hash beside it, {beside.name}, is damaged'
-    return '' if hashlib.sha256(content).hexdigest() == noted else 'it is not what was written'
+    return '' if _row_hash(path, content) == noted else 'it is not what was written'
 
 def read_rows(path: Path, ablation: bool) -> pd.DataFrame:
     """The rows of a file; the columns that describe ablation cells are empty unless it is one.
@@ -748,8 +791,9 @@ def read_published(listed: Path) -> tuple[bool, list[Path]]:
         shown = json.loads(listed.read_text(encoding='utf-8'))
         ablation, files = shown['ablation'], [listed.parent/inside(name, listed) for name in shown['files']]
         if type(ablation) is not bool or not files: raise ValueError('it must say true or false, and name files')
-        own = digest({k: shown[k] for k in ('ablation', 'files')})
+        own = digest({k: v for k, v in shown.items() if k != 'content'})
         if shown.get('content') not in (None, own): raise ValueError('it is not what was written')
+        if shown.get('experiment', listed.stem) != listed.stem: raise ValueError('it is the list of another experiment')
     if lost := [path for path in files if not path.is_file()]:
         raise FileNotFoundError(f'{listed} names the rows {lost[0]}, which are missing: {again}')
     return ablation, files

@@ -346,6 +346,8 @@ def check_scale(scale: Scale) -> Scale:
     need('{name}' in scale.question, 'question', 'a text with {name} for the class to leave out')
     for field in ('id_prompt', 'noun_prompt', 'adj_prompt', 'zoc_prompt'):
         need(getattr(scale, field).count('{}') == 1, field, 'a text with one {} for the word')
+    need(not re.search('[{}]', scale.zoc_prompt.replace('{}', '')), 'zoc_prompt', 'a text with {} for the word and no other braces')
+    need(scale.label_min <= scale.m, 'label_min', f'at most m = {scale.m}, as no label can have more synthetic images')
     need('{context}' in scale.context_prompt, 'context_prompt', 'a text with {context}')
     if scale.data and any(i.startswith('embedded:') for field in NETWORKS for i in getattr(scale, field)):
         warnings.warn(f'scale {scale.name}: the embedded networks know the miniature and no photographs; '

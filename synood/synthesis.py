@@ -351,11 +351,20 @@ def write_records(folder: Path, records: list[dict]):
     (folder/'records.jsonl').write_text(''.join(json.dumps(r, sort_keys=True) + '\n' for r in records), encoding='utf-8')
 
 # %% ../nbs/09_synthesis.ipynb #f28eec91
+def _check_pairs(batch, kind, named):
+    "ValueError of one line unless the pictures of a batch are those that its records name, each once."
+    if not (batch/kind).is_dir(): return  # of another kind
+    there = {p.relative_to(batch/kind).as_posix() for p in (batch/kind).rglob('*.png')}
+    if odd := sorted(there ^ set(named)) or sorted({name for name in named if named.count(name) > 1}):
+        raise ValueError(f'{batch/"records.jsonl"} and the pictures in {batch/kind} differ, first in {odd[0]!r}: '
+                         f'delete {batch.parent}, and the same command makes it again')
+
 def read_synthetic(folder: Path, kind: str) -> tuple[ImageSet, list[dict]]:
     "The images ('grad', 'plain' or 'text') of a finished stage and their records, in the order of the selection."
     files, records, home = [], [], os.path.realpath(folder)
     for batch in sorted(p for p in Path(folder).iterdir() if p.is_dir()):
         lines = read_lines(batch/'records.jsonl', label=int, name=str)
+        _check_pairs(batch, kind, [png_name(r['path']) for r in lines])
         records += lines
         files += [f'{batch.name}/{kind}/{png_name(r["path"])}' for r in lines]
     for name in files:  # a stage makes no links

@@ -32,12 +32,15 @@ def _of_cache(cache):
     for path in sorted(arrays): yield Thing('features', path)
     for path in sorted((cache/'hashes').glob('*')):
         if re.fullmatch('[0-9a-f]{12}', path.name): yield Thing('hash', path)
+    for path in sorted((cache/'answers').glob('*/*/*.json')): yield Thing('answer', path)
 
 def _of_scale(home):
     for path in sorted(home.glob('*/*')):
         keyed = _KEY.fullmatch(path.name) and path.parent.name not in ('rows', 'notebooks')
         if keyed and path.is_dir(): yield Thing('stage', path)
         if path.name == 'network' and (path/'manifest.json').exists(): yield Thing('network', path)
+    for path in sorted(home.glob('*/*.part/**/.made')): yield Thing('batch', path.parent)
+    for path in sorted(home.glob('*/*.part/checkpoint.safetensors')): yield Thing('checkpoint', path)
     for path in sorted(home.glob('rows/*/*.csv')): yield Thing('rows', path)
     for path in sorted(home.glob('rows/*.json')): yield Thing('list', path)
     for path in sorted(home.glob('notebooks/*.json')): yield Thing('record', path)
@@ -56,9 +59,12 @@ def things(root: Path, detectors: list[Path] = ()) -> list[Thing]:
 # %% ../nbs/16f_verify.ipynb #0de393ad
 def _differing(folder, listed, key):
     "What of the files that folder/`listed` names under `key` is not there as it says."
-    from synood.runs import file_hash, inside
-    try: noted = json.loads((folder/listed).read_text(encoding='utf-8')).get(key)
-    except (OSError, ValueError, AttributeError): return f'its {listed} is damaged'
+    from synood.runs import digest, file_hash, inside
+    try:
+        about = json.loads((folder/listed).read_text(encoding='utf-8'))
+        written, noted = about.pop('written', None), about.get(key)
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError): return f'its {listed} is damaged'
+    if written not in (None, digest(about)): return f'its {listed} is not what was written'
     if noted is None: return None
     if not isinstance(noted, dict): return f'its {listed} is damaged: {key} must name files'
     for name, expected in noted.items():
@@ -70,12 +76,19 @@ def _differing(folder, listed, key):
 def _of_features(path):
     from safetensors import safe_open
     from synood.features import noted_in, unpack_arrays
-    try: unpack_arrays(path, anew=True)
+    expected = f'{path.parent.stem}/{path.stem}' if path.parent.suffix == '.parts' else ''
+    try: unpack_arrays(path, anew=True, expected=expected)
     except ValueError as e: return str(e)
     with safe_open(path, 'numpy') as f: about = noted_in(f)
-    named = hashlib.sha256(about['about'].encode()).hexdigest() if 'about' in about else path.stem
+    named = hashlib.sha256(about['about'].encode()).hexdigest() if 'about' in about and not expected else path.stem
     if named != path.stem: return 'it belongs under another name'
     return '' if 'sha256' in about else None
+
+def _of_answer(path):
+    from synood.context import read_answer
+    try: read_answer(path)
+    except ValueError as e: return str(e)
+    return '' if 'written' in json.loads(path.read_text(encoding='utf-8')) else None
 
 def _of_hash(path):
     from synood.features import read_hash
@@ -84,6 +97,15 @@ def _of_hash(path):
         return '' if read_hash(path) else 'it is damaged'
 
 # %% ../nbs/16f_verify.ipynb #6e77bc93
+def _of_batch(path):
+    from synood.runs import is_torn
+    return 'it is not what was made' if is_torn(path) else ''
+
+def _of_checkpoint(path):
+    from synood.training import read_checkpoint
+    try: return '' if read_checkpoint(path) else None
+    except ValueError as e: return str(e).removeprefix(f'{path} is damaged ').partition(': delete it')[0]
+
 def _of_rows(path):
     from synood.runs import row_problem
     return row_problem(path) or ('' if path.with_suffix('.sha256').exists() else None)
@@ -110,8 +132,9 @@ def _of_stage(path):
     from synood.runs import stage_problem
     return stage_problem(path, whole=True)
 
-_COMPARE = dict(stage=_of_stage, features=_of_features, hash=_of_hash, rows=_of_rows, list=_of_list, record=_of_record,
-                log=_of_log, network=lambda path: _differing(path, 'manifest.json', 'sha256'),
+_COMPARE = dict(stage=_of_stage, batch=_of_batch, checkpoint=_of_checkpoint, features=_of_features, hash=_of_hash,
+                answer=_of_answer, rows=_of_rows, list=_of_list, record=_of_record, log=_of_log,
+                network=lambda path: _differing(path, 'manifest.json', 'sha256'),
                 detector=lambda path: _differing(path, 'detector.json', 'files'))
 
 def compare(found: list[Thing]) -> list[tuple[Thing, str | None]]:

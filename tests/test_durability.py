@@ -344,6 +344,59 @@ def test_no_stage_is_used_as_something_else(tmp_path, name):
     run_stage(name, scale, (0,), tmp_path/'runs')
 
 
+def test_twins_in_each_others_place(tmp_path):
+    "Swapped files and folders are whole, and still not what belongs there."
+    def swap(a, b):
+        for source, target in ((a, tmp_path/'kept'), (b, a), (tmp_path/'kept', b)): os.replace(source, target)
+    cache = tmp_path/'cache'
+    def ones(name): return cached(cache, {'of': name}, 3, lambda rows: {'x': np.full((len(rows), 1), float(name))})['x']
+    first, second = ones('1'), ones('2')
+    swap(*sorted(cache.glob('*.safetensors')))
+    with pytest.warns(UserWarning, match='it belongs under another name'): assert (ones('1') == first).all()
+    with pytest.warns(UserWarning, match='it belongs under another name'): assert (ones('2') == second).all()
+    folders = [run_stage('world', replace(SMOKE, name='twin', world='dev', n_train=n, n_test=10), (0,), tmp_path)[0]
+               for n in (1, 2)]
+    swap(*folders)
+    with pytest.raises(ValueError, match='it is the folder .*synood verify --repair'):
+        run_stage('world', replace(SMOKE, name='twin', world='dev', n_train=1, n_test=10), (0,), tmp_path)
+
+
+def test_a_batch_or_a_part_that_was_harmed_before_the_end(tmp_path):
+    "What a killed process leaves is as open to harm as what is finished."
+    from synood.verify import compare, things
+    scale, stop = replace(SMOKE, name='begun', n_train=2), [True]
+    @runs.stage('toy-begun', shared=True)
+    def begun(job):
+        def make(batch, folder):
+            if stop and batch == [2]: raise KeyboardInterrupt
+            (folder/'x').write_text(str(batch))
+        job.batches([0, 1, 2], 1, make)
+    root = tmp_path/'runs'
+    try:
+        with pytest.raises(KeyboardInterrupt): run_stage('toy-begun', scale, (0,), root)
+        part, = (root/'begun'/'toy-begun').glob('*.part')
+        (part/'00001'/'x').write_text('')
+        assert [t.path.name for t, problem in compare(things(root)) if problem] == ['00001']
+        stop.clear()
+        with pytest.warns(UserWarning, match='00001 is not what was made before the stop'):
+            folder = run_stage('toy-begun', scale, (0,), root)[0]
+    finally: del runs.stages['toy-begun']
+    assert [p.read_text() for p in sorted(folder.glob('*/x'))] == ['[0]', '[1]', '[2]'] and not list(folder.rglob('.made'))
+
+    def arrays(rows):
+        if rows.start == 128 and not stop: raise KeyboardInterrupt
+        return {'x': np.arange(rows.start, rows.stop, dtype=float)}
+    for _ in range(2):  # two caches whose first parts look alike
+        with pytest.raises(KeyboardInterrupt): cached(root/'cache', {'of': str(_)}, 200, arrays)
+    first, second = sorted((root/'cache').glob('*.parts/00000.safetensors'))
+    shutil.copy(second, first)
+    found = [(t.path, problem) for t, problem in compare(things(root)) if problem]
+    assert found == [(first, 'it belongs under another name')]
+    stop.append(True)
+    with pytest.warns(UserWarning, match='it belongs under another name'):
+        for k in range(2): assert (cached(root/'cache', {'of': str(k)}, 200, arrays)['x'] == np.arange(200)).all()
+
+
 def test_verify_repairs_and_the_same_command_makes_it_again(tmp_path, capsys):
     root, scale = tmp_path/'runs', 'smoke'
     folder = run_stage('selection', scale, (0,), root)[0]

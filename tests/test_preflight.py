@@ -43,6 +43,8 @@ FOUR = 'cat/1.png', 'cat/2.png', 'dog/1.png', 'dog/2.png'
     ('m = 200', 'm = 200: 10 of every class are asked for'),
     ('inpainting = ["./nowhere"]', 'nowhere'),
     ('lr = -1', 'lr must be at least 0'),
+    ('label_min = 21', 'label_min must be at most m = 20'),
+    ('zoc_prompt = "a {kind} of {}"', 'no other braces'),
     ('strenght = 0.5', 'did you mean strength?')])
 def test_settings_that_make_no_sense_together(refused, tmp_path, text, said):
     (tmp_path/'odd.toml').write_text(f'base = "smoke"\n{text}\n')
@@ -50,9 +52,10 @@ def test_settings_that_make_no_sense_together(refused, tmp_path, text, said):
     assert said in refused('reproduce', '--scale', 'odd.toml', '--only', '26', '--root', 'r')
 
 
-def test_settings_of_table_1_stop_table_1_alone(refused, tmp_path):
-    (tmp_path/'odd.toml').write_text('base = "smoke"\nprompt_shots = 5\n')
-    assert 'prompt_shots = 5: class' in refused('reproduce', '--scale', 'odd.toml', '--only', '20', '--root', 'r')
+@pytest.mark.parametrize('field, value', [('prompt_shots', 5), ('cocoop_length', 5), ('clipn_batch', 1)])
+def test_settings_of_table_1_stop_table_1_alone(refused, tmp_path, field, value):
+    (tmp_path/'odd.toml').write_text(f'base = "smoke"\n{field} = {value}\n')
+    assert f'{field} = {value}: ' in refused('reproduce', '--scale', 'odd.toml', '--only', '20', '--root', 'r')
     preflight(tmp_path/'odd.toml', tmp_path, fields={'clip', 'm'})
 
 
