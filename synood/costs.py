@@ -22,6 +22,7 @@ from .features import built, locate_model, random_folder
 from .finetuning import Projection
 from .folders import lent, loading, scheduler_class
 from .images import protocols
+from .metrics import checked_count
 from .runs import remembered
 from .scales import get_scale
 from .synthesis import prepared
@@ -177,16 +178,18 @@ def item_counts(scale,
     classes = 20 if scale.world in ('dev', 'test') else 1000
     found = dict(m=scale.m, test=test, classes=classes, candidates=len(pool(scale.corpus, scale.clean).words))
     if strange := set(counts or {}) - set(found): raise ValueError(f'counts: unknown {sorted(strange)}; known are {", ".join(found)}')
-    return found | (counts or {})
+    return found | {name: checked_count(value, name, 0) for name, value in (counts or {}).items()}
 
 # %% ../nbs/10b_costs.ipynb #d7a8d668
 def kept_steps(scale, strength: float | None = None) -> int:
     "Denoising steps of one pass, by the scheduler of the scale's checkpoint; `strength` None is the scale's."
     scale = get_scale(scale)
+    strength = scale.strength if strength is None else strength
+    if not 0 < strength <= 1: raise ValueError(f'strength must be above 0 and at most 1, not {strength!r:.50}')
     home = configuration(scale.inpainting, 'inpainting')[1]
     with lent(home, 'pipeline') as place: own = scheduler_class(home).from_pretrained(place, subfolder='scheduler')
     stub = SimpleNamespace(scheduler=own, device='cpu')
-    return len(prepared(stub, scale.sampler, scale.steps, scale.strength if strength is None else strength)[1])
+    return len(prepared(stub, scale.sampler, scale.steps, strength)[1])
 
 # %% ../nbs/10b_costs.ipynb #f7aa45d3
 def stage_flops(scale, counts: dict[str, int] | None = None  # see `item_counts`
@@ -207,6 +210,8 @@ def stage_flops(scale, counts: dict[str, int] | None = None  # see `item_counts`
 def cost_table(scale, rates: tuple[float, ...] = (15e12, 150e12),  # sustained operations a second
                counts: dict[str, int] | None = None) -> pd.DataFrame:
     "Petaflops of the stages of one run seed, and hours on one GPU at each rate."
+    if odd := [rate for rate in rates if not 0 < rate < float('inf')]:
+        raise ValueError(f'rates are operations a second, above 0, and not {odd[0]!r:.50}')
     table = pd.DataFrame({'petaflop': stage_flops(scale, counts)})/1e15
     table.loc['together'] = table.sum()
     for rate in rates: table[f'hours at {rate/1e12:g} teraflop/s'] = table.petaflop*1e15/rate/3600

@@ -12,7 +12,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from html import escape
+from html import escape, unescape
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from PIL import Image, ImageOps
 from safetensors.numpy import load as load_arrays, save as save_arrays
 from .benchmark import fit_method, load_benchmark, synthetic_of, with_backbone
-from .datasets import class_names
+from .datasets import WNID_INSIDE, class_names
 from .features import encode_pixels, find_model, load_clip, unit
 from .finetuning import Projection, pair, projected
 from .images import ImageSet, Protocol, image_folder, protocols, read_image, spread
@@ -79,7 +79,7 @@ class _Decides:
 
         It is the `conformal_threshold` of the scores, lowered by the slack for rounding that `with_slack` states. Equal
         pixels count once, with a warning. ValueError for images that `fit` has seen, pixel by pixel."""
-        return _calibrated(self, id_images, checked_share(tpr, 'tpr'), size)
+        return _calibrated(self, id_images, checked_share(tpr, 'tpr'), checked_count(size, 'size'))
 
     def decide(self, scores):
         """Whether scores are those of OOD images: below the threshold. None without a threshold, when nothing is
@@ -208,21 +208,26 @@ def _checked_name(name):
     name = unicodedata.normalize('NFC', name).strip()
     if not name: raise ValueError('class names must not be empty')
     if len(name) > _LONGEST: raise ValueError(f'the class name {name[:30]!r} ... has {len(name)} characters, and CLIP reads 77 tokens: shorten it to {_LONGEST} or fewer')
-    if odd := [c for c in name if _is_odd(c)]:
-        raise ValueError(f'the class name {name!r} holds {odd[0]!r}, which is no visible part of a text: take it out')
-    if re.fullmatch(r'n\d{8}', name):
-        raise ValueError(f'the class name {name!r} is an id of WordNet, which CLIP cannot read: give the word')
+    if odd := [c for c in _shown(name) if _is_odd(c)]:
+        raise ValueError(f'the class name {name!r} holds {odd[0]!a}, which is no visible part of a text: take it out')
+    if WNID_INSIDE.search(name):
+        raise ValueError(f'the class name {name!r} holds an id of WordNet, which CLIP cannot read: give the word')
     return name
 
-_JOINERS = '\u200c', '\u200d'  # they shape letters and emoji
+def _shown(name): return unescape(unescape(name))  # as CLIP's tokenizer does it
 
-def _is_odd(c): return unicodedata.category(c) in ('Cc', 'Cs', 'Zl', 'Zp', 'Cf') and c not in _JOINERS
+# they shape letters and emoji, or say how to draw them, and are not seen
+_JOINERS = '\u200c', '\u200d', '\u034f', *map(chr, range(0xfe00, 0xfe10))
+_BLANK = '\u115f', '\u1160', '\u2800', '\u3164', '\uffa0'  # letters without ink
+
+def _is_odd(c):
+    return c in _BLANK or unicodedata.category(c) in ('Cc', 'Cs', 'Zl', 'Zp', 'Cf') and c not in _JOINERS
 
 def _checked_names(names):
     if isinstance(names, (str, bytes)) or not hasattr(names, '__iter__'): raise ValueError(f'a list of class names is needed, not {names!r:.50}')
     names = tuple(map(_checked_name, names))
     if not names: raise ValueError('class names must be given')
-    seen = Counter(n.translate(dict.fromkeys(map(ord, _JOINERS))) for n in names)
+    seen = Counter(_shown(n).translate(dict.fromkeys(map(ord, _JOINERS))) for n in names)
     if len(seen) < len(names):
         raise ValueError(f'class names repeat: {sorted(n for n, count in seen.items() if count > 1)[:5]}')
     return names
@@ -271,20 +276,34 @@ def _full_precision():
     finally:
         for kind, was in zip(kinds, usual): kind.allow_tf32 = was
 
+def _directions(projection, raw):
+    "Unit features of those rows (n, D) that have a direction, projected if there is a projection, and a problem for each."
+    try: return projected(projection, raw), ['']*len(raw)
+    except ValueError as e:
+        if len(raw) == 1: return raw[:0], [f'the network makes no features of it that have a direction ({e})']
+    parts, problems = zip(*(_directions(projection, row[None]) for row in raw))
+    return np.concatenate(parts), sum(problems, [])
+
 def _seen(detector, clip, pixels):
-    "Unit features (n, D) of a list of (3, H, W) tensors, projected if there is a projection."
+    "Unit features of those of a list of (3, H, W) tensors that have some, and a problem for each."
     with _full_precision(): raw = encode_pixels(clip, pixels) if pixels else np.zeros((0, clip.width), np.float32)
-    return projected(detector.projection, raw)
+    return _directions(detector.projection, raw)
 
 def _encoded(detector, clip, items):
     "Unit features (n, D) of those of the (name, source) pairs that can be read, and every pair's problem."
     found = each_picture(clip.transform, items, orient=detector.orient)
-    return _seen(detector, clip, [p for p, problem in found if not problem]), [problem for _, problem in found]
+    features, lost = _seen(detector, clip, [pixels for pixels, problem in found if not problem])
+    lost = iter(lost)
+    return features, [problem or next(lost) for _, problem in found]
 
 def _features(detector, images, size=64):
     "Names and unit features (N, D) of images that all can be read."
+    return _of_items(detector, located(images), size)
+
+def _of_items(detector, items, size):
+    "The same of (name, source) pairs."
     clip, names, parts = _network(detector), [], []
-    for batch in batched(located(images), checked_count(size, 'size')):
+    for batch in batched(items, checked_count(size, 'size')):
         features, problems = _encoded(detector, clip, batch)
         names += [insist(name, name, problem) for (name, _), problem in zip(batch, problems)]
         parts.append(features)
@@ -392,16 +411,16 @@ def _calibrated(detector, images, tpr, size):
     "See `calibrate`."
     items = list(located(images))
     if not items: raise ValueError('no images to calibrate on')
-    hashes = picture_hashes([source for _, source in items if not isinstance(source, Exception)],
-                            orient=detector.orient)
     for name, source in items:
-        if isinstance(source, Exception): insist(name, source, str(source))
+        if isinstance(source, Exception): insist(name, source, str(source), way_out='')
+    hashes = picture_hashes([source for _, source in items], orient=detector.orient)
     known = np.isin(hashes, detector.fitted)
     if known.any():
         raise ValueError(f'{known.sum()} of {len(known)} calibration images were fitted on, '
                          f'{items[known.argmax()][0]} for one: nothing can be promised with them, give others')
     first = np.sort(np.unique(hashes, return_index=True)[1])
-    scores, copies = detector.score([items[i][1] for i in first], size), len(items) - len(first)
+    scores = _judged(detector, _of_items(detector, [items[i] for i in first], size)[1])[0]
+    copies = len(items) - len(first)
     said = f'{copies} of {len(items)} calibration images are copies of others, pixel by pixel, and count once'
     try: cut = conformal_threshold(scores, tpr)
     except ValueError as e: raise ValueError(f'{said}: {e}' if copies else str(e)) from None
@@ -454,7 +473,8 @@ def _explain(detector, image, top):
     name, source = found[0]
     def bare(picture): return Image.fromarray(np.asarray(picture))  # no notes: nobody is to turn it again
     picture, clip = insist(name, *each_picture(bare, [(name, source)], orient=detector.orient)[0]), _network(detector)
-    features = _seen(detector, clip, [clip.transform(picture)])
+    features, problems = _seen(detector, clip, [clip.transform(picture)])
+    insist(name, features, problems[0])
     score, threshold = float(_judged(detector, features)[0][0]), detector.threshold
     kinds, masses = zip(('ID', 'negative'), (m[0] for m in _masses(detector, features))), []
     for (kind, mass), names in zip(kinds, (detector.names, detector.negative_names)): masses += [(n, kind, share) for n, share in zip(names, mass)]

@@ -375,6 +375,13 @@ class Crop:
     flip: float = .5  # probability of a mirror image
     interpolation: str = 'bilinear'
 
+    def __post_init__(self):
+        if not (0 < self.smallest <= 1 and 0 <= self.flip <= 1):
+            raise ValueError(f'a crop of {self.smallest!r} of a picture at least, mirrored with probability '
+                             f'{self.flip!r}: give a share above 0 and at most 1, and a probability')
+        if self.interpolation not in (known := [mode.value for mode in InterpolationMode]):
+            raise ValueError(f'unknown interpolation {self.interpolation!r:.50}: give one of {", ".join(known)}')
+
     def __call__(self, clip: Clip, picture: Image.Image, seed: int) -> torch.Tensor:
         "(3, H, W), normalised as the CLIP's own transform does. Not for threads: it borrows torch's random state for a moment."
         with torch.random.fork_rng(devices=[]):

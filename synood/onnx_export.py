@@ -19,6 +19,7 @@ import synood.images as images
 from .features import Clip, describe
 from .finetuning import Projection
 from .folders import first_line
+from .metrics import checked_count
 from .negatives import as_unit
 from .runs import atomic_folder, file_hash, progress, versions
 from .scores import group_columns, grouped_mass
@@ -40,7 +41,8 @@ class Judge(nn.Module):
         super().__init__()
         text, negatives = as_unit(text, 'text').float(), as_unit(negatives, 'negatives').float()
         if text.shape[1] != negatives.shape[1]: raise ValueError(f'widths differ: text {text.shape[1]}, negatives {negatives.shape[1]}')
-        if not temperature > 0: raise ValueError(f'temperature {temperature} is not positive')
+        groups = checked_count(groups, 'groups', 0)
+        if not 0 < temperature < np.inf: raise ValueError(f'temperature {temperature} is not positive and finite')
         self.temperature, self.groups, self.projection, self.learner = temperature, groups, projection, learner
         self.register_buffer('text', text)
         self.register_buffer('negatives', negatives)

@@ -20,8 +20,8 @@ def _eight_bits(pixels):
     if pixels.dtype == bool: return pixels.astype(np.uint8)*255
     if pixels.dtype in (np.uint8, np.uint16): return pixels
     if pixels.dtype.kind != 'f': raise ValueError(f'its pixels are {pixels.dtype}: give uint8, or floats from 0 to 1')
-    if not (pixels.size and 0 <= pixels.min() <= pixels.max() <= 1):  # NaN fails it too
-        raise ValueError(f'its float pixels go from {pixels.min(initial=np.inf):.3g} to {pixels.max(initial=-np.inf):.3g}, not from 0 to 1: give uint8, and do not normalise')
+    if not 0 <= pixels.min() <= pixels.max() <= 1:  # NaN fails it too
+        raise ValueError(f'its float pixels go from {pixels.min():.3g} to {pixels.max():.3g}, not from 0 to 1: give uint8, and do not normalise')
     return (pixels.astype(np.float32)*255).round().astype(np.uint8)
 
 def from_array(pixels: np.ndarray) -> Image.Image:
@@ -30,6 +30,7 @@ def from_array(pixels: np.ndarray) -> Image.Image:
     if not (pixels.ndim == 2 or pixels.ndim == 3 and pixels.shape[2] in (3, 4)):
         hint = ', so put the channels last: transpose(1, 2, 0)' if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) else ''
         raise ValueError(f'an array of shape {pixels.shape} is no picture: (height, width), or (height, width, 3 or 4), is one{hint}')
+    if not pixels.size: raise ValueError(f'an array of shape {pixels.shape} holds no pixels')
     pixels = _eight_bits(pixels)
     if pixels.ndim == 3 and pixels.dtype == np.uint16: raise ValueError('its pixels are uint16: give uint8')
     return Image.fromarray(np.ascontiguousarray(pixels))
@@ -38,8 +39,11 @@ def from_tensor(pixels) -> Image.Image:
     "A PIL picture of a tensor (H, W) or (C, H, W) with 1, 3 or 4 channels, uint8 or floats in 0..1. ValueError of one line for another."
     if not (pixels.ndim == 2 or pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4)):
         raise ValueError(f'a tensor of shape {tuple(pixels.shape)} is no picture: (3, height, width) is one')
-    pixels = pixels.detach().cpu()
-    pixels = (pixels.float() if pixels.is_floating_point() else pixels).numpy()
+    try:
+        pixels = pixels.detach().cpu().resolve_neg()
+        pixels = (pixels.float() if pixels.is_floating_point() else pixels).numpy()
+    except (TypeError, RuntimeError) as e:  # sparse, quantised, on the device meta ...
+        raise ValueError(f'a tensor of {pixels.dtype} on {pixels.device} gives no pixels: {e}') from None
     return from_array(pixels if pixels.ndim == 2 else pixels.transpose(1, 2, 0))
 
 # %% ../nbs/10d_pictures.ipynb #960c7050
@@ -47,7 +51,7 @@ def _is_tensor(x): return 'torch' in sys.modules and isinstance(x, sys.modules['
 
 def _is_one(x):
     "Whether something is one image, and no collection of them."
-    if isinstance(x, np.ndarray) or _is_tensor(x): return x.ndim < 4 and getattr(x.dtype, 'kind', '') not in ('O', 'U', 'S')
+    if isinstance(x, np.ndarray) or _is_tensor(x): return not x.ndim or x.ndim < 4 and getattr(x.dtype, 'kind', '') not in ('O', 'U', 'S')
     return isinstance(x, (str, os.PathLike, Image.Image, bytes, bytearray, memoryview)) or hasattr(x, 'read')
 
 def _is_folder(x): return isinstance(x, (str, os.PathLike)) and os.path.isdir(x)
@@ -55,7 +59,7 @@ def _is_folder(x): return isinstance(x, (str, os.PathLike)) and os.path.isdir(x)
 _TAKEN = 'paths, PIL pictures, NumPy arrays, tensors, the bytes of files or files that are open'
 
 def _source(i, image):
-    "(name, path, picture, bytes or error) of one image; ValueError for what can be none."
+    "(name, path, picture, bytes or error) of one image."
     if isinstance(image, (str, os.PathLike)):
         if re.match(r'[a-zA-Z][\w+.-]+:/|data:image', str(image)) and not os.path.lexists(image): return str(image), ValueError(f'{str(image):.80}: an address and no path: download the image first')
         return str(image), image
@@ -63,17 +67,18 @@ def _source(i, image):
         if isinstance(image, np.ndarray): return str(i), from_array(image)
         if _is_tensor(image): return str(i), from_tensor(image)
         if hasattr(image, 'read') and not isinstance(image, Image.Image): return str(i), _content(image)
-    except (ValueError, OSError) as e: return str(i), e
+    except Exception as e: return str(i), e  # a file may fail in any way
     if isinstance(image, (bytes, bytearray, memoryview)): return str(i), bytes(image)
     if isinstance(image, Image.Image): return str(i), image
-    raise ValueError(f'image {i} is of the type {type(image).__name__}: give {_TAKEN}')
+    return str(i), ValueError(f'it is of the type {type(image).__name__}: give {_TAKEN}')
 
 def _content(file):
     "The bytes of an open file, from its beginning if it has one."
     if getattr(file, 'seekable', lambda: False)(): file.seek(0)
     found = file.read(MAX_BYTES + 1)
     if isinstance(found, str): raise ValueError("the file is open as a text: open it with 'rb'")
-    return found
+    if not isinstance(found, (bytes, bytearray, memoryview)): raise ValueError(f'reading it gave {found!r:.50} and no bytes')
+    return bytes(found)
 
 # %% ../nbs/10d_pictures.ipynb #d9d956b5
 def located(images, left_out: LeftOut | None = None):
@@ -101,7 +106,7 @@ def _below(root, left_out):
 def batched(items, size: int):
     "Lists of up to `size` consecutive items."
     at_least(1, size, 'batches of {} hold nothing: give')
-    items = iter(items)
+    items, size = iter(items), min(size, sys.maxsize)
     while batch := list(islice(items, size)): yield batch
 
 # %% ../nbs/10d_pictures.ipynb #d0cb1de8
@@ -134,5 +139,7 @@ def picture_hashes(images,
 
 def insist(name: str, value, problem: str, way_out: str = ' (`stream` goes on and names what it cannot read)'):
     "The value, or a ValueError with the problem, the image's name and what to do."
-    if problem: raise ValueError((problem if problem.startswith(name) else f'image {name}: {problem}' if name.isdecimal() else f'{name}: {problem}') + way_out)
+    name = ' '.join(name.split())  # as the problem has it, see `_or_problem`
+    if problem.startswith(f'{name}:'): raise ValueError(problem + way_out)
+    if problem: raise ValueError(f'{"image " if name.isdecimal() else ""}{name}: {problem}{way_out}')
     return value
