@@ -12,7 +12,7 @@ __all__ = ['SHELVES', 'SHARD', 'GLYPHS', 'trainees', 'TARGETS', 'MODELS', 'crowd
            'shipped_card', 'ship']
 
 # %% ../nbs/90_pretraining.ipynb #4f5f17c0
-import json, math, os, shutil, subprocess, time
+import hashlib, io, json, math, os, shutil, subprocess, time
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -39,7 +39,7 @@ from .miniature import (CLASSES, COLOURS, MIX, OBJECTS, SCENES, SIDE, TEXTURES, 
 from .miniature import plan as world_plan
 from .negatives import fill, read_negatives
 from .processes import workers
-from .runs import atomic_file, atomic_folder, embedded_folder, file_hash, lock, progress, run_stage, understood, versions
+from .runs import atomic_file, atomic_folder, atomic_write, embedded_folder, file_hash, lock, progress, run_stage, understood, versions
 from .scales import Registry, generator, get_scale, rng as stream, scales
 from .scores import MCM, NegLabel
 from .synthesis import decode, load_painter, paint, read_synthetic, to_image
@@ -202,13 +202,21 @@ class Course:
         self.started = time.time() - self.state['seconds']
 
     def restore(self):
-        saved = torch.load(self.path, map_location=self.student.device, weights_only=True)
-        if saved['plan'] != asdict(self.plan): raise ValueError(f'{self.path} belongs to another plan: delete it or take another root')
-        for name, part in self.parts.items(): part.load_state_dict(saved[name])
-        self.state = {k: saved[k] for k in self.state}
+        with understood(self.path, 'delete it, and the training begins anew'):
+            content = self.path.read_bytes()
+            if not content.startswith(b'PK'):  # as it does in files of earlier versions, without a hash
+                known, content = content[:64], content[64:]
+                if known != hashlib.sha256(content).hexdigest().encode(): raise ValueError('it is not what was written')
+            saved = torch.load(io.BytesIO(content), map_location=self.student.device, weights_only=True)
+            if saved['plan'] != asdict(self.plan): raise ValueError(f'{self.path} belongs to another plan: delete it or take another root')
+            for name, part in self.parts.items(): part.load_state_dict(saved[name])
+            self.state = {k: saved[k] for k in self.state}
 
     def checkpoint(self):
-        with atomic_file(self.path) as draft: torch.save(self.state | {name: part.state_dict() for name, part in self.parts.items()}, draft)
+        packed = io.BytesIO()
+        torch.save(self.state | {name: part.state_dict() for name, part in self.parts.items()}, packed)
+        content = packed.getvalue()
+        atomic_write(self.path, hashlib.sha256(content).hexdigest().encode() + content)
 
     def note(self, step: int, loss: float):
         "One step is done: remember how far and how well."

@@ -518,6 +518,7 @@ def _must_go(home):
     if torn := is_torn(home): warnings.warn(f'{home} is not what was made before the stop, and is made again')
     return torn
 
+# %% ../nbs/01_runs.ipynb #1adb219d
 @dataclass(frozen=True)
 class Job:
     "One making of one stage: what its function gets."

@@ -54,6 +54,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
     except (SafetensorError, AttributeError, TypeError, KeyError, ValueError) as e:
         raise ValueError(f'{path} is damaged ({e}): delete it, and the training begins anew') from None
 
+# %% ../nbs/07b_training.ipynb #8346488f
 @dataclass
 class FineTuning:
     "A network in training, with all that a later process needs to go on."

@@ -106,6 +106,7 @@ def _of_checkpoint(path):
     try: return '' if read_checkpoint(path) else None
     except ValueError as e: return str(e).removeprefix(f'{path} is damaged ').partition(': delete it')[0]
 
+# %% ../nbs/16f_verify.ipynb #be523920
 def _of_rows(path):
     from synood.runs import row_problem
     return row_problem(path) or ('' if path.with_suffix('.sha256').exists() else None)
