@@ -279,8 +279,8 @@ def _full_precision():
 def _directions(projection, raw):
     "Unit features of those rows (n, D) that have a direction, projected if there is a projection, and a problem for each."
     try: return projected(projection, raw), ['']*len(raw)
-    except ValueError as e:
-        if len(raw) == 1: return raw[:0], [f'the network makes no features of it that have a direction ({e})']
+    except ValueError:
+        if len(raw) == 1: return raw[:0], ['its features are zero or not finite, so that nothing can be said of it']
     parts, problems = zip(*(_directions(projection, row[None]) for row in raw))
     return np.concatenate(parts), sum(problems, [])
 
