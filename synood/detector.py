@@ -276,6 +276,7 @@ def _full_precision():
     finally:
         for kind, was in zip(kinds, usual): kind.allow_tf32 = was
 
+# %% ../nbs/11_detector.ipynb #b01f5c35
 def _directions(projection, raw):
     "Unit features of those rows (n, D) that have a direction, projected if there is a projection, and a problem for each."
     try: return projected(projection, raw), ['']*len(raw)
