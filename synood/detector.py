@@ -276,11 +276,12 @@ def _full_precision():
     finally:
         for kind, was in zip(kinds, usual): kind.allow_tf32 = was
 
+# %% ../nbs/11_detector.ipynb #b01f5c35
 def _directions(projection, raw):
     "Unit features of those rows (n, D) that have a direction, projected if there is a projection, and a problem for each."
     try: return projected(projection, raw), ['']*len(raw)
-    except ValueError as e:
-        if len(raw) == 1: return raw[:0], [f'the network makes no features of it that have a direction ({e})']
+    except ValueError:
+        if len(raw) == 1: return raw[:0], ['its features are zero or not finite, so that nothing can be said of it']
     parts, problems = zip(*(_directions(projection, row[None]) for row in raw))
     return np.concatenate(parts), sum(problems, [])
 

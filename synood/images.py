@@ -56,6 +56,8 @@ log = logging.getLogger('synood')
 _TURNS = dict(zip(range(2, 9), (Image.Transpose[name] for name in (
     'FLIP_LEFT_RIGHT', 'ROTATE_180', 'FLIP_TOP_BOTTOM', 'TRANSPOSE', 'ROTATE_270', 'TRANSVERSE', 'ROTATE_90'))))
 
+_WIDTHS = {1: 1, 3: 2, 4: 4, 6: 1, 8: 2, 9: 4}  # bytes of the whole numbers among EXIF's types
+
 def _in_exif(block):
     "The orientation that stands in an EXIF block, 0 if none does. An Exception for a damaged block."
     data = block.removeprefix(b'Exif\0\0')
@@ -65,7 +67,7 @@ def _in_exif(block):
         return int.from_bytes(data[place:place + size], order)
     start = number(4, 4)
     for place in range(start + 2, start + 2 + 12*number(start, 2), 12):  # tag, type, count, value
-        if number(place, 2) == 0x0112: return number(place + 8, {1: 1, 3: 2, 4: 4}[number(place + 2, 2)])
+        if number(place, 2) == 0x0112: return number(place + 8, _WIDTHS[number(place + 2, 2)])
     return 0
 
 def _in_xmp(text):
@@ -204,12 +206,19 @@ def read_image(path: Path,  # or the bytes of a file
 
     Raises a ValueError (FileNotFoundError if there is none) of one line with path and cause."""
     called, where = ('a picture', '') if isinstance(path, bytes) else (str(path), f'{path}: ')
-    if not isinstance(path, bytes) and not os.path.isfile(path): raise FileNotFoundError(f'{path}: there is no such image file' + (', it is a folder' if os.path.isdir(path) else ''))
+    if not isinstance(path, bytes) and not os.path.isfile(path):
+        raise FileNotFoundError(f'{path}: there is no such image file{_instead(path)}')
     try:
         with _in_turn(length=_length(path)), _open(path) as image, _in_turn(image):
             _check_scans(image)
             return then(_finished(_decode(image, tolerate_truncated), orient, name or called))
     except Exception as e: raise ValueError(f'{where}{_why(e)}') from e
+
+def _instead(path):
+    "What a path leads to that is no file, for a message."
+    if os.path.isdir(path): return ', it is a folder'
+    if os.path.islink(path): return ', it is a link that leads to none'
+    return ', it is no regular file' if os.path.exists(path) else ''
 
 def _finished(image, orient, name): return as_rgb(middle(turned(image, name) if orient else image))
 

@@ -97,7 +97,8 @@ def test_exported_script_with_damaged_folders(hostile, tmp_path):
     status, text = said()
     assert status == 0 and text.count('\n') == 1 and 'no threshold: nothing was decided' in text
     about = (home/'detector.json').read_text(encoding='utf-8')
-    for damage in ('', '[]', 'null', '{', about.replace('"files"', '"flies"'), about[:200]):
+    changed = [about.replace(f'"{key}"', '"other"') for key in ('files', 'threshold', 'orient', 'resize')]
+    for damage in ('', '[]', 'null', '{', '{"files": []}', '{"files": {}}', about[:200], *changed):
         (home/'detector.json').write_text(damage, encoding='utf-8')
         status, text = said()
         assert status == 2 and text.count('\n') == 1 and 'detector.json is damaged' in text

@@ -139,8 +139,14 @@ def test_every_form_of_a_picture_has_one_score(detector, pictures, tmp_path):
     np.testing.assert_allclose(batches, scores[:3], atol=1e-5)
 
 
+class Broken:
+    "An open file on a device that fails."
+    def read(self, size): raise RuntimeError('the camera is gone')
+
+
 def test_what_is_no_picture_gets_one_line(detector):
-    for wrong in (None, 7, {}, object(), [None], [[1, 2]], np.zeros((9, 9), np.int64), torch.randn(3, 9, 9), np.zeros((3, 9, 9), np.uint8), 'https://example.org/a.jpg', b'no picture', io.StringIO('text'), []):
+    for wrong in (None, 7, {}, object(), [None], [[1, 2]], np.zeros((9, 9), np.int64), torch.randn(3, 9, 9), np.zeros((3, 9, 9), np.uint8), 'https://example.org/a.jpg', b'no picture', io.StringIO('text'), [],
+                  np.array('a.png'), torch.zeros(3, 4, 4, device='meta'), torch.zeros(3, 4, 4).to_sparse(), torch.zeros(3, 0, 4), Broken(), Image.new('RGB', (0, 5))):
         with pytest.raises(ValueError) as said: detector.predict(wrong)
         assert '\n' not in str(said.value) and len(str(said.value)) < 400
 

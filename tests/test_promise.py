@@ -10,8 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+import synood.detector
 from synood.detector import SLACK, OODDetector, _cosines, _encoded, _network, with_slack
 from synood.pictures import located
+from synood.scales import get_scale
 
 SIZES = 1, 2, 3, 7, 64, 256
 
@@ -47,13 +49,15 @@ def cosines(detector, pictures, size):
     return torch.cat(parts).double().numpy()
 
 
-def test_the_slack_covers_what_batches_and_threads_do(plain, threads):
+@pytest.mark.parametrize('clip', get_scale('mini').backbones)
+def test_the_slack_covers_what_batches_and_threads_do(clip, threads):
+    detector = OODDetector.from_names(['cat', 'house', 'tree'], replace(get_scale('mini'), clip=(clip,)))
     draws = np.random.default_rng(1)
-    pictures = [scene(draws, cells) for cells in (1, 2, 4, 8, 16, 32) for _ in range(12)]
+    pictures = [scene(draws, cells) for cells in (1, 2, 4, 8, 16, 32) for _ in range(4)]
     found = []
     for count in (1, 2, 4):
         threads(count)
-        found += [cosines(plain, pictures, size) for size in (1, 3, 64)]
+        found += [cosines(detector, pictures, size) for size in (1, 3, 24)]
     apart = np.ptp(found, axis=0).max()
     assert 0 < apart < SLACK/10  # a larger network, or a graphics card, may need the rest
 
@@ -116,6 +120,28 @@ def test_the_exported_detector_keeps_them_too(plain, tmp_path):
     scores = [session.run(['score'], {'image': script['pixels'](file, rule)[None]})[0][0] for file in files]
     odds = lambda p: np.log(p) - np.log1p(-p)
     assert np.abs(odds(np.array(scores)) - odds(calibrated.score(files))).max()*calibrated.temperature < SLACK/5
+
+
+def test_a_picture_without_features_is_a_line_of_the_stream(plain, monkeypatch):
+    "Of numbers that overflow in the network, say; the others keep their scores."
+    draws, usual = np.random.default_rng(8), synood.detector.encode_pixels
+    pictures = [scene(draws) for _ in range(20)]
+    calibrated = plain.calibrate(pictures)
+    lost = torch.stack([_network(plain).transform(pictures[k]) for k in (1, 3)])
+    def overflowing(clip, pixels):
+        found = usual(clip, pixels)
+        for row, picture in zip(found, pixels):
+            if any((picture == x).all() for x in lost): row[0] = np.inf
+        return found
+    monkeypatch.setattr(synood.detector, 'encode_pixels', overflowing)
+    table, = calibrated.stream([*pictures[:4], None, b'', pictures[4]])
+    assert [i for i, problem in enumerate(table.problem) if problem] == [1, 3, 4, 5]
+    assert all('not finite' in table.problem[i] for i in (1, 3)) and 'NoneType' in table.problem[4]
+    np.testing.assert_allclose(table.score[[0, 2, 6]].astype(float), calibrated.score([pictures[i] for i in (0, 2, 4)]),
+                               rtol=1e-5)
+    for call in (calibrated.predict, calibrated.score, plain.calibrate):
+        with pytest.raises(ValueError, match='image 1: its features are zero or not finite'): call(pictures)
+    with pytest.raises(ValueError, match='image 0: its features'): calibrated.explain(pictures[1])
 
 
 @pytest.mark.parametrize('copies', [lambda f: [f[0]]*19, lambda f: f*2, lambda f: [f[0]]*100],
