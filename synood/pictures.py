@@ -134,5 +134,5 @@ def picture_hashes(images,
 
 def insist(name: str, value, problem: str, way_out: str = ' (`stream` goes on and names what it cannot read)'):
     "The value, or a ValueError with the problem, the image's name and what to do."
-    if problem: raise ValueError((problem if problem.startswith(name) else f'image {name}: {problem}' if name.isdecimal() else f'{name}: {problem}') + way_out)
+    if problem: raise ValueError((problem if problem.startswith(f'{name}:') else f'image {name}: {problem}' if name.isdecimal() else f'{name}: {problem}') + way_out)
     return value
