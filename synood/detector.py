@@ -321,10 +321,12 @@ def _in_a_line(detector):
 _MANY = 10_000  # words, from which on their features are kept
 
 def text_cache() -> Path:
-    "Where detectors keep text features: SYNOOD_CACHE, or synood/ in XDG_CACHE_HOME or ~/.cache."
+    "Where detectors keep text features: SYNOOD_CACHE, or synood/ in XDG_CACHE_HOME or ~/.cache. `CannotWrite` for a user without a home."
     named = os.environ.get('SYNOOD_CACHE')
-    if named: return Path(named).expanduser()
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'synood'
+    if named: return Path(os.path.expanduser(named))
+    for place in (os.environ.get('XDG_CACHE_HOME', ''), os.path.expanduser('~/.cache')):
+        if os.path.isabs(place): return Path(place)/'synood'
+    raise CannotWrite('this user has no home folder')
 
 def _mined(clip, names, words, scale, cache):
     """Negatives as `mine` chooses them; with many words and no other `cache` their features are kept in
@@ -652,7 +654,7 @@ def _thumbnail(picture):
 def own_folder(ids: tuple[str, ...]) -> Path | None:
     "The folder of a CLIP that has no public name, which a detector takes along; None for embedded and published ones."
     folder = find_model(ids)  # the one that is used may not be the first
-    return folder if folder in [Path(name).expanduser() for name in ids if not name.startswith('embedded:')] else None
+    return folder if folder in [Path(os.path.expanduser(name)) for name in ids if not name.startswith('embedded:')] else None
 
 # %% ../nbs/11_detector.ipynb #f6290a59
 def _is_path(name): return name.startswith(('.', '/', '~')) or '\\' in name or '..' in name.split('/') or Path(name).is_absolute()

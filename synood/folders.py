@@ -7,13 +7,14 @@ __all__ = ['checked_folder', 'first_line', 'read_settings', 'refusal', 'reduced'
            'model_settings', 'word_settings', 'scheduler_class', 'part_settings', 'loading', 'shards', 'lent']
 
 # %% ../nbs/04c_folders.ipynb #86ee9fad
-import inspect, json, logging, os, re, shutil, tempfile, warnings
+import errno, inspect, json, logging, os, re, shutil, tempfile, warnings
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 import torch
 from huggingface_hub import constants
 from transformers.utils import logging as bars
+from .runs import CannotWrite
 
 # %% ../nbs/04c_folders.ipynb #878bf915
 _READ = {'.safetensors', '.json', '.txt', '.model'}
@@ -358,6 +359,17 @@ def _told(error, place, folder):
     why = first_line(error).replace(place, str(folder))
     return ValueError(f'{folder}: no network can be made of its files ({type(error).__name__}: {why})')
 
+def _no_scratch(e):
+    return CannotWrite(f'no temporary folder can be written ({e.strerror}): make room in {tempfile.gettempdir()}, or '
+                       'name another place in the variable TMPDIR')
+
+def _scratch():
+    "A temporary folder, for a block."
+    try: return tempfile.TemporaryDirectory(prefix='synood-', ignore_cleanup_errors=True)
+    except OSError as e:
+        raise CannotWrite(f'no temporary folder can be made ({e.strerror}): name a place that can be written to in the '
+                          'variable TMPDIR') from None
+
 @contextmanager
 def lent(folder: Path,
          kind: str  # 'clip', 'classifier', 'pipeline', 'model' of transformers, or 'answerer', one that has words
@@ -365,9 +377,12 @@ def lent(folder: Path,
     """In the block stands a temporary folder with what a library may see of a network's, and the libraries are offline.
 
     Errors are ValueErrors or OSErrors of one line that name `folder`."""
-    with tempfile.TemporaryDirectory(prefix='synood-', ignore_cleanup_errors=True) as place, loading():
+    with _scratch() as place, loading():
         try:
             _LENDERS[kind](checked_folder(folder), Path(place))
             yield Path(place)
+        except OSError as e:
+            if e.errno in (errno.ENOSPC, errno.EDQUOT): raise _no_scratch(e) from None  # nothing else is written here
+            raise _told(e, place, folder) from e
         except (MemoryError, torch.OutOfMemoryError): raise
         except Exception as e: raise _told(e, place, folder) from e
