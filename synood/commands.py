@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['commands', 'printable', 'say', 'tell', 'read_names', 'is_list', 'own_set', 'check_new', 'check_calibration',
            'check_fit', 'fit', 'as_text', 'form_of', 'destination', 'is_stream', 'check_table', 'count_of',
-           'read_state', 'write_scores', 'pack', 'count_up', 'write_stream', 'summary', 'score', 'synthesize', 'export',
-           'report', 'demo']
+           'read_state', 'write_scores', 'pack', 'count_up', 'write_stream', 'summary', 'found_detector', 'score',
+           'synthesize', 'export', 'report', 'demo']
 
 # %% ../nbs/16e_commands.ipynb #f21ed94b
 import csv, gzip, hashlib, io, json, os, re, shutil, stat, sys, time
@@ -308,9 +308,14 @@ def summary(counts: list[int], decided: bool) -> str:
     "What was found, in one line; a detector without a threshold decides nothing."
     return '{} images, {}, {} that cannot be read'.format(counts[0], f'{counts[1]} OOD' if decided else 'no threshold: nothing was decided', counts[2])
 
+def found_detector(named: Path) -> Path:
+    "The folder of a saved detector, or of hf-hub:owner/name in the cache of the hub, fetched first if SYNOOD_DOWNLOAD=1."
+    from synood.detector import detector_folder
+    return detector_folder(named) if str(named).startswith('hf-hub:') else named
+
 @commands.command()
 def score(images: Path = typer.Argument(help='An image, or a folder that is searched for images.'),
-          detector: Path = typer.Option(..., help='Folder of a detector that was saved.'),
+          detector: Path = typer.Option(..., help='Folder of a detector that was saved, or hf-hub:owner/name.'),
           out: Path = typer.Option(None, help='Write the table here: .csv or .jsonl, also with .gz, or a named pipe. A file is gone on with if the command was stopped. Default, and -: standard output.'),
           as_json: bool = typer.Option(False, '--json', help='JSON lines instead of CSV.'),
           spreadsheet: bool = typer.Option(False, help='An apostrophe before texts that a spreadsheet would take for formulas, = + - @; without it names are written as they are.'),
@@ -318,6 +323,7 @@ def score(images: Path = typer.Argument(help='An image, or a folder that is sear
     "Score images with a saved detector; larger is more ID. Status 1 if some cannot be read. Example: synood score photos --detector my_detector --out scores.csv"
     from synood.detector import OODDetector
     from synood.runs import digest, file_hash
+    detector = found_detector(detector)
     (lines, zipped), place = form_of(out, as_json), destination(out)
     if spreadsheet and lines: raise ValueError('--spreadsheet goes with CSV: leave it out for JSON lines')
     if not images.exists(): raise FileNotFoundError(f'{images}: there is no such image or folder')
@@ -352,11 +358,11 @@ def synthesize(images: Path = typer.Argument(help='Folder with one folder of ID 
 
 # %% ../nbs/16e_commands.ipynb #66fceb4b
 @commands.command()
-def export(detector: Path = typer.Argument(help='Folder of a detector that was saved.'),
+def export(detector: Path = typer.Argument(help='Folder of a detector that was saved, or hf-hub:owner/name.'),
            out: Path = typer.Option(..., help='New folder for detector.onnx, its description and a script that uses it.'), as_json: bool = _JSON):
     "Write a detector as ONNX: image in, score and label out. Example: synood export my_detector --out my_onnx"
     from synood.detector import OODDetector
-    loaded = OODDetector.load(detector)
+    loaded = OODDetector.load(found_detector(detector))
     check_new(out)
     tell(dict(folder=loaded.export_onnx(out)), as_json)
 
@@ -368,7 +374,7 @@ def report(scale: str = _SCALE, root: Path = _ROOT, as_json: bool = _JSON):
     tell(dict(page=write_page(get_scale(scale), root)), as_json)
 
 @commands.command()
-def demo(detector: Path = typer.Argument(None, help='Folder of a detector that was saved; default: one for the embedded miniature.'),
+def demo(detector: Path = typer.Argument(None, help='Folder of a detector that was saved, or hf-hub:owner/name; default: one for the embedded miniature.'),
          host: str = typer.Option('127.0.0.1', help='Address to listen on; 0.0.0.0 is open to others, see --login.'),
          port: int = typer.Option(7860, min=1, max=65535, help='Port to listen on.'),
          sub_path: str = typer.Option('', help='Where a proxy shows the page, such as /ood or https://host/ood.'),
@@ -379,6 +385,6 @@ def demo(detector: Path = typer.Argument(None, help='Folder of a detector that w
     names, sub_path = read_login(login), check_sub_path(sub_path)
     check_address(host, port)
     if not detector: say(f'no detector given: one for the miniature is made below {root}, the first time in about twenty seconds')
-    made = OODDetector.load(detector) if detector else example_detector(root)
+    made = OODDetector.load(found_detector(detector)) if detector else example_detector(root)
     say('the page is being started')
     serve(made, host, port, root_path=sub_path, login=names)

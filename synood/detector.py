@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SLACK', 'learners', 'conformal_threshold', 'with_slack', 'Neighbours', 'OODDetector', 'read_alike', 'text_cache',
-           'Explanation', 'OwnImages', 'own_images', 'own_scale', 'check_method', 'own_folder']
+           'Explanation', 'OwnImages', 'own_images', 'own_scale', 'check_method', 'own_folder', 'detector_folder']
 
 # %% ../nbs/11_detector.ipynb #d9a78e91
 import io, json, os, re, shutil, unicodedata, warnings
@@ -139,7 +139,7 @@ class _IsKept(ModelHubMixin, library_name='synood', tags=['out-of-distribution-d
     def from_pretrained(name: str, **options) -> 'OODDetector':  # the mixin's insists on a config.json and alters what was loaded
         """The detector in a folder, or in a repository of the Hugging Face Hub (owner/name, with or without hf-hub:),
         fetched if SYNOOD_DOWNLOAD=1; options: revision, token, cache_dir ... of `snapshot_download`."""
-        return _load(name if Path(name).is_dir() else _fetched(str(name), **options))
+        return _load(detector_folder(name, **options))
 
     def push_to_hub(self, repo_id: str, **options) -> str:
         "Publish the detector, see the mixin's; OSError of one line if the hub cannot be reached or refuses."
@@ -341,10 +341,12 @@ def _in_a_line(detector):
 _MANY = 10_000  # words, from which on their features are kept
 
 def text_cache() -> Path:
-    "Where detectors keep text features: SYNOOD_CACHE, or synood/ in XDG_CACHE_HOME or ~/.cache."
+    "Where detectors keep text features: SYNOOD_CACHE, or synood/ in XDG_CACHE_HOME or ~/.cache. `CannotWrite` for a user without a home."
     named = os.environ.get('SYNOOD_CACHE')
-    if named: return Path(named).expanduser()
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'synood'
+    if named: return Path(os.path.expanduser(named))
+    for place in (os.environ.get('XDG_CACHE_HOME', ''), os.path.expanduser('~/.cache')):
+        if os.path.isabs(place): return Path(place)/'synood'
+    raise CannotWrite('this user has no home folder')
 
 def _mined(clip, names, words, scale, cache):
     """Negatives as `mine` chooses them; with many words and no other `cache` their features are kept in
@@ -473,9 +475,10 @@ def _explain(detector, image, top):
     if len(found) != 1: raise ValueError('explain takes one image' + (', not several' if found else ', and there is none'))
     name, source = found[0]
     def bare(picture): return Image.fromarray(np.asarray(picture))  # no notes: nobody is to turn it again
-    picture, clip = insist(name, *each_picture(bare, [(name, source)], orient=detector.orient)[0]), _network(detector)
+    found = each_picture(bare, [(name, source)], orient=detector.orient)
+    picture, clip = insist(name, *found[0], way_out=''), _network(detector)
     features, problems = _seen(detector, clip, [clip.transform(picture)])
-    insist(name, features, problems[0])
+    insist(name, features, problems[0], way_out='')
     score, threshold = float(_judged(detector, features)[0][0]), detector.threshold
     kinds, masses = zip(('ID', 'negative'), (m[0] for m in _masses(detector, features))), []
     for (kind, mass), names in zip(kinds, (detector.names, detector.negative_names)): masses += [(n, kind, share) for n, share in zip(names, mass)]
@@ -673,7 +676,7 @@ def _thumbnail(picture):
 def own_folder(ids: tuple[str, ...]) -> Path | None:
     "The folder of a CLIP that has no public name, which a detector takes along; None for embedded and published ones."
     folder = find_model(ids)  # the one that is used may not be the first
-    return folder if folder in [Path(name).expanduser() for name in ids if not name.startswith('embedded:')] else None
+    return folder if folder in [Path(os.path.expanduser(name)) for name in ids if not name.startswith('embedded:')] else None
 
 # %% ../nbs/11_detector.ipynb #f6290a59
 def _is_path(name): return name.startswith(('.', '/', '~')) or '\\' in name or '..' in name.split('/') or Path(name).is_absolute()
@@ -722,7 +725,7 @@ def _learner(folder, settings, arrays):
         if type(n) is int and not (abs(n) <= 1000 or n == width or 0 < n*width <= saved):
             raise ValueError(f'{folder} is damaged: its learner cannot be made ({key} = {n!r:.20} asks for weights that are not there)')
     try: return learners[settings['name']](**{k: v for k, v in settings.items() if k != 'name'})
-    except (TypeError, KeyError, ValueError, RuntimeError, OverflowError) as e:
+    except (TypeError, KeyError, ValueError, RuntimeError, ArithmeticError) as e:
         raise ValueError(f'{folder} is damaged: its learner cannot be made ({" ".join(str(e).split()):.200})') from None
 
 # %% ../nbs/11_detector.ipynb #07ca9d71
@@ -800,14 +803,19 @@ def _first_line(error): return next(iter(str(error).strip().splitlines()), type(
 
 def _fetched(name, **options):
     "The folder with a repository of the hub."
-    bare = re.sub(r'^(hf-hub:|hf://|https://huggingface\.co/)', '', name).rstrip('/')
+    bare, _, revision = re.sub(r'^(hf-hub:|hf://|https://huggingface\.co/)', '', name).rstrip('/').partition('@')
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', bare) or bare.startswith('.'):
         raise FileNotFoundError(f'{name}: no such folder, and no id of a repository of the hub, such as owner/name')
     try:
-        return snapshot_download(bare, **dict(local_files_only=os.environ.get('SYNOOD_DOWNLOAD') != '1',
+        return snapshot_download(bare, **dict(revision=revision or None, local_files_only=os.environ.get('SYNOOD_DOWNLOAD') != '1',
                                               allow_patterns=_FILES) | options)
     except (LocalEntryNotFoundError, HFValidationError): raise FileNotFoundError(f'{name}: no such folder, and no repository in the local cache of the hub: SYNOOD_DOWNLOAD=1 fetches one') from None
     except Exception as e: raise OSError(f'{name} was not fetched from the hub: {_first_line(e)}') from e
+
+def detector_folder(name, **options) -> Path:
+    """The folder of a saved detector: itself, or what the hub's cache holds of a repository owner/name, with or without
+    hf-hub: before it and @revision behind it; see `from_pretrained`. FileNotFoundError or OSError of one line."""
+    return Path(name if Path(name).is_dir() else _fetched(str(name), **options))
 
 def _export(detector, folder):
     from synood.onnx_export import Judge, write_onnx  # its packages are an extra

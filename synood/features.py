@@ -129,7 +129,7 @@ def _own(name):
     "The folder that an id stands for without a hub, or None."
     if name.startswith('embedded:'): return embedded_folder(name.removeprefix('embedded:'))
     if name.startswith('random:'): return random_folder(name.removeprefix('random:'))
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))  # of a user who is unknown it stays as it is
     if not name.strip() or not folder.is_dir(): return None
     checked_folder(folder)
     if not any(folder.rglob('*.safetensors')): raise ValueError(f'{folder} holds no .safetensors; other formats are not read')

@@ -7,14 +7,14 @@ __all__ = ['checked_folder', 'first_line', 'read_settings', 'refusal', 'reduced'
            'model_settings', 'word_settings', 'scheduler_class', 'part_settings', 'loading', 'shards', 'lent']
 
 # %% ../nbs/04c_folders.ipynb #86ee9fad
-import inspect, json, logging, os, re, shutil, tempfile, warnings
+import errno, inspect, json, logging, os, re, shutil, tempfile, warnings
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 import torch
 from huggingface_hub import constants
 from transformers.utils import logging as bars
-from .runs import inside
+from .runs import CannotWrite
 
 # %% ../nbs/04c_folders.ipynb #878bf915
 _READ = {'.safetensors', '.json', '.txt', '.model'}
@@ -88,6 +88,24 @@ def refusal(file: Path, key: str, x) -> ValueError:
                       'take it out if you trust the rest')
 
 # %% ../nbs/04c_folders.ipynb #81123c3c
+_RANGES = {re.compile(keys): bounds for keys, bounds in {  # what else would fill the memory, or fail at the first picture
+    r'\w*(layers?|depths?)': (-1000, 1000),  # a library makes them all, before it looks at weights
+    '((test_|min_)?input_|image_|sample_|crop_)?size': (1, 4096),  # pixels
+    '(test_)?crop_pct': (.05, 2), '(image_)?std': (1e-6, 1e6), '(image_)?mean': (-1e6, 1e6),
+    'num_train_timesteps': (1, 100_000)}.items()}
+_FILTERS = 'nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos', 'random'
+
+def _within(x, least, most):
+    return all(_within(n, least, most) for n in x) if isinstance(x, list) else x is None or least <= x <= most
+
+def _check_value(key, x, file, label):
+    "ValueError for a number out of its range, or a filter that no library knows."
+    for keys, bounds in _RANGES.items():
+        if keys.fullmatch(key) and _is_number(x) and not _within(x, *bounds):
+            raise ValueError(f'{file}: {label} = {json.dumps(x)[:80]} must lie between {bounds[0]} and {bounds[1]}')
+    if key == 'interpolation' and not (_is_number(x) or x in _FILTERS):
+        raise ValueError(f'{file}: {label} = {json.dumps(x)[:80]} must be one of {", ".join(_FILTERS)}')
+
 def reduced(found: dict, file: Path,  # for the message
             names: set[str] | None = None,  # keys that may hold a plain name, or more entries; None: any
             above: str = '') -> dict:
@@ -99,7 +117,9 @@ def reduced(found: dict, file: Path,  # for the message
         if key in _TELLING: continue
         if _STEERING.fullmatch(key) or not _PLAIN.fullmatch(key):
             if x: raise refusal(file, above + key, x)
-        elif _is_number(x): kept[key] = x
+            continue
+        _check_value(key, x, file, above + key)
+        if _is_number(x): kept[key] = x
         elif names is None or key in names: kept[key] = _passed(x, file, above + key)  # else no class knows it
     return kept
 
@@ -154,6 +174,8 @@ def clip_settings(found: dict, file: Path) -> dict:
     return dict(model_cfg=kept, preprocess_cfg=reduced(camera, file, names, 'preprocess_cfg.'))
 
 # %% ../nbs/04c_folders.ipynb #e1be37ae
+_CAMERA = {'mean', 'std', 'input_size', 'test_input_size', 'crop_pct', 'test_crop_pct', 'num_classes'}
+
 def timm_settings(found: dict, file: Path) -> dict:
     "What timm gets of a config.json."
     from timm import is_model
@@ -164,6 +186,8 @@ def timm_settings(found: dict, file: Path) -> dict:
     nested = {key: found[key] or {} for key in ('model_args', 'pretrained_cfg') if key in found}
     if not all(isinstance(x, dict) for x in nested.values()):
         raise ValueError(f'{file} is damaged: model_args and pretrained_cfg must be objects')
+    for key, x in (*found.items(), *nested.get('pretrained_cfg', {}).items()):
+        if key in _CAMERA and not _is_number(x): raise ValueError(f'{file}: {key} must be numbers, not {json.dumps(x)[:80]}')
     flat = {key: x for key, x in found.items() if key not in nested}
     return reduced(flat, file, known | {'architecture', 'global_pool'}) | {
         key: reduced(x, file, known if key == 'pretrained_cfg' else None, f'{key}.') for key, x in nested.items()}
@@ -253,11 +277,10 @@ def shards(index: Path) -> list[Path]:
     "The files that an index of sharded weights names. ValueError if it is damaged, or one would not lie beside it."
     found = read_settings(index).get('weight_map')
     if not isinstance(found, dict): raise ValueError(f'{index} is damaged: it has no weight_map')
-    names = {inside(name, index) for name in found.values()}
-    for name in sorted(names):
-        if '/' in name or not name.endswith('.safetensors'):
+    for name in found.values():
+        if not isinstance(name, str) or not re.fullmatch(r'[^/\\:]+\.safetensors', name):
             raise ValueError(f'{index} names {name!r:.80}, which is no safetensors file beside it')
-    return [index.parent/name for name in sorted(names)]
+    return [index.parent/name for name in sorted(set(found.values()))]
 
 # %% ../nbs/04c_folders.ipynb #298cf528
 _VOCABULARY = 'tokenizer.json', 'vocab.json', 'vocab.txt', 'merges.txt', 'added_tokens.json'
@@ -336,6 +359,17 @@ def _told(error, place, folder):
     why = first_line(error).replace(place, str(folder))
     return ValueError(f'{folder}: no network can be made of its files ({type(error).__name__}: {why})')
 
+def _no_scratch(e):
+    return CannotWrite(f'no temporary folder can be written ({e.strerror}): make room in {tempfile.gettempdir()}, or '
+                       'name another place in the variable TMPDIR')
+
+def _scratch():
+    "A temporary folder, for a block."
+    try: return tempfile.TemporaryDirectory(prefix='synood-', ignore_cleanup_errors=True)
+    except OSError as e:
+        raise CannotWrite(f'no temporary folder can be made ({e.strerror}): name a place that can be written to in the '
+                          'variable TMPDIR') from None
+
 @contextmanager
 def lent(folder: Path,
          kind: str  # 'clip', 'classifier', 'pipeline', 'model' of transformers, or 'answerer', one that has words
@@ -343,9 +377,12 @@ def lent(folder: Path,
     """In the block stands a temporary folder with what a library may see of a network's, and the libraries are offline.
 
     Errors are ValueErrors or OSErrors of one line that name `folder`."""
-    with tempfile.TemporaryDirectory(prefix='synood-', ignore_cleanup_errors=True) as place, loading():
+    with _scratch() as place, loading():
         try:
             _LENDERS[kind](checked_folder(folder), Path(place))
             yield Path(place)
+        except OSError as e:
+            if e.errno in (errno.ENOSPC, errno.EDQUOT): raise _no_scratch(e) from None  # nothing else is written here
+            raise _told(e, place, folder) from e
         except (MemoryError, torch.OutOfMemoryError): raise
         except Exception as e: raise _told(e, place, folder) from e

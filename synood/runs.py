@@ -364,7 +364,7 @@ def listing_hash(folder: str) -> str:
 def _network(model_id):
     "An embedded or local model by its content, a hub id by its text."
     if model_id.startswith('embedded:'): return folder_hash(embedded_folder(model_id[9:]))
-    folder = Path(model_id).expanduser()
+    folder = Path(os.path.expanduser(model_id))
     return folder_hash(folder) if folder.is_dir() else model_id
 
 def _protocol(scale):
@@ -397,7 +397,7 @@ def fingerprint(scale: Scale, field: str):
 # %% ../nbs/01_runs.ipynb #73bdce39
 def _standing(name):
     "{path: mark} of the files of a model id that is a local folder, as a tuple; empty for others."
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if name.startswith(('embedded:', 'random:')) or not folder.is_dir(): return ()
     return tuple((str(path), mark(path)) for path in sorted(folder.rglob('*')))
 

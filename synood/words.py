@@ -68,21 +68,34 @@ def make_pool(pairs,  # (word, list it stands in, such as 'noun.act' or 'adj') i
     return Pool(*map(tuple, zip(*nouns_first)))
 
 # %% ../nbs/05b_words.ipynb #f4b9aeec
+def _listed(folder):
+    "The lists of a folder in `reading_order`; copies that an editor or a system leaves are none."
+    found = {}
+    for name in sorted(p.name for p in folder.glob('*.*.txt*') if p.is_file()):
+        if not re.fullmatch(r'(noun|adj)\.[^.]+\.txt(\.gz)?', name): continue
+        stem = '.'.join(name.split('.')[:2])
+        if stem in found: raise ValueError(f'{folder}: {found[stem]} and {name} are one list: take one of them out')
+        found[stem] = name
+    return [found[stem] for stem in reading_order(found)]
+
+_MOST = 2**27  # bytes of a list, unpacked: a thousand times WordNet
+
+def _unpacked(path):
+    with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file: found = file.read(_MOST + 1)
+    if len(found) > _MOST: raise ValueError(f'{path}: more than {_MOST} bytes are no list of words: make it shorter')
+    return found
+
 def read_words(folder,  # holds noun.NAME.txt and adj.NAME.txt, or the same with .gz
                names=None  # file names in the order to read; None = all, in `reading_order`
               ) -> list[tuple[str, str]]:
-    "Pairs such as ('skiing', 'noun.act') of a folder's lists. FileNotFoundError if it has none."
+    "Pairs such as ('skiing', 'noun.act') of a folder's lists. FileNotFoundError if it has none, ValueError of one line for one that is none."
     folder = Path(folder)
-    if names is None:
-        found = {'.'.join(p.name.split('.')[:2]): p.name for p in folder.glob('*.*.txt*')
-                 if p.name.startswith(('noun.', 'adj.'))}
-        names = [found[stem] for stem in reading_order(found)]
+    names = _listed(folder) if names is None else names
     if not names:
         raise FileNotFoundError(f'{folder} holds no noun.*.txt or adj.*.txt (one word a line)')
     pairs = []
     for name in names:
-        raw = (folder/name).read_bytes()
-        try: text = (gzip.decompress(raw) if name.endswith('.gz') else raw).decode('utf-8')
+        try: text = _unpacked(folder/name).decode('utf-8')
         except (UnicodeDecodeError, EOFError, OSError, zlib.error) as e: raise ValueError(f'{folder/name}: not a text in UTF-8, or a damaged archive: {e}') from None
         pairs += [(line, '.'.join(name.split('.')[:2])) for line in text.splitlines()]
     return pairs
