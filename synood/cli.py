@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 import typer
 from .verify import verify  # which joins them
-from .commands import commands, printable, say, tell
-from .processes import own_kernel, stoppable, workers
+from .commands import commands, tell
+from .processes import own_kernel, printable, say, stoppable, workers
 
 # %% ../nbs/17_cli.ipynb #4790363a
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

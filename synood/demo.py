@@ -15,7 +15,7 @@ from threading import Thread
 from urllib.request import getproxies
 import numpy as np
 from PIL import Image
-from .commands import say
+from .processes import say
 from .detector import OODDetector
 from .images import as_rgb, open_sets, read_image
 from .miniature import CLASSES, draw, plan, world

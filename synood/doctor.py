@@ -16,7 +16,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 import torch
-from .commands import printable
+from .processes import printable
 from .datasets import Preset, archives, expectations, find_sets, image_sets, nowhere
 from .features import find_model
 from .images import ImageSet, check_images, cut_down, image_folder, protocols, select

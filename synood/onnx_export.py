@@ -156,7 +156,7 @@ def pixels(path, rule, orient=False):
 '''
 
 # %% ../nbs/10c_onnx.ipynb #701967e9
-_TAIL = '''AGAIN = 'bring the whole folder again'
+_OPENING = '''AGAIN = 'bring the whole folder again'
 
 def is_number(x): return type(x) in (int, float) and abs(x) < 1e300  # which NaN is not
 
@@ -195,7 +195,10 @@ def opened(folder):
     says = f'of {folder} only score.py runs code, detector.onnx and detector.json are data'
     print('score.py:', printable(says + undecided), file=sys.stderr)
     return about, session
+'''
 
+# %% ../nbs/10c_onnx.ipynb #4be0a7c2
+_TAIL = '''
 def line_of(path, about, session):
     "The line of a picture."
     image = pixels(path, about['resize'], about['orient'])
@@ -222,7 +225,7 @@ if __name__ == '__main__':
     except KeyboardInterrupt: sys.exit(130)
     except BrokenPipeError: os._exit(0)  # whoever read the lines wants no more
 '''
-_SCRIPT = _HEAD + _reading() + '\n' + _RESIZE + _TAIL
+_SCRIPT = _HEAD + _reading() + '\n' + _RESIZE + _OPENING + _TAIL
 
 # %% ../nbs/10c_onnx.ipynb #812be72d
 OPSET = 18

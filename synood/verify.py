@@ -10,7 +10,8 @@ import hashlib, json, os, re, shutil, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import typer
-from .commands import commands, printable
+from .commands import commands
+from .processes import printable
 
 # %% ../nbs/16f_verify.ipynb #48c3dffe
 @dataclass(frozen=True)
