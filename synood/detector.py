@@ -25,6 +25,7 @@ from PIL import Image, ImageOps
 from safetensors.numpy import load as load_arrays, save as save_arrays
 from .benchmark import fit_method, load_benchmark, synthetic_of, with_backbone
 from .datasets import WNID_INSIDE, class_names
+from .folders import first_line
 from .features import encode_pixels, find_model, load_clip, unit
 from .finetuning import Projection, pair, projected
 from .images import ImageSet, Protocol, image_folder, protocols, read_image, spread
@@ -144,7 +145,7 @@ class _IsKept(ModelHubMixin, library_name='synood', tags=['out-of-distribution-d
     def push_to_hub(self, repo_id: str, **options) -> str:
         "Publish the detector, see the mixin's; OSError of one line if the hub cannot be reached or refuses."
         try: return super().push_to_hub(repo_id, **options)
-        except Exception as e: raise OSError(f'{repo_id} was not published: {_first_line(e)}') from e
+        except Exception as e: raise OSError(f'{repo_id} was not published: {first_line(e)}') from e
 
     def generate_model_card(self, *args, **kwargs) -> ModelCard: return _card(self)
 
@@ -713,7 +714,7 @@ def _filled(folder, part, module, arrays):
     "A projection or learner with its saved weights."
     state = {k.removeprefix(f'{part}.'): torch.from_numpy(v.copy()) for k, v in arrays.items() if k.startswith(f'{part}.')}
     try: module.load_state_dict(state)
-    except RuntimeError as e: raise ValueError(f'{folder} is damaged: the {part} does not fit ({_first_line(e)})') from None
+    except RuntimeError as e: raise ValueError(f'{folder} is damaged: the {part} does not fit ({first_line(e)})') from None
     return module.eval().requires_grad_(False)
 
 _WIDEST = 2**14  # features; a projection of so many takes 1 GB
@@ -799,18 +800,16 @@ def _card(detector):
 
 _FILES = 'detector.json', 'detector.safetensors', 'synthetic/*.jpg', 'clip/*', 'README.md', '.gitattributes'
 
-def _first_line(error): return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
 def _fetched(name, **options):
     "The folder with a repository of the hub."
-    bare, _, revision = re.sub(r'^(hf-hub:|hf://|https://huggingface\.co/)', '', name).rstrip('/').partition('@')
+    bare, _, revision = re.sub(r'^(hf-hub:|hf://)', '', name).rstrip('/').partition('@')
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', bare) or bare.startswith('.'):
         raise FileNotFoundError(f'{name}: no such folder, and no id of a repository of the hub, such as owner/name')
     try:
         return snapshot_download(bare, **dict(revision=revision or None, local_files_only=os.environ.get('SYNOOD_DOWNLOAD') != '1',
                                               allow_patterns=_FILES) | options)
     except (LocalEntryNotFoundError, HFValidationError): raise FileNotFoundError(f'{name}: no such folder, and no repository in the local cache of the hub: SYNOOD_DOWNLOAD=1 fetches one') from None
-    except Exception as e: raise OSError(f'{name} was not fetched from the hub: {_first_line(e)}') from e
+    except Exception as e: raise OSError(f'{name} was not fetched from the hub: {first_line(e)}') from e
 
 def detector_folder(name, **options) -> Path:
     """The folder of a saved detector: itself, or what the hub's cache holds of a repository owner/name, with or without
