@@ -26,7 +26,7 @@ LOCAL_LINK = re.compile(r'(\]\(|\bsrc="|\bhref=")(?![a-z]+:|#|/)([^)\s"#]+)')
 FOLDER_LINK = re.compile(r'\[([^]]+)\]\((?![a-z]+:)[^)\s]+/\)')  # a book has no page for it
 SPHINX = Path(__file__).parent/'docs'  # conf.py and the style sheet
 PARTS = {'00': 'Foundations', '06': 'From words to boundary images', '10': 'Learning and deciding',
-         '12': 'Baselines and sisters', '16b': 'Using it', '18': 'Choices',
+         '12': 'Baselines and sisters', '16a': 'Using it', '18': 'Choices',
          '20': 'Tables and figures', '90': 'Appendix'}  # number of the first notebook: name
 PAGES = 'CONTRIBUTING.md', 'CHANGELOG.md'  # of the root; they make the last part
 
