@@ -66,7 +66,7 @@ def test_a_seed_changes_the_shots_and_the_context(tmp_path):
 
 
 @pytest.mark.parametrize('settings, said', [
-    (dict(prompt_shots=5), 'has 4 images, prompt_shots asks for 5 (20 of 20 classes have too few)'),
+    (dict(prompt_shots=5), 'prompt_shots = 5: class airplane has 4 images: lower it, or bring more'),
     (dict(prompt_length=30), 'behind 30 context vectors needs'),
     (dict(prompt_lr=float(2**62)), 'CoOp: the loss of step')], ids=['shots', 'length', 'rate'])
 def test_what_cannot_be_trained_is_said_in_one_line(settings, said, tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 """An image is scored by the installed wheel: no checkout, no network."""
+import csv
 import os
 import subprocess
 
@@ -34,9 +35,9 @@ def test_wheel_scores_an_image_offline(away, clean_python):
     assert made.returncode == 0, made.stderr
     scored = away(clean_python.parent/'synood', 'score', 'known.png', '--detector', 'detector')
     assert scored.returncode == 0, scored.stderr
-    header, line = scored.stdout.splitlines()
-    assert header == 'path,score,is_ood,label,confidence,negative,problem'
-    assert line.startswith('known.png,') and 0 < float(line.split(',')[1]) < 1
+    header, line = csv.reader(scored.stdout.splitlines())
+    assert header == ['path', 'score', 'is_ood', 'label', 'confidence', 'negative', 'problem']
+    assert line[0] == 'known.png' and 0 < float(line[1]) < 1
 
 
 def test_wheel_runs_a_stage_and_says_what_reproduce_needs(away, clean_python):
