@@ -13,7 +13,6 @@ from ipaddress import ip_address
 from pathlib import Path
 from threading import Thread
 from urllib.request import getproxies
-import numpy as np
 from PIL import Image
 from .processes import say
 from .detector import OODDetector

@@ -286,9 +286,9 @@ def difference(network: FromPixels, path: Path, images: np.ndarray) -> float:
     return float(np.abs(apart).max())  # NaN if one of them is
 
 def _verify(network, path, size):
-    for images in (_noise(size), _noise(size)[:1]):
-        if not (off := difference(network, path, images)) <= TOLERANCE:
-            raise RuntimeError(f'onnxruntime and torch differ by {off:.2g} on {len(images)} images, more than {TOLERANCE:g}: nothing was written, this network needs another version of torch, onnxscript or onnxruntime')
+    for noise in (_noise(size), _noise(size)[:1]):
+        if not (off := difference(network, path, noise)) <= TOLERANCE:
+            raise RuntimeError(f'onnxruntime and torch differ by {off:.2g} on {len(noise)} images, more than {TOLERANCE:g}: nothing was written, this network needs another version of torch, onnxscript or onnxruntime')
 
 # %% ../nbs/10c_onnx.ipynb #04a71f7e
 _TENSORS = dict(image='input, uint8 (N, {size}, {size}, 3): RGB pictures, resized as `resize` says', score='float64 (N,): larger = ID; below `threshold`, if there is one, OOD',

@@ -6,9 +6,8 @@
 __all__ = ['from_array', 'from_tensor', 'located', 'batched', 'each_picture', 'picture_hashes', 'insist']
 
 # %% ../nbs/10d_pictures.ipynb #d636222c
-import hashlib, io, os, re, sys
+import hashlib, os, re, sys
 from itertools import islice
-from pathlib import Path
 import numpy as np
 from PIL import Image
 from .images import MAX_BYTES, ImageSet, LeftOut, at_least, read_image, see, taken, tell_once

@@ -9,7 +9,7 @@ __all__ = ['Candidates', 'padded', 'zoc_score', 'class_words', 'Vocabulary', 'vo
            'blip_processor', 'WordTable', 'ZOC']
 
 # %% ../nbs/14e_zoc.ipynb #1041ca51
-import json, re
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, ClassVar
