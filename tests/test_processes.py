@@ -128,7 +128,8 @@ def test_make_hands_a_root_on_as_it_is(tmp_path):
     script.chmod(0o755)
     (tmp_path/'.venv'/'.stamp-installed').touch()
     root = 'a {b} %c "d" `e` \'f\''
-    done = subprocess.run(['make', 'reproduce', f'ROOT={root}', 'SCALE=smoke'], cwd=tmp_path, capture_output=True,
-                          text=True)
+    ours = {k: v for k, v in os.environ.items() if k not in ('MAKEFLAGS', 'MFLAGS', 'MAKEOVERRIDES', 'VENV')}
+    done = subprocess.run(['make', 'reproduce', f'ROOT={root}', 'SCALE=smoke', 'VENV=.venv'], cwd=tmp_path, env=ours,
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:-1] == ['reproduce', '--scale', 'smoke', '--root', root]
