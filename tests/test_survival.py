@@ -31,6 +31,10 @@ from synood.scores import NegLabel
 from synood.synthesis import painter_of
 from synood.vos import VOS
 
+# Autograd sets up its threads here, when tests are collected: a later export to ONNX registers a device with torch,
+# and threads for devices forbid every fork to train.
+torch.ones(1, requires_grad=True).sum().backward()
+
 SMOKE = get_scale('smoke')
 QUICK = replace(SMOKE, steps=2, strength=1.)  # for the tests that run every time
 CELLS = [NegLabel(), SynOOD(), SynOOD(images='text', training='projection')]
