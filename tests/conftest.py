@@ -2,6 +2,7 @@
 import importlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import venv
@@ -20,6 +21,10 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Under nohup, or behind a shell's &, these signals are ignored; tests send them to commands that they start.
+for ignored, usual in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(ignored) == signal.SIG_IGN: signal.signal(ignored, usual)
 
 
 @pytest.fixture(scope='session')
