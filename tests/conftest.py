@@ -98,7 +98,7 @@ def photos(tmp_path):
 @pytest.fixture
 def passes(monkeypatch):
     "{what a network was run for: images it saw}."
-    import synood.features as features
+    import synood.models.features as features
     seen, real = {}, features._set_features
 
     def counted(network, forward, images, cache, kind):

@@ -378,7 +378,7 @@ def read_apart(path, read):
 
 
 if __name__ == '__main__':  # `fuzzed_images.py FOLDER`: one JSON line per image file, the last one about this process
-    from synood.images import find_files, read_image
+    from synood.data.images import find_files, read_image
     Image.init()
     for name in find_files(sys.argv[1], by_content=True): print(json.dumps(read_apart(Path(sys.argv[1])/name, read_image)))
     print(json.dumps(dict(megabytes=megabytes())))

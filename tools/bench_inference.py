@@ -17,12 +17,12 @@ from statistics import median
 import numpy as np
 import torch
 
-from synood.costs import parameters as count
-from synood.features import encode_pixels, load_clip
-from synood.finetuning import SynOOD
-from synood.runs import versions
-from synood.scales import get_scale
-from synood.scores import NegLabel, Synthetic, Train
+from synood.evaluation.costs import parameters as count
+from synood.models.features import encode_pixels, load_clip
+from synood.outliers.finetuning import SynOOD
+from synood.core.runs import versions
+from synood.core.scales import get_scale
+from synood.scores.method import NegLabel, Synthetic, Train
 
 
 def training(clip, classes, negatives):

@@ -24,13 +24,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from synood.datasets import imagenet_names
-from synood.features import device, load_clip
-from synood.images import open_sets
-from synood.prompts import Shots, encode_embedded, prompt_steps, random_context, sentences, text_tower, train_coop
-from synood.runs import run_stage, versions
-from synood.scales import generator, get_scale
-from synood.training import epoch_rate, one_thread
+from synood.data.datasets import imagenet_names
+from synood.models.features import device, load_clip
+from synood.data.images import open_sets
+from synood.methods.coop import Shots, encode_embedded, prompt_steps, random_context, sentences, text_tower, train_coop
+from synood.core.runs import run_stage, versions
+from synood.core.scales import generator, get_scale
+from synood.core.training import epoch_rate, one_thread
 
 
 def pictures_of(scale, root, count):

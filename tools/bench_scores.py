@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from synood.krnft import NFTLearner, learned_cosines
-from synood.penultimate import ASHB, ASHP, ASHS, DICE, KNN, RMDS, GradNorm, ReAct, ViM
-from synood.processes import workers
-from synood.scores import Train, neglabel
-from synood.visual import MSP, Energy, MaxLogit
-from synood.zeroshot import AdaNeg
+from synood.methods.krnft import NFTLearner, learned_cosines
+from synood.methods.penultimate import ASHB, ASHP, ASHS, DICE, KNN, RMDS, GradNorm, ReAct, ViM
+from synood.core.processes import workers
+from synood.scores.method import Train, neglabel
+from synood.methods.logits import MSP, Energy, MaxLogit
+from synood.methods.zeroshot import AdaNeg
 
 TEMPERATURE, BATCH = .01, 256  # BATCH: images at once in the released code
 SIZES = {'images': 10_000, 'classes': 1000, 'negatives': 10_499, 'width': 512, 'groups': 100}

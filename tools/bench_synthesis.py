@@ -29,16 +29,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from synood import synthesis
-from synood.context import context_prompt, write_contexts
-from synood.costs import counted
-from synood.doctor import matmul_rate
-from synood.features import load_classifier
-from synood.images import image_folder, write_sets
-from synood.processes import workers
-from synood.runs import Job, ScaleView, stages, versions
-from synood.scales import get_scale, rng
-from synood.synthesis import (decode, encode_images, encode_prompts, judge, load_painter, noise, objectives, painter_of, prepared,
+from synood.outliers import synthesis
+from synood.outliers.context import context_prompt, write_contexts
+from synood.evaluation.costs import counted
+from synood.app.doctor import matmul_rate
+from synood.models.features import load_classifier
+from synood.data.images import image_folder, write_sets
+from synood.core.processes import workers
+from synood.core.runs import Job, ScaleView, stages, versions
+from synood.core.scales import get_scale, rng
+from synood.outliers.synthesis import (decode, encode_images, encode_prompts, judge, load_painter, noise, objectives, painter_of, prepared,
                               read_synthetic, synthesis_stage, to_image, to_pixels)
 
 EXACT = dict(precision='no', vae_precision='no', compiled=False)
@@ -49,7 +49,7 @@ TOGETHER = 2  # images at a time in the authors' script
 
 def rendered(folder, count):
     "Scenes of the miniature's development world, one folder per class, and the prompt of each."
-    from synood.miniature import contexts, render, world
+    from synood.data.miniature import contexts, render, world
     dev, prompts = world('dev'), {}
     recipes = [dev.sample('id', rng(0, 'bench', i)) for i in range(count)]
     for i, recipe in enumerate(recipes):

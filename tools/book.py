@@ -1,7 +1,7 @@
 """Pages for readers, made from the outputs stored in the notebooks: nothing is executed.
 
     python tools/book.py html              the book: open _book/html/index.html
-    python tools/book.py readme            README.md and index_files/, from nbs/index.ipynb
+    python tools/book.py readme            README.md and nbs/index_files/, from nbs/index.ipynb
     python tools/book.py readme --check    fail if they differ from what `readme` would write
 """
 import argparse
@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 import nbformat
-from nb import Fault, directives, notebooks, project, read, write_atomically
+from nb import Fault, directives, notebooks, project, read, without_number, write_atomically
 from nbconvert import MarkdownExporter
 
-IMAGES = 'index_files'
+IMAGES = 'index_files'  # beside the notebook
 # The same picture in several formats is shown once, in the first of these; tables as Markdown or
 # plain text, because HTML tables carry style sheets that a README shows as words.
 FORMATS = ['text/markdown', 'image/svg+xml', 'image/png', 'image/jpeg', 'text/plain']
@@ -25,9 +25,6 @@ BOOK_MODULES = 'myst_nb', 'sphinx_book_theme', 'sphinx-mathjax-offline'
 LOCAL_LINK = re.compile(r'(\]\(|\bsrc="|\bhref=")(?![a-z]+:|#|/)([^)\s"#]+)')
 FOLDER_LINK = re.compile(r'\[([^]]+)\]\((?![a-z]+:)[^)\s]+/\)')  # a book has no page for it
 SPHINX = Path(__file__).parent/'docs'  # conf.py and the style sheet
-PARTS = {'00': 'Foundations', '06': 'From words to boundary images', '10': 'Learning and deciding',
-         '12': 'Baselines and sisters', '16a': 'Using it', '18': 'Choices',
-         '20': 'Tables and figures', '90': 'Appendix'}  # number of the first notebook: name
 PAGES = 'CONTRIBUTING.md', 'CHANGELOG.md'  # of the root; they make the last part
 
 
@@ -83,7 +80,7 @@ def readme_files():
         'NbConvertBase': {'display_data_priority': FORMATS},
         'TagRemovePreprocessor': {'enabled': True, 'remove_input_tags': {'remove-input'}}})
     text, resources = exporter.from_notebook_node(
-        notebook, {'unique_key': 'index', 'output_files_dir': IMAGES})
+        notebook, {'unique_key': 'index', 'output_files_dir': f'{config.nbs_path.name}/{IMAGES}'})
     head = f'<!-- made by tools/book.py: edit {config.nbs_path.name}/{source.name} -->'
     text = re.sub(r'^[ \t]+$', '', text, flags=re.M)
     text = re.sub(r'\n{3,}', '\n\n', text)
@@ -93,7 +90,7 @@ def readme_files():
 
 def readme(check=False):
     root, files = project().config_path, readme_files()
-    stale = sorted(set((root/IMAGES).glob('*')) - set(files))
+    stale = sorted(set((project().nbs_path/IMAGES).glob('*')) - set(files))
     if check:
         differing = stale + [path for path, data in files.items()
                              if not path.exists() or path.read_bytes() != data]
@@ -110,20 +107,13 @@ def readme(check=False):
 
 # ---- book -------------------------------------------------------------------------------------
 
-def number(path):
-    "'05b' of nbs/05b_words.ipynb."
-    found = re.match(r'(\d\d[a-z]?)_', path.name)
-    if not found:
-        raise Fault(f'{path.name}: start the name with a number, which says where in the book it stands')
-    return found[1]
-
-
 def parts(paths):
-    "{name of a part: its notebooks}, in reading order."
+    "{name of a room: its notebooks}, in reading order."
     shelf = {}
-    for path in sorted(paths, key=number):
-        firsts = [first for first in PARTS if first <= number(path)]
-        shelf.setdefault(PARTS[max(firsts)], []).append(path)
+    for path in sorted(paths):
+        if path.parent == project().nbs_path:
+            raise Fault(f'{path.name}: move it into a room, a folder such as 1_data')
+        shelf.setdefault(without_number(path.parent.name).capitalize(), []).append(path)
     return shelf
 
 
@@ -138,24 +128,18 @@ def contents(paths, root):
         for name, group in groups.items())
 
 
-def page(notebook, path):
-    "The notebook as a page: its number stands before the title."
-    notebook.cells[0].source = re.sub(r'\A# ', f'# {number(path)}. ', notebook.cells[0].source)
-    return notebook
-
-
 def write_source(source):
     "Write copies that lie to each other as the originals do, so that links hold; the front page goes to the top."
     config = project()
     root, shelf = config.config_path, {path: readers_view(nb) for path, nb in notebooks().items()}
     front = config.nbs_path/config.readme_nb
-    numbered = {path: page(nb, path) for path, nb in shelf.items() if path != front}
+    rooms = {path: nb for path, nb in shelf.items() if path != front}
     opening = shelf[front]
     links_from_root(opening, front.parent)
-    opening.cells.append(nbformat.v4.new_markdown_cell(contents(numbered, root)))
+    opening.cells.append(nbformat.v4.new_markdown_cell(contents(rooms, root)))
     texts = {root/name: nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell((root/name).read_text('utf-8'))])
              for name in PAGES if (root/name).exists()}
-    for path, notebook in {**numbered, root/front.name: opening, **texts}.items():
+    for path, notebook in {**rooms, root/front.name: opening, **texts}.items():
         for cell in notebook.cells:
             if cell.cell_type == 'markdown':
                 cell.source = FOLDER_LINK.sub(r'\1', cell.source)

@@ -1,6 +1,6 @@
 """Edit, execute and check the notebooks without a browser.
 
-    python tools/nb.py new   nbs/04_scores.ipynb  start a notebook that makes synood/scores.py
+    python tools/nb.py new   nbs/04_scores.ipynb  start a notebook that makes synood/scores/method.py
     python tools/nb.py text  nbs/04_scores.ipynb  write .nbtext/04_scores.py: edit it anywhere
     python tools/nb.py save  nbs/04_scores.ipynb  fold the edited text back, clean, export
     python tools/nb.py run   nbs/04_scores.ipynb  execute in place, storing the outputs
@@ -152,8 +152,10 @@ def digest(notebook):
 
 def notebooks():
     "{path: notebook}, in reading order."
-    found = sorted(project().nbs_path.glob('[!_.]*.ipynb'))
-    return {path: read(path) for path in found}
+    folder = project().nbs_path
+    found = [path for path in folder.rglob('*.ipynb')
+             if not any(part.startswith(('_', '.')) for part in path.relative_to(folder).parts)]
+    return {path: read(path) for path in sorted(found)}
 
 
 # ---- text and back ----------------------------------------------------------------------------
@@ -243,11 +245,17 @@ def export():
 
 # ---- new and run ------------------------------------------------------------------------------
 
+def without_number(name):
+    "'scales' of '00_scales': numbers give the order of rooms, and of the notebooks in one."
+    return re.sub(r'^\d+_', '', name)
+
+
 def new(path, module=None, no_module=False):
     "A notebook with the opening cells of the house."
-    title = re.sub(r'^\d+[a-z]?_', '', path.stem)
-    module = None if no_module else module or title
-    if module and not module.isidentifier():
+    title = without_number(path.stem)
+    room = [] if path.parent.resolve() == project().nbs_path else [without_number(path.parent.name)]
+    module = None if no_module else module or '.'.join([*room, title])
+    if module and not all(part.isidentifier() for part in module.split('.')):
         raise Fault(f'{module!r} cannot be a module name: pass --module NAME or --no-module')
     taken = {name: other for other, nb in notebooks().items() for name in modules_of(nb)}
     if module in taken:
@@ -261,9 +269,10 @@ def new(path, module=None, no_module=False):
                   code('#| export\nimport numpy as np'),
                   code('#| hide\nimport nbdev; nbdev.nbdev_export()')]
     else:
+        runs = os.path.relpath(project().config_path/'runs', path.parent.resolve())
         cells += [code('scale: str = "mini"  # the name of a scale, or the path of its TOML file\n'
                        'seeds: str = ""  # such as "0,1,2"; empty: those of the scale\n'
-                       'root: str = "../runs"  # where the stages keep their folders',
+                       f'root: str = "{runs}"  # where the stages keep their folders',
                        metadata={'tags': ['parameters']})]
     with lock():
         if path.exists():
@@ -377,7 +386,7 @@ def untested_names(notebook, flags):
         yield from (name for name in names if not re.search(rf'\b{re.escape(name)}\b', tests))
 
 
-def notebook_faults(stem, content, flags):
+def notebook_faults(content, flags):
     "Faults that show in one notebook alone, given its file's content."
     notebook = nbformat.from_dict(json.loads(content))  # nbformat.read would mend what is wrong
     for cell in notebook.cells:
@@ -410,9 +419,16 @@ def notebook_faults(stem, content, flags):
         if any(not args for cell in exporting for name, args in directives(cell.source).items()
                if name in EXPORTS):
             yield 'exports cells but has no `#| default_exp`'
-    elif re.match(r'\d', stem):
+    else:
         yield from (f'{name} is exported but no test cell mentions it'
                     for name in untested_names(notebook, flags))
+
+
+def comes_later(other, path):
+    "Whether a notebook stands in a later room, or behind the other in a room whose notebooks have numbers."
+    if other.parent != path.parent:
+        return other.parent.name > path.parent.name
+    return bool(re.match(r'\d', path.name)) and other.name > path.name
 
 
 def shelf_faults(shelf, package):
@@ -422,12 +438,12 @@ def shelf_faults(shelf, package):
         if (module := module_of(notebook)) and module in home:
             yield f'{path.name}: {home[module].name} exports to {module} too'
         home.update({name: path for name in modules_of(notebook) if name not in home})
-    pattern = re.compile(rf'^\s*(?:from|import)\s+{package}\.(\w+)', re.M)
+    pattern = re.compile(rf'^\s*(?:from|import)\s+{package}\.([\w.]+)', re.M)
+    home |= {name.removesuffix('.__init__'): path for name, path in home.items()}
     for path, notebook in shelf.items():
         sources = (cell.source for cell in code_cells(notebook) if is_exported(cell.source))
         for module in sorted({m for source in sources for m in pattern.findall(source)}):
-            if module_of(notebook) == 'cli': continue  # the front door leads everywhere
-            if home.get(module, path).name > path.name:
+            if comes_later(home.get(module, path), path):
                 yield f'{path.name}: imports {module}, which a later notebook makes'
 
 
@@ -451,7 +467,7 @@ def faults():
     flags = set(config.tst_flags.split())
     for path, notebook in shelf.items():
         content = path.read_text(encoding='utf-8')
-        found = list(notebook_faults(path.stem, content, flags))
+        found = list(notebook_faults(content, flags))
         if not found and render(notebook) != content:
             found = ['not clean: run nbdev_clean']
         yield from (f'{path.name}: {fault}' for fault in found)

@@ -1,0 +1,101 @@
+"""CMA's loss, schedule, training steps and scores, and both systems' metrics, against what their own code gave."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from synood.methods.cma import cma_loss, contrast_step, learning_rate
+from synood.evaluation.metrics import aupr, auroc, fpr95, id_accuracy
+from synood.scores.method import mcm, neglabel
+
+FOLDER = Path(__file__).parent/'seeds'
+
+
+def golden(name):
+    return dict(np.load(FOLDER/f'{name}_a.npz', allow_pickle=False))
+
+
+class Towers(torch.nn.Module):
+    "The toy of the golden files: an image is X @ Wi, a text a row of E."
+    def __init__(self, Wi, E, logit_scale):
+        super().__init__()
+        self.Wi, self.E = (torch.nn.Parameter(torch.tensor(x)) for x in (Wi, E))
+        self.logit_scale = torch.nn.Parameter(torch.tensor(float(logit_scale)))
+
+    def encode_image(self, X):
+        return X @ self.Wi
+
+    def encode_text(self, labels):
+        return self.E[labels]
+
+
+def assert_close(mine, theirs, terms):
+    "Equal to 1e-6 of the terms that the released code adds up, which for alignment 1 cancel and leave their rounding."
+    np.testing.assert_allclose(mine, theirs, atol=1e-6*max(1, np.abs(terms).max()))
+
+
+@pytest.mark.parametrize('alignment', ['0', '0.001', '1'])
+def test_loss_and_gradients(alignment):
+    found = golden('cma_loss')
+    leaves = [torch.tensor(found[key], requires_grad=True) for key in ('img', 'txt', 'logit_scale')]
+    loss = cma_loss(leaves[0], leaves[1], leaves[2].exp(), float(alignment))
+    np.testing.assert_allclose(loss.item(), found[f'lam{alignment}.loss'], rtol=1e-6)
+    for gradient, key in zip(torch.autograd.grad(loss, leaves), ('g_img', 'g_txt', 'g_logit_scale')):
+        assert_close(gradient, found[f'lam{alignment}.{key}'], found[f'lam0.{key}'])
+
+
+@pytest.mark.parametrize('chunk', [8, 3])
+@pytest.mark.parametrize('alignment', ['0', '0.001', '1'])
+def test_gradients_of_the_parameters(alignment, chunk):
+    found = golden('cma_loss')
+    towers = Towers(found['Wi'], found['E'], found['logit_scale'])
+    present, rows = torch.tensor(found['y']).unique(return_inverse=True)
+    contrast_step(towers, torch.tensor(found['X']), present, rows, float(alignment), chunk)
+    for name, parameter in towers.named_parameters():
+        assert_close(parameter.grad, found[f'lam{alignment}.g_{name}'], found[f'lam0.g_{name}'])
+
+
+@pytest.mark.parametrize('chunk', [8, 3])
+def test_four_steps_of_training(chunk):
+    found = golden('cma_train')
+    towers = Towers(found['Wi0'], found['E0'], found['logit_scale0'])
+    optimiser = torch.optim.AdamW(towers.parameters(), lr=0., weight_decay=float(found['weight_decay']))
+    total, warmup = int(found['first_cycle_steps']), int(found['warmup'])
+    for step in range(4):
+        rate = learning_rate(step, total, warmup, float(found['lr']))
+        np.testing.assert_allclose(rate, found['lrs'][step], rtol=1e-12)
+        for group in optimiser.param_groups: group['lr'] = rate
+        present, rows = torch.tensor(found[f'y{step}']).unique(return_inverse=True)
+        loss = contrast_step(towers, torch.tensor(found[f'X{step}']), present, rows, float(found['lam']), chunk)
+        np.testing.assert_allclose(loss, found['losses'][step], rtol=1e-6)
+        optimiser.step()
+    for name, parameter in towers.named_parameters():
+        np.testing.assert_allclose(parameter.detach(), found[f'p.{name}'], atol=1e-6)
+
+
+def test_schedule():
+    found = golden('cma_sched')
+    settings = int(found['first_cycle_steps']), int(found['warmup']), float(found['max_lr'])
+    rates = [learning_rate(step, *settings) for step in range(len(found['lr_at_step']))]
+    np.testing.assert_allclose(rates, found['lr_at_step'], rtol=1e-12, atol=1e-20)
+
+
+@pytest.mark.parametrize('kind', ['id', 'ood'])
+def test_scores(kind):
+    found = golden('cma_score')
+    images = found[f'img_{kind}']
+    mass = neglabel(images, found['text_id'], found['text_neg'], .01, groups=1)
+    np.testing.assert_allclose(mass, found[f'neglabel_{kind}'].ravel(), atol=2e-6)  # both in float32, at temperature .01
+    np.testing.assert_allclose(mcm(images @ found['text_id'].T), found[f'mcm_{kind}'].ravel(), atol=1e-6)
+
+
+def test_both_conventions_of_the_metrics():
+    found = golden('metrics')
+    scores = found['conf_id'], found['conf_ood']
+    theirs = {side: dict(zip(map(str, found[f'{side}_names']), found[side])) for side in ('openood', 'cma')}
+    ours = {'auroc': auroc(*scores), 'aupr_in': aupr(*scores, rule='trapezoid'), 'aupr_out': aupr(*scores, 'ood', 'trapezoid')}
+    openood = {**ours, 'fpr': fpr95(*scores, positive='ood'), 'acc': id_accuracy(found['pred'], found['label'])}
+    cma = {**ours, 'fpr_at_95_tpr': fpr95(*scores, rule='interpolated')}
+    for side, mine in (('openood', openood), ('cma', cma)):
+        for name, value in mine.items(): assert abs(value - theirs[side][name]) < 1e-9, (side, name)

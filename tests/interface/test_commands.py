@@ -1,0 +1,182 @@
+"""The commands of a detector as a user has them: other processes, signals, large folders."""
+import csv
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from synood.app.commands import check_table, destination, write_scores
+from synood.detector import OODDetector
+
+
+@pytest.fixture(scope='module')
+def detector(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('kept')/'detector'
+    OODDetector.from_names(['cat', 'house', 'tree']).save(folder)
+    return folder
+
+
+def many(folder, count, seed=0):
+    "`count` names in folders of a thousand, all of the same eight pictures."
+    draws = np.random.default_rng(seed)
+    folder.mkdir()
+    first = []
+    for i in range(8):
+        first.append(folder/f'{i}.png')
+        Image.fromarray(draws.integers(0, 255, (40, 40, 3), np.uint8)).save(first[-1])
+    for k in range(count - 8):
+        home = folder/f'{k//1000:04}'
+        home.mkdir(exist_ok=True)
+        os.link(first[k % 8], home/f'{k:07}.png')
+    return folder
+
+
+def synood(*arguments, **more):
+    return subprocess.Popen([sys.executable, '-m', 'synood', *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
+def test_stopped_by_ctrl_c_it_goes_on(detector, tmp_path):
+    photos, out = many(tmp_path/'photos', 1500), tmp_path/'scores.csv'
+    command = ('score', photos, '--detector', detector, '--out', out)
+    process = synood(*command)
+    deadline = time.time() + 120
+    while not list(tmp_path.glob('.scores.csv.*.part.json')) and time.time() < deadline: time.sleep(.02)
+    assert time.time() < deadline and process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and 'the same command goes on from there' in err and 'Traceback' not in err, err
+    state, = tmp_path.glob('.scores.csv.*.part.json')
+    before = json.loads(state.read_text())['counts'][0]
+    assert 0 < before < 1500 and not out.exists()
+    again = synood(*command)
+    _, err = again.communicate(timeout=120)
+    assert again.returncode == 0 and '1500 images, no threshold: nothing was decided, 0 that cannot be read' in err
+    assert [p.name for p in tmp_path.iterdir() if 'part' in p.name] == []
+    lines = list(csv.DictReader(out.open()))
+    assert len(lines) == 1500 and len({line['path'] for line in lines}) == 1500
+    whole = {}
+    for line in lines: whole.setdefault(os.stat(line['path']).st_ino, set()).add(round(float(line['score']), 4))
+    assert len(whole) == 8 and all(len(scores) == 1 for scores in whole.values())  # the same picture, the same score
+
+
+def test_two_at_once_do_not_mix(detector, tmp_path):
+    photos, out = many(tmp_path/'photos', 200), tmp_path/'scores.csv'
+    both = [synood('score', photos, '--detector', detector, '--out', out) for _ in range(2)]
+    told = [p.communicate(timeout=120)[1] for p in both]
+    assert 0 in {p.returncode for p in both} and {p.returncode for p in both} <= {0, 2}
+    for process, err in zip(both, told): assert process.returncode == 0 or 'is being written by another process' in err
+    assert len(list(csv.DictReader(out.open()))) == 200
+
+
+def test_a_reader_that_has_enough(detector, tmp_path):
+    photos = many(tmp_path/'photos', 2000)
+    process = synood('score', photos, '--detector', detector)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 141 and 'Traceback' not in process.stderr.read()
+    process.stderr.close()
+
+
+def test_two_detectors_do_not_take_turns_at_one_table(detector, tmp_path):
+    photos, out = many(tmp_path/'photos', 600), tmp_path/'scores.csv'
+    OODDetector.from_names(['boat', 'shoe']).save(tmp_path/'other')
+    first = synood('score', photos, '--detector', detector, '--out', out, '--batch', 1)
+    deadline = time.time() + 120
+    while not list(tmp_path.glob('.scores.csv.*.part.json')) and time.time() < deadline: time.sleep(.02)
+    second = synood('score', photos, '--detector', tmp_path/'other', '--out', out)
+    told = second.communicate(timeout=120)[1]
+    assert first.poll() is None or second.returncode == 0
+    if second.returncode: assert second.returncode == 2 and 'is being written by another process' in told
+    first.communicate(timeout=120)
+    assert len(list(csv.DictReader(out.open()))) == 600
+
+
+def test_a_link_keeps_being_one_and_what_is_no_file_is_kept(detector, tmp_path):
+    photos = many(tmp_path/'photos', 8)
+    (tmp_path/'store').mkdir()
+    (tmp_path/'store'/'real.csv').write_text('old')
+    (tmp_path/'link.csv').symlink_to('second')
+    (tmp_path/'second').symlink_to('store/real.csv')
+    judge = OODDetector.load(detector)
+    write_scores(judge, photos, tmp_path/'link.csv', False, 'k')
+    assert (tmp_path/'link.csv').is_symlink() and (tmp_path/'second').is_symlink()
+    assert len(list(csv.DictReader((tmp_path/'store'/'real.csv').open()))) == 8
+    assert sorted(p.name for p in (tmp_path/'store').iterdir()) == ['real.csv']
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path/'socket'))
+        for place, message in ((tmp_path/'socket', 'a device or a socket'), (tmp_path, 'is a folder')):
+            with pytest.raises(OSError, match=message): destination(place)
+    (tmp_path/'store'/'real.csv').unlink()
+    write_scores(judge, photos, tmp_path/'link.csv', False, 'k')  # the link led nowhere
+    assert (tmp_path/'store'/'real.csv').is_file()
+
+
+def test_nothing_but_results_may_stand_where_results_go(detector, tmp_path):
+    photos = many(tmp_path/'photos', 8)
+    for place, message in ((photos/'0.png', 'is a picture'), (detector/'scores.csv', 'folder of the detector'), (tmp_path/'photos'/'0.png'/'x.csv', 'no folder')):
+        with pytest.raises((OSError, ValueError), match=message): check_table(place, detector)
+    if os.geteuid():
+        (tmp_path/'locked').mkdir(mode=0o500)
+        with pytest.raises(OSError, match='locked'): check_table(tmp_path/'locked'/'scores.csv', detector)
+
+
+def test_a_table_whose_parts_disagree_is_not_gone_on_with(detector, tmp_path):
+    photos, out, judge = many(tmp_path/'photos', 12), tmp_path/'s.csv', OODDetector.load(detector)
+
+    class Stopped:
+        def stream(self, images, skip=0):
+            for i, table in enumerate(judge.stream(images, size=4, skip=skip)):
+                if i == 2: raise KeyboardInterrupt
+                yield table
+    write_scores(judge, photos, tmp_path/'whole.csv', False, 'k')
+    part, note = tmp_path/'.s.csv.k.part', tmp_path/'.s.csv.k.part.json'
+    for damage in ('cut', 'zeros', 'another head', 'empty note', 'no part', 'no note'):
+        with pytest.raises(KeyboardInterrupt): write_scores(Stopped(), photos, out, False, 'k')
+        raw = part.read_bytes()
+        if damage == 'cut': part.write_bytes(raw[:-5])
+        if damage == 'zeros': part.write_bytes(raw[:-5] + bytes(5))
+        if damage == 'another head': part.write_bytes(raw.replace(b'"score"', b'"cores"'))
+        if damage == 'empty note': note.write_text('')
+        if damage == 'no part': part.unlink()
+        if damage == 'no note': note.unlink()
+        if not damage.startswith('no '):
+            with pytest.raises(ValueError, match='begins anew') as said: write_scores(judge, photos, out, False, 'k')
+            assert str(note) in str(said.value) and '\n' not in str(said.value)
+            note.unlink()  # as the line says
+        write_scores(judge, photos, out, False, 'k')
+        assert out.read_bytes() == (tmp_path/'whole.csv').read_bytes()
+        assert not part.exists() and not note.exists()
+
+
+def test_a_long_name_is_no_hindrance(detector, tmp_path):
+    out = tmp_path/('x'*250 + '.csv')
+    write_scores(OODDetector.load(detector), many(tmp_path/'photos', 8), out, False, 'k'*12)
+    assert out.is_file() and sorted(p.name for p in tmp_path.iterdir()) == ['photos', out.name]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images(detector, tmp_path):
+    def peak(count):
+        photos = many(tmp_path/str(count), count)
+        pid = os.fork()
+        if not pid:
+            import torch
+            torch.set_num_threads(1)
+            seen = sum(len(t) for t in OODDetector.load(detector).stream(photos))
+            (tmp_path/f'{count}.txt').write_text(f'{seen} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}')
+            os._exit(0)
+        os.waitpid(pid, 0)
+        seen, kilobytes = map(int, (tmp_path/f'{count}.txt').read_text().split())
+        assert seen == count
+        return kilobytes/1024
+    few, lots = peak(2000), peak(40000)
+    print(f'peak memory: {few:.0f} MB for 2,000 images, {lots:.0f} MB for 40,000')
+    assert lots < few + 30

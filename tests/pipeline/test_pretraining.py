@@ -1,0 +1,97 @@
+"""The embedded networks: their recipes learn, their files are what the manifests say, their grades can be had again."""
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from synood.app.pretraining import (MODELS, SHELVES, Plan, embedded_folder, file_hash, manifest, pretrain, report_card,
+                                shipped_card, trainees)
+
+FEW = dict.fromkeys(SHELVES, 12)
+SHORT = {name: Plan(samples=480, batch=12, lr=1e-3, warmup=4, average=.9 if name == 'inpainting' else 0.)
+         for name in ('clip', 'clip-small', 'clip-vit', 'tower', 'classifier', 'vae', 'inpainting', 'lister')}
+
+
+@pytest.fixture(scope='module')
+def school(tmp_path_factory):
+    "A folder in which networks are trained for forty steps; they share pictures and what they need."
+    return tmp_path_factory.mktemp('school')
+
+
+@pytest.mark.parametrize('name', sorted(SHORT))
+def test_every_recipe_learns(school, name):
+    assert sorted(SHORT) == sorted(trainees)
+    about = manifest(pretrain(name, school, SHORT, FEW))
+    losses = [loss for _, loss, _ in about['curve']]
+    assert len(losses) == 40
+    assert sum(losses[-8:]) < .9*sum(losses[:8])
+    assert about['samples'] == 480
+
+
+KILLED = '''
+import sys
+from synood.app.pretraining import Plan, pretrain
+if __name__ == '__main__':
+    pretrain('classifier', sys.argv[1], {'classifier': Plan(samples=1200, batch=12, lr=1e-3, warmup=4)},
+             {'id': 12}, seconds_between=0)
+'''
+
+
+def test_killed_and_resumed_is_the_same_network(tmp_path):
+    script, hashes = tmp_path/'train.py', []
+    script.write_text(KILLED)
+    for name, kill in (('whole', False), ('cut', True)):
+        command = [sys.executable, str(script), str(tmp_path/name)]
+        if kill:
+            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            checkpoint = tmp_path/name/'classifier'/'checkpoint.pt'
+            while not checkpoint.exists():
+                assert process.poll() is None, 'it ended before its first checkpoint'
+                time.sleep(.05)
+            time.sleep(1)
+            process.kill()
+            assert process.wait() == -9, 'it ended before it was killed'
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        hashes.append(manifest(tmp_path/name/'classifier'/'network')['sha256'])
+    assert hashes[0] == hashes[1]
+    assert not (tmp_path/'cut'/'classifier'/'checkpoint.pt').exists()
+
+
+def test_another_plan_does_not_overwrite_a_network(school):
+    pretrain('classifier', school, SHORT, FEW)
+    with pytest.raises(ValueError, match='made by another plan'):
+        pretrain('classifier', school, SHORT | {'classifier': Plan(samples=24, batch=12, lr=1e-3)}, FEW)
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_files_are_what_the_manifest_says(name):
+    folder, about = embedded_folder(name), manifest(name)
+    found = {p.relative_to(folder).as_posix(): file_hash(p) for p in folder.rglob('*')
+             if p.is_file() and p.name != 'manifest.json'}
+    assert found == about['sha256']
+    assert {'recipe', 'samples', 'commit', 'curve', 'metrics', 'built_from', 'packages'} <= set(about)
+    assert not about['commit'].endswith('dirty')
+    assert about['recipe']['seed'] == 0
+
+
+def test_all_weights_together_stay_small():
+    sizes = [p.stat().st_size for name in MODELS for p in embedded_folder(name).rglob('*') if p.is_file()]
+    assert sum(sizes) <= 40e6
+
+
+def test_recipes_are_the_ones_that_were_run():
+    for name in MODELS:
+        about = manifest(name)
+        for made in (about, *about['built_from'].values()):
+            recipe = json.loads(json.dumps(vars(trainees[made['name']].plan) | {'mix': trainees[made['name']].mix}))
+            assert made['recipe'].items() >= recipe.items(), made['name']
+
+
+def test_the_report_card_can_be_had_again(tmp_path):
+    "On 200 pictures, within what another machine's arithmetic may move."
+    card = report_card({name: f'embedded:{name}' for name in MODELS}, tmp_path).set_index(['model', 'metric']).value
+    shipped = shipped_card().set_index(['model', 'metric']).value
+    assert set(card.index) == set(shipped.index)
+    assert (card - shipped).abs().max() < 3

@@ -1,0 +1,289 @@
+"""Settings, names, stage files, rows and saved detectors with random damage: accepted and sound, or refused in one line that says where."""
+import json
+import math
+import shutil
+import warnings
+from dataclasses import replace
+from io import StringIO
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.numpy import load_file, save
+
+from synood.app.cli import main
+from synood.detector import OODDetector
+from synood.outliers.finetuning import Projection
+from synood.data.images import ImageSet, open_sets, read_selection, write_sets
+from synood.core.runs import ROW, Rows, merge_rows, read_rows
+from synood.core.scales import Scale, check_scale, get_scale
+from synood.outliers.synthesis import read_synthetic, write_records
+
+
+def examples(few, many):
+    "Short and always the same, or long and different every time."
+    kept = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    return pytest.mark.parametrize('examples', [settings(kept, max_examples=few, derandomize=True),
+                                                pytest.param(settings(kept, max_examples=many), marks=pytest.mark.slow)], ids=['few', 'many'])
+
+
+def outcome(work, *where):
+    "What `work` returns, or None if it refuses in one line that holds every text of `where`."
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try: return work()
+        except (ValueError, OSError) as e:
+            said = str(e)
+            assert said and len(said.splitlines()) == 1 and len(said) < 3000, said
+            assert all(str(part) in said for part in where), said
+
+
+NUMBERS = st.one_of(st.integers(), st.floats(), st.sampled_from([0, -1, 10**30, 10**400, math.nan, math.inf, 1e308]))
+VALUES = st.recursive(st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=8), st.sampled_from(['..', '/', '~nobody/x', '\0', 'a\nb', 'embedded:x', 'random:x'])),
+                      lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=6)
+FIELDS = list(Scale.__dataclass_fields__)
+
+
+def toml(value):
+    if isinstance(value, bool): return str(value).lower()
+    if isinstance(value, float) and math.isfinite(value): return f'{value:e}'
+    if isinstance(value, (int, float)): return str(value)
+    if isinstance(value, list): return '[' + ', '.join(map(toml, value)) + ']'
+    if isinstance(value, dict): return '{' + ', '.join(f'{toml(k)} = {toml(v)}' for k, v in value.items()) + '}'
+    return json.dumps('' if value is None else value)  # its escapes are TOML's, but for halves of pairs
+
+
+def like(value):
+    "Values of the right type, so that the rules behind the types are reached too."
+    if isinstance(value, tuple): return st.lists(like(value[0]) if value else st.text(max_size=5), max_size=4)
+    return {bool: st.booleans(), int: st.integers(), float: NUMBERS, str: st.text(max_size=8)}.get(type(value), NUMBERS)
+
+
+@examples(100, 3000)
+def test_settings(examples, tmp_path):
+    file = tmp_path/'mine.toml'
+    @examples
+    @given(st.data(), st.lists(st.sampled_from([*FIELDS, 'base']), max_size=3, unique=True), st.booleans())
+    def holds(data, keys, right):
+        values = {k: data.draw(like(getattr(Scale(), k, 'mini')) if right else VALUES) for k in keys} | ({} if right else data.draw(st.dictionaries(st.text(max_size=5), VALUES, max_size=1)))
+        file.write_text('\n'.join(f'{toml(k)} = {toml(v)}' for k, v in values.items()), encoding='utf-8', errors='surrogatepass')
+        found = outcome(lambda: get_scale(file), file)
+        if found is not None: assert outcome(lambda: check_scale(found)) == found
+    holds()
+
+
+@examples(60, 3000)
+def test_settings_of_any_bytes(examples, tmp_path):
+    file = tmp_path/'mine.toml'
+    good = b'base = "smoke"\nm = 20\nlr = 1e-3\nseeds = [0, 1]\nclip = ["embedded:clip"]\n'
+    @examples
+    @given(st.binary(max_size=20), st.integers(0, len(good)), st.integers(0, 12))
+    def holds(some, place, lost):
+        file.write_bytes(good[:place] + some + good[place + lost:])
+        found = outcome(lambda: get_scale(file), file)
+        if found is not None: assert check_scale(found) == found
+    holds()
+
+
+@pytest.mark.parametrize('text', ['m = ' + '['*50_000, 'm' + '.a'*2_000 + ' = 1', 'm = ' + '9'*5_000, 'lr = 1' + '0'*400, 'm = 0x' + 'f'*50_000, '"a\\nb" = 1', 'name = "a\\nb"', 'x'*1_000_000],
+                         ids=['lists', 'tables', 'digits', 'float', 'hexadecimal', 'key', 'name', 'long'])
+def test_settings_without_end(text, tmp_path):
+    (tmp_path/'mine.toml').write_text(text)
+    assert outcome(lambda: get_scale(tmp_path/'mine.toml'), tmp_path/'mine.toml') is None
+
+
+# Class names
+
+ODD = ['', ' ', 'caf\u00e9', 'cafe\u0301', '\N{CAT}', 'a\nb', '\x00', '\x1b[31m', 'a, "b"', '\ud800', '\u202ecat', 'x'*10**6, 'cat ', 'cat', '<|endoftext|>', '{name}', '{}', '%s', '=1+1']
+
+
+@examples(25, 300)
+def test_class_names(examples, tmp_path):
+    image = Image.new('RGB', (64, 64), 'red')
+    @examples
+    @given(st.lists(st.sampled_from(ODD) | st.text(max_size=12) | VALUES, max_size=4), st.sampled_from([list, tuple, iter]))
+    def holds(names, kind):
+        found = outcome(lambda: OODDetector.from_names(kind(names), cache=tmp_path/'cache'))
+        if found is not None:
+            assert len(found.names) == len(names) == len(set(found.names))
+            table = found.predict(image)
+            assert np.isfinite(table.score).all() and table.label[0] in found.names
+            check_lines(table)
+    holds()
+
+
+def check_lines(table):
+    "A table keeps one record a line as JSON, and all its values as CSV."
+    text = table.to_json(orient='records', lines=True)
+    assert len(text.splitlines()) == len(table) and [json.loads(line)['label'] for line in text.splitlines()] == table.label.tolist()
+    again = pd.read_csv(StringIO(table.to_csv(index=False)), keep_default_na=False)
+    assert again.label.astype(str).tolist() == table.label.tolist()
+
+
+@pytest.mark.parametrize('names', [None, 'cat', b'cat', 3, [], [None], ['a', 'a '], ['caf\u00e9', 'cafe\u0301'], ['a\nb'], ['a\0'], ['x'*10**6], ['\ud800'], [['a']], {}, 3.5],
+                         ids=lambda names: ascii(names)[:20])
+def test_names_that_are_none(names):
+    assert outcome(lambda: OODDetector.from_names(names)) is None
+
+
+@pytest.mark.slow
+def test_ten_thousand_names(tmp_path):
+    names = [f'thing number {i}' for i in range(10_000)]
+    found = OODDetector.from_names(iter(names), cache=tmp_path)
+    assert found.names == tuple(names) and np.isfinite(found.score(Image.new('RGB', (64, 64)))).all()
+
+
+# Files of stages, and rows
+
+def changed(data, value):
+    "The JSON value with one place in it lost, or replaced by anything."
+    if isinstance(value, (dict, list)) and value and data.draw(st.integers(0, 4)):
+        key = data.draw(st.sampled_from(sorted(value) if isinstance(value, dict) else range(len(value))))
+        value = value.copy()
+        if data.draw(st.integers(0, 3)): value[key] = changed(data, value[key])
+        else: del value[key]
+        return value
+    return data.draw(VALUES)
+
+
+def harmed(data, text):
+    "Bytes with a run replaced."
+    place = data.draw(st.integers(0, len(text)))
+    return text[:place] + data.draw(st.binary(max_size=6)) + text[place + data.draw(st.integers(0, 20)):]
+
+
+@pytest.fixture
+def finished(tmp_path):
+    "Files as stages leave them: (path, reader, lines or not)."
+    images = ImageSet(tmp_path, ('cat/1.png', 'cow/2.png'), np.array([0, 1]), ('cat', 'cow'))
+    write_sets({'train': images, 'id': images}, tmp_path)
+    rows = [dict(path='cat/1.png', label=0, name='cat', complexity=1.5), dict(path='cow/2.png', label=1, name='cow', complexity=.5)]
+    (tmp_path/'selection.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    for name in ('cat/1.png', 'cow/2.png'):
+        (tmp_path/'made'/'00000'/'grad'/name).parent.mkdir(parents=True)
+        Image.new('RGB', (4, 4)).save(tmp_path/'made'/'00000'/'grad'/name)
+    write_records(tmp_path/'made'/'00000', rows)
+    kept = Rows(tmp_path/'runs'/'smoke'/'rows', 'context')
+    kept.make({}, lambda: [dict.fromkeys(ROW, '') | dict(method='a', auroc=90.)])
+    kept.publish('table', [{}])
+    return [(tmp_path/'sets.json', lambda: open_sets(tmp_path)), (tmp_path/'selection.jsonl', lambda: read_selection(tmp_path)),
+            (tmp_path/'made'/'00000'/'records.jsonl', lambda: read_synthetic(tmp_path/'made', 'grad')),
+            (kept.folder/'table.json', lambda: merge_rows(tmp_path/'runs', 'smoke')), (kept.path({}), lambda: read_rows(kept.path({}), False))]
+
+
+@examples(150, 4000)
+def test_files_of_stages(examples, finished):
+    whole = {path: path.read_bytes() for path, _ in finished}
+    @examples
+    @given(st.data(), st.sampled_from(range(len(finished))), st.booleans())
+    def holds(data, which, bytewise):
+        path, read = finished[which]
+        if bytewise or path.suffix == '.csv': damaged = harmed(data, whole[path])
+        elif path.suffix == '.jsonl': damaged = ''.join(json.dumps(row) + '\n' for row in map(lambda line: changed(data, json.loads(line)), whole[path].decode().splitlines())).encode()
+        else: damaged = json.dumps(changed(data, json.loads(whole[path]))).encode()
+        path.write_bytes(damaged)
+        try: outcome(read)
+        finally: path.write_bytes(whole[path])
+    holds()
+    for _, read in finished: read()
+
+
+# Saved detectors
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+    "A calibrated detector, and one with a projection, as they stand on the disk."
+    place = tmp_path_factory.mktemp('detectors')
+    plain = replace(OODDetector.from_names(['circle', 'square']), threshold=.5, tpr=.9)
+    plain.save(place/'plain')
+    replace(plain, projection=Projection(plain.text.shape[1], True, torch.Generator().manual_seed(0)).eval().requires_grad_(False), method='SynOOD').save(place/'projected')
+    return place
+
+
+def check_detector(folder):
+    "It is refused in one line, or its scores are finite; True if it scores."
+    found = outcome(lambda: OODDetector.load(folder), folder)
+    table = found and outcome(lambda: found.predict(Image.new('RGB', (64, 64), 'blue')))  # refused, if its network is another one
+    if table is None: return False
+    assert np.isfinite(table.score).all() and np.isfinite(table.confidence).all()
+    check_lines(table)
+    return True
+
+
+@examples(120, 3000)
+def test_detectors_with_other_settings(examples, saved, tmp_path):
+    @examples
+    @given(st.data(), st.sampled_from(['plain', 'projected']), st.booleans())
+    def holds(data, which, anything):
+        folder = tmp_path/which
+        if not folder.exists(): shutil.copytree(saved/which, folder)
+        meta = json.loads((saved/which/'detector.json').read_text())
+        del meta['written']  # whoever forges the rest can leave it out
+        if anything: meta = changed(data, meta)
+        else: meta[data.draw(st.sampled_from(sorted(meta)))] = data.draw(VALUES)
+        (folder/'detector.json').write_text(json.dumps(meta))
+        check_detector(folder)
+    holds()
+
+
+@examples(40, 1500)
+def test_detectors_with_damaged_bytes(examples, saved, tmp_path):
+    @examples
+    @given(st.data(), st.sampled_from(['plain', 'projected']), st.sampled_from(['detector.json', 'detector.safetensors']))
+    def holds(data, which, file):
+        folder = tmp_path/which
+        if not folder.exists(): shutil.copytree(saved/which, folder)
+        whole = (saved/which/file).read_bytes()
+        head = whole[:400] if data.draw(st.booleans()) else whole  # where safetensors keeps names, types and places
+        (folder/file).write_bytes(harmed(data, head) + whole[len(head):])
+        try: check_detector(folder)
+        finally: shutil.copy(saved/which/file, folder/file)
+    holds()
+
+
+ARRAYS = {'missing': lambda a: None, 'half': lambda a: a.astype(np.float16), 'whole': lambda a: a.astype(np.int64), 'unsigned': lambda a: a.astype(np.uint8), 'nan': lambda a: a*np.float32('nan'),
+          'zero': lambda a: a*0, 'empty': lambda a: a[:0], 'narrow': lambda a: a[..., :-1], 'flat': lambda a: a.ravel(), 'deep': lambda a: a[None], 'scalar': lambda a: a.ravel()[:1].reshape(()), 'twice': lambda a: np.concatenate([a, a]),
+          'large': lambda a: a*np.float32(1e38), 'far': lambda a: (a + 10**9).astype(a.dtype), 'minus': lambda a: (a - 10**9).astype(a.dtype)}
+
+
+@pytest.mark.parametrize('harm', ARRAYS)
+def test_detectors_with_other_arrays(harm, saved, tmp_path):
+    whole = load_file(saved/'projected'/'detector.safetensors')
+    whole['tuned'] = np.array([0, 1])
+    shutil.copytree(saved/'projected', tmp_path/'made')
+    for name, array in whole.items():
+        with np.errstate(all='ignore'): other = ARRAYS[harm](array) if array.size else array
+        arrays = {k: v for k, v in (whole | {name: other}).items() if v is not None}
+        (tmp_path/'made'/'detector.safetensors').write_bytes(save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
+        check_detector(tmp_path/'made')
+
+
+TRICKS = dict(temperature=[0, -1, math.nan, math.inf, 1e-320, 1e308, True, '1', None, [1], 10**400], groups=[-1, 10**9, 1.5, True, None, '1'], threshold=[math.nan, math.inf, 'x', True, [], 10**400],
+              tpr=[0, 1, -1, math.nan, 2, 'x'], clip=['/etc', '../..', [], [1], ['../x'], ['/etc'], ['~'], ['file:///etc'], [''], ['C:\\x'], ['embedded:../..'], ['random:../..'], ['embedded:/etc'], None, 3, 'own', 'own/../..'],
+              names=[[], ['a', 'a'], [1, 2], 'ab', None, ['a\nb', 'c'], ['', 'c'], [['a'], 'b'], ['\ud800', 'b']], negative_names=[None, [1], [], 'x'], clip_hash=[None, '', 3],
+              residual=[1, 'x', [], None], learner=[{}, 3, dict(name='x'), dict(name=3), dict(name='binary', hidden=-1), dict(name='binary', hidden=10**12), dict(name='binary', hidden='x'), dict(name='x'*10**5)],
+              neighbours=[{}, [], 3, dict(prompts=['x'], words=['y']), dict(prompts=[], words=[])], format=[0, '4', None, 3, 5, [4]], method=[None, 3, ['x']])
+
+
+@pytest.mark.parametrize('entry', TRICKS)
+def test_detectors_with_tricks(entry, saved, tmp_path):
+    shutil.copytree(saved/'projected', tmp_path/'made')
+    meta = json.loads((saved/'projected'/'detector.json').read_text())
+    del meta['written']
+    for value in TRICKS[entry]:
+        (tmp_path/'made'/'detector.json').write_text(json.dumps(meta | {entry: value}))
+        assert check_detector(tmp_path/'made') == ((entry, value) == ('residual', None)), f'{entry} = {value!r:.60}'  # that one leaves the projection out
+
+
+@pytest.mark.parametrize('text', ['', '[]', 'null', '{', '['*100_000, '{"a":'*100_000, '{"format": ' + '9'*5000 + '}', '\ufeff{}'], ids=['empty', 'list', 'null', 'open', 'lists', 'dicts', 'digits', 'mark'])
+def test_the_command_refuses_in_one_line(text, saved, tmp_path, capsys):
+    shutil.copytree(saved/'plain', tmp_path/'made')
+    (tmp_path/'made'/'detector.json').write_text(text)
+    Image.new('RGB', (8, 8)).save(tmp_path/'a.png')
+    with pytest.raises(SystemExit) as end: main(['score', str(tmp_path/'a.png'), '--detector', str(tmp_path/'made')])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.startswith('synood: ') and str(tmp_path/'made') in said and len(said.splitlines()) == 1
