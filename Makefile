@@ -3,7 +3,7 @@
 # make test-slow   tests of minutes and gigabytes: the paper's networks at full size
 # make lab         JupyterLab, with hooks that keep the notebooks clean
 # make check       what a commit must satisfy: seconds, writes nothing
-# make readme      README.md from nbs/index.ipynb
+# make readme      README.md and paper_figures/README.md, from nbs/index.ipynb and nbs/results.ipynb
 # make docs        an HTML book of the notebooks in _book/html
 # make clean       delete what the other targets made, but not the results
 
@@ -56,10 +56,10 @@ lab: $(STAMP)
 
 check: $(STAMP)
 	$(call step,notebooks and modules agree,python tools/nb.py check)
-	$(call step,README.md agrees with its notebook,python tools/book.py readme --check)
+	$(call step,README.md and paper_figures/README.md agree with their notebooks,python tools/book.py readme --check)
 
 readme: $(STAMP)
-	$(call step,README.md,python tools/book.py readme)
+	$(call step,README.md and paper_figures/README.md,python tools/book.py readme)
 
 docs: $(DOCS_STAMP)
 	$(call step,docs,python tools/book.py html)

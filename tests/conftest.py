@@ -98,15 +98,15 @@ def photos(tmp_path):
 @pytest.fixture
 def passes(monkeypatch):
     "{what a network was run for: images it saw}."
-    import synood.models.features as features
-    seen, real = {}, features._set_features
+    from synood.models import cache, classifier, clip
+    seen, real = {}, cache.features_of
 
     def counted(network, forward, images, cache, kind):
         def watched(batch):
             seen[kind] = seen.get(kind, 0) + len(batch)
             return forward(batch)
         return real(network, watched, images, cache, kind)
-    monkeypatch.setattr(features, '_set_features', counted)
+    for module in (cache, clip, classifier): monkeypatch.setattr(module, 'features_of', counted)
     return seen
 
 
@@ -116,6 +116,17 @@ def call(*command, **options):
                           **options)
     assert not done.returncode, f'{command} failed:\n{done.stdout}\n{done.stderr}'
     return done.stdout
+
+
+@pytest.fixture
+def list_methods(root, tmp_path):
+    "A function: what `synood methods` prints once a file stands beside the methods of the package."
+    def listed(file):
+        package = tmp_path/'copied'/'synood'
+        shutil.copytree(root/'synood', package, ignore=shutil.ignore_patterns('assets', '__pycache__'))
+        shutil.copy(file, package/'methods')
+        return call(sys.executable, '-m', 'synood', 'methods', cwd=package.parent)
+    return listed
 
 
 @pytest.fixture(scope='session')

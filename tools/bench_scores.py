@@ -20,9 +20,10 @@ import torch
 from synood.methods.krnft import NFTLearner, learned_cosines
 from synood.methods.penultimate import ASHB, ASHP, ASHS, DICE, KNN, RMDS, GradNorm, ReAct, ViM
 from synood.core.processes import workers
-from synood.scores.method import Train, neglabel
+from synood.scores.method import Train
+from synood.scores.head import neglabel
 from synood.methods.logits import MSP, Energy, MaxLogit
-from synood.methods.zeroshot import AdaNeg
+from synood.methods.adaneg import AdaNeg
 
 TEMPERATURE, BATCH = .01, 256  # BATCH: images at once in the released code
 SIZES = {'images': 10_000, 'classes': 1000, 'negatives': 10_499, 'width': 512, 'groups': 100}
@@ -33,12 +34,13 @@ SMALL = {'images': 20, 'classes': 3, 'negatives': 8, 'width': 4, 'groups': 2}
 
 def features(sizes):
     "Random unit features of images, classes and negatives, float32."
-    draw, found = np.random.default_rng(0), []
+    draw = np.random.default_rng(0)
+    arrays = []
     for kind in ('images', 'classes', 'negatives'):
         rows = draw.standard_normal((sizes[kind], sizes['width']), np.float32)
         rows /= np.sqrt(np.einsum('nd,nd->n', rows, rows))[:, None]  # no copy: see `memory`
-        found.append(rows)
-    return found
+        arrays.append(rows)
+    return arrays
 
 
 def plain_neglabel(image, text, negatives, groups):
@@ -69,10 +71,15 @@ def near_labels(image, labels):
 
 def plain_adaneg(image, text, negatives, groups, length=10):
     "AdaNeg as one reads it: images are remembered one by one, and every batch makes all proxies again."
-    labels = np.concatenate([text, negatives])
-    labels, image, classes = torch.from_numpy(labels), torch.from_numpy(near_labels(image, labels)), len(text)
-    slots, entropies = torch.zeros(len(labels), length, labels.shape[1]), torch.zeros(len(labels), length)
-    slots[:, 0], counts, scores = labels, [1]*len(labels), []
+    labels = np.concatenate([text, negatives])  # (L, D)
+    image = torch.from_numpy(near_labels(image, labels))
+    labels = torch.from_numpy(labels)
+    classes = len(text)
+    slots = torch.zeros(len(labels), length, labels.shape[1])  # (L, length, D)
+    slots[:, 0] = labels
+    entropies = torch.zeros(len(labels), length)
+    counts = [1]*len(labels)
+    scores = []
     kept = len(negatives) - len(negatives) % groups
     order = torch.randperm(kept, generator=torch.Generator().manual_seed(0))
 
@@ -83,16 +90,23 @@ def plain_adaneg(image, text, negatives, groups, length=10):
     for batch in image.split(BATCH):
         logits = batch @ labels.T/TEMPERATURE
         static = mass(logits)
-        for sure, side, first in ((static > .75, slice(None, classes), 0), (static < .25, slice(classes, None), classes)):
+        surely_id = static > .75, slice(None, classes), 0
+        surely_ood = static < .25, slice(classes, None), classes
+        for sure, side, first in (surely_id, surely_ood):
             for x, row in zip(batch[sure], logits[sure][:, side]):
                 p = row.softmax(0)
-                k, entropy = first + int(row.argmax()), -(p*torch.log(p + 1e-8)).sum()
-                if counts[k] < length: slot, counts[k] = counts[k], counts[k] + 1
+                entropy = -(p*torch.log(p + 1e-8)).sum()
+                k = first + int(row.argmax())
+                if counts[k] < length:
+                    slot = counts[k]
+                    counts[k] += 1
                 elif (entropies[k] > entropy).any(): slot = int(entropies[k].sort(stable=True).indices[-1])
                 else: continue
-                slots[k, slot], entropies[k, slot] = x, entropy
-        mean = slots.mean(1)
-        scores.append(mass(batch @ (mean/mean.norm(dim=1, keepdim=True)).T/TEMPERATURE) + .1*static)
+                slots[k, slot] = x
+                entropies[k, slot] = entropy
+        mean = slots.mean(1)  # (L, D)
+        proxies = mean/mean.norm(dim=1, keepdim=True)
+        scores.append(mass(batch @ proxies.T/TEMPERATURE) + .1*static)
     return torch.cat(scores).numpy()
 
 
@@ -105,7 +119,8 @@ def our_adaneg(image, text, negatives, groups):
 @lru_cache
 def trained_learner(width):
     "A KR-NFT learner whose every parameter has moved a little."
-    learner, generator = NFTLearner(width), torch.Generator().manual_seed(0)
+    learner = NFTLearner(width)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in learner.parameters():
             parameter.add_(.05*torch.randn(parameter.shape, generator=generator))
@@ -114,14 +129,19 @@ def trained_learner(width):
 
 def plain_krnft(image, text, negatives, groups):
     "KR-NFT's cosines as released, of at most 64 images: all text features mapped anew for each."
-    learner, rows = trained_learner(text.shape[1]), [torch.from_numpy(x) for x in (text, negatives)]
+    learner = trained_learner(text.shape[1])
+    rows = [torch.from_numpy(x) for x in (text, negatives)]
     with torch.inference_mode():
-        found = [x @ torch.nn.functional.normalize(learner(*rows, x[None])[0], dim=1).T for x in torch.from_numpy(image[:64])]
-    return torch.stack(found).numpy()
+        cosines = []
+        for x in torch.from_numpy(image[:64]):
+            text_features = learner(*rows, x[None])[0]  # (C + N, D), for this image
+            cosines.append(x @ torch.nn.functional.normalize(text_features, dim=1).T)
+    return torch.stack(cosines).numpy()  # (64, C + N)
 
 
 def our_krnft(image, text, negatives, groups):
-    learner, image = trained_learner(text.shape[1]), torch.from_numpy(image[:64])
+    learner = trained_learner(text.shape[1])
+    image = torch.from_numpy(image[:64])
     with torch.inference_mode():
         cosines = learned_cosines(learner, torch.from_numpy(text), torch.from_numpy(negatives), image, image[:, None])
     return cosines[:, 0].numpy()
@@ -207,7 +227,8 @@ class Classifier(NamedTuple):
         return {(role, 'penultimate'): rows, (role, 'logits'): self.logits(rows)}
 
     def known(self, method):
-        return Train(self.features(method, self.train), self.labels, np.eye(2), np.eye(2), 1., head=(self.weight, self.bias))
+        return Train(self.features(method, self.train), self.labels, np.eye(2), np.eye(2), 1.,
+                     head=(self.weight, self.bias))
 
     def layer(self):
         "The last layer as a module."
@@ -219,11 +240,15 @@ class Classifier(NamedTuple):
 def classifier(sizes):
     """Images lie around a centre for each class, and what is negative is cut off as by a ReLU.
 
-    They lie close enough that the C directions of the centres stand out: between equally strong ones ViM chooses at random."""
-    draw, classes, width = np.random.default_rng(0), sizes['classes'], sizes['penultimate']
+    They lie close enough that the C directions of the centres stand out: between equally strong ones ViM chooses at
+    random."""
+    draw = np.random.default_rng(0)
+    classes, width = sizes['classes'], sizes['penultimate']
 
     def normal(*shape): return draw.standard_normal(shape, np.float32)
-    weight, bias, centres = .05*normal(classes, width), .1*normal(classes), normal(classes, width)
+    weight = .05*normal(classes, width)
+    bias = .1*normal(classes)
+    centres = normal(classes, width)
 
     def near(labels): return np.maximum(centres[labels] + .1*normal(len(labels), width), 0)
     labels = np.arange(sizes['train']) % classes
@@ -231,7 +256,9 @@ def classifier(sizes):
 
 
 def counterparts(net):
-    "Triples: a method, the same of pytorch-ood, which is imported here because nothing else needs it, and what that one reads."
+    """Triples: a method, the same of pytorch-ood, and what that one reads.
+
+    pytorch-ood is imported here because nothing else needs it."""
     from pytorch_ood import detector as library
 
     weight, bias = torch.from_numpy(net.weight), torch.from_numpy(net.bias)
@@ -259,7 +286,9 @@ def largest_difference(ours, reference):
 
 
 def agreement(name, ours, theirs, images):
-    "In words, of scores of both libraries; by design, that of KNN is not squared and RMD's scatters are not divided by the training images."
+    """How far the scores of both libraries agree, in words.
+
+    By design, the distance of KNN is not squared here, and RMD's scatters are not divided by the training images."""
     if name == 'KNN': return f'differs by design; squared {largest_difference(ours, -theirs**2):.1e}'
     if name == 'RMDS': return f'differs by design; times {images} {largest_difference(ours, theirs*images):.1e}'
     return f'{largest_difference(ours, theirs):.1e}'
@@ -270,7 +299,8 @@ def visual(sizes, repeats):
     net = classifier(sizes)
     labels = torch.from_numpy(net.labels)
     print(title('visual', sizes, repeats))
-    print(f'{"seconds":10}{"images":>8}{"pytorch-ood":>13}{"ours":>9}{"ours/theirs":>13}{"fit theirs":>12}{"fit ours":>10}  largest difference')
+    print(f'{"seconds":10}{"images":>8}{"pytorch-ood":>13}{"ours":>9}{"ours/theirs":>13}'
+          f'{"fit theirs":>12}{"fit ours":>10}  largest difference')
 
     def tensors(rows):
         z = torch.from_numpy(rows)
@@ -278,13 +308,16 @@ def visual(sizes, repeats):
 
     for method, detector, kind in counterparts(net):
         rows = net.test[:sizes['few']] if method.name in SLOW else net.test
-        theirs_train, ours_train = tensors(net.train)[kind], net.known(method)
-        fits = seconds(partial(getattr(detector, f'fit_{kind}'), theirs_train, labels)), seconds(partial(method.fit, ours_train))
-        calls = partial(getattr(detector, f'predict_{kind}'), tensors(rows)[kind]), partial(method.score, net.features(method, rows))
-        found, ours = (call() for call in calls)  # also warms up
-        theirs, mine = medians(calls, repeats)
-        print(f'{method.name:10}{len(rows):8}{theirs:13.4f}{mine:9.4f}{mine/theirs:13.3f}{fits[0]:12.1f}{fits[1]:10.1f}  '
-              + agreement(method.name, ours, -found.double().numpy(), len(net.train)), flush=True)
+        their_train, our_train = tensors(net.train)[kind], net.known(method)
+        their_fit = seconds(partial(getattr(detector, f'fit_{kind}'), their_train, labels))
+        our_fit = seconds(partial(method.fit, our_train))
+        calls = [partial(getattr(detector, f'predict_{kind}'), tensors(rows)[kind]),
+                 partial(method.score, net.features(method, rows))]
+        their_scores, our_scores = (call() for call in calls)  # also warms up
+        theirs, ours = medians(calls, repeats)
+        words = agreement(method.name, our_scores, -their_scores.double().numpy(), len(net.train))
+        print(f'{method.name:10}{len(rows):8}{theirs:13.4f}{ours:9.4f}{ours/theirs:13.3f}'
+              f'{their_fit:12.1f}{our_fit:10.1f}  {words}', flush=True)
 
 
 def plain_gradnorm(net, images):
@@ -314,7 +347,8 @@ def plain_rmds(net, images):
     train = net.train.astype(np.float64)
     means = np.stack([train[net.labels == c].mean(0) for c in range(len(net.weight))])
     inner, outer = (np.linalg.inv(x.T @ x/len(x)) for x in (train - means[net.labels], train - train.mean(0)))
-    means, middle, inner, outer, images = (torch.from_numpy(x).float() for x in (means, train.mean(0), inner, outer, images))
+    middle = train.mean(0)
+    means, middle, inner, outer, images = (torch.from_numpy(x).float() for x in (means, middle, inner, outer, images))
 
     def distance(mean, precision): return ((images - mean) @ precision*(images - mean)).sum(1)
     return lambda: -(torch.stack([distance(mean, inner) for mean in means]) - distance(middle, outer)).amin(0)
@@ -353,7 +387,10 @@ def main(arguments=None):
 
     def sizes(kinds): return {kind: getattr(args, kind) for kind in kinds}
     # all the memory first, while this process is still small
-    megabytes = {name: [in_new_process(memory, score, sizes(SIZES)) for score in PAIRS[name]] for name in names if name in PAIRS}
+    megabytes = {}
+    for name in names:
+        if name in PAIRS:
+            megabytes[name] = [in_new_process(memory, score, sizes(SIZES)) for score in PAIRS[name]]
     for name in names:
         if name in PAIRS: compare(name, sizes(SIZES), args.repeats, megabytes[name])
         else: TABLES[name](sizes(('images', 'classes', *CLASSIFIER)), args.repeats)

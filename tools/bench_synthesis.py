@@ -1,14 +1,15 @@
 """Synthesis next to the published procedure written as a plain loop: images per second, memory, where the time goes.
 
     python tools/bench_synthesis.py                        scale mini, 25 rendered images, on this machine's GPU or CPU
-    python tools/bench_synthesis.py --scale paper-random --photos FOLDER --images 16 --reference-images 4 --out figures.json
+    python tools/bench_synthesis.py --scale paper-random --photos FOLDER --images 16 --reference-images 4
     python tools/bench_synthesis.py linear                 seconds for m = 32 ... 512 images, and the exponent of m
     python tools/bench_synthesis.py --scale mini --images 4 --rounds 1 --quick
 
-Both sides run in processes of their own, take turns, and have loaded and warmed up everything before the clock starts. The
-reference computes in float32, two images at a time, encodes prompts and the blank image anew in every iteration, takes a gradient
-in every iteration and overwrites one file per image. It shares with ours the random streams of every image, the loss of each image
-and the mode of the blank image's latent, so that both can make the same pictures; `difference` is measured in float32.
+Both sides run in processes of their own, take turns, and have loaded and warmed up everything before the clock starts.
+The reference computes in float32, two images at a time, encodes prompts and the blank image anew in every iteration,
+takes a gradient in every iteration and overwrites one file per image. It shares with ours the random streams of every
+image, the loss of each image and the mode of the blank image's latent, so that both can make the same pictures;
+`difference` is measured in float32. With `--out figures.json` all figures are written to a file.
 """
 import argparse
 import json
@@ -19,7 +20,6 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -33,15 +33,18 @@ from synood.outliers import synthesis
 from synood.outliers.context import context_prompt, write_contexts
 from synood.evaluation.costs import counted
 from synood.app.doctor import matmul_rate
-from synood.models.features import load_classifier
+from synood.models.classifier import load_classifier
 from synood.data.images import image_folder, write_sets
 from synood.core.processes import workers
-from synood.core.runs import Job, ScaleView, stages, versions
+from synood.core.stages import Job, stages, versions
+from synood.core.scales import ScaleView
 from synood.core.scales import get_scale, rng
-from synood.outliers.synthesis import (decode, encode_images, encode_prompts, judge, load_painter, noise, objectives, painter_of, prepared,
-                              read_synthetic, synthesis_stage, to_image, to_pixels)
+from synood.outliers.inpainting import (decode, encode_images, encode_prompts, load_painter, noise, prepared, to_image,
+                                        to_pixels)
+from synood.outliers.losses import judge, objectives
+from synood.outliers.synthesis import painter_of, read_synthetic, synthesis_stage
 
-EXACT = dict(precision='no', vae_precision='no', compiled=False)
+EXACT = {'synthesis.unet_precision': 'fp32', 'synthesis.vae_precision': 'fp32', 'synthesis.compiled': False}
 TOGETHER = 2  # images at a time in the authors' script
 
 
@@ -50,7 +53,8 @@ TOGETHER = 2  # images at a time in the authors' script
 def rendered(folder, count):
     "Scenes of the miniature's development world, one folder per class, and the prompt of each."
     from synood.data.miniature import contexts, render, world
-    dev, prompts = world('dev'), {}
+    dev = world('dev')
+    prompts = {}
     recipes = [dev.sample('id', rng(0, 'bench', i)) for i in range(count)]
     for i, recipe in enumerate(recipes):
         path = folder/recipe.subject/f'{i:04d}.png'
@@ -68,12 +72,17 @@ def prepare(folder, scale, photos, count):
     if len(images) < count: sys.exit(f'{root} holds {len(images)} images: ask for no more')
     inputs = {name: folder/name for name in ('images', 'selection', 'contexts')}
     for path in (inputs['images'], inputs['selection'], inputs['contexts']/'00000'): path.mkdir(parents=True)
-    rows = [dict(path=name, label=int(label), name=images.classes[label]) for name, label in zip(images.files, images.labels)]
     write_sets({'train': images}, inputs['images'])
-    (inputs['selection']/'selection.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows), encoding='utf-8')
-    write_contexts(inputs['contexts']/'00000', [
-        dict(path=r['path'], name=r['name'], question='', answer='', items=(),
-             prompt=context_prompt(tuple(listed.get(r['path'], ('street', 'tree'))), scale.context_prompt, scale.context_chars)) for r in rows])
+    rows = [dict(path=name, label=int(label), name=images.classes[label])
+            for name, label in zip(images.files, images.labels)]
+    text = ''.join(json.dumps(row) + '\n' for row in rows)
+    (inputs['selection']/'selection.jsonl').write_text(text, encoding='utf-8')
+    contexts = []
+    for row in rows:
+        objects = tuple(listed.get(row['path'], ('street', 'tree')))
+        prompt = context_prompt(objects, scale.context.prompt, scale.context.max_chars)
+        contexts.append(dict(path=row['path'], name=row['name'], question='', answer='', items=(), prompt=prompt))
+    write_contexts(inputs['contexts']/'00000', contexts)
     return inputs
 
 
@@ -81,26 +90,30 @@ def prepare(folder, scale, photos, count):
 
 def reference(painter, classifier, images, prompts, scale, folder):
     "The published procedure, see above; writes NAME.png into the folder."
+    settings = scale.synthesis
     for start in range(0, len(images), TOGETHER):
         names = images.files[start:start + TOGETHER]
-        pixels = torch.stack([to_pixels(images.read(n), scale.resolution) for n in names])
-        z_in = encode_images(painter, pixels, names, 0)
+        pixels = torch.stack([to_pixels(images.read(n), settings.resolution) for n in names])  # (B, 3, H, W)
+        z_in = encode_images(painter, pixels, names, 0)  # (B, 4, H/8, W/8)
         eps = noise(z_in, names, 0, 'eps')
-        for _ in range(scale.iterations):
+        for _ in range(settings.iterations):
             with torch.no_grad():
                 text = encode_prompts(painter, [''] * len(names) + [prompts[n] for n in names])
-                blank = painter.vae.encode(torch.zeros_like(pixels).to(painter.device)).latent_dist.mode()*painter.factor
-                scheduler, timesteps = prepared(painter, scale.sampler, scale.steps, scale.strength)
+                blank_pixels = torch.zeros_like(pixels).to(painter.device)
+                blank = painter.vae.encode(blank_pixels).latent_dist.mode()*painter.factor  # (B, 4, H/8, W/8)
+                scheduler, timesteps = prepared(painter, settings.sampler, settings.steps, settings.strength)
                 z = scheduler.add_noise(z_in, eps, timesteps[:1])
+                mask = torch.ones(2*len(z), 1, *z.shape[2:], device=z.device)  # everything is painted anew
                 for t in timesteps:
-                    x = torch.cat([scheduler.scale_model_input(torch.cat([z, z]), t),
-                                   torch.ones(2*len(z), 1, *z.shape[2:], device=z.device), torch.cat([blank, blank])], 1)
+                    noisy = scheduler.scale_model_input(torch.cat([z, z]), t)
+                    x = torch.cat([noisy, mask, torch.cat([blank, blank])], 1)  # (2B, 9, H/8, W/8)
                     plain, prompted = painter.unet(x, t, text).sample.chunk(2)
-                    z = scheduler.step(plain + scale.guidance*(prompted - plain), t, z).prev_sample
+                    guided = plain + settings.guidance_scale*(prompted - plain)
+                    z = scheduler.step(guided, t, z).prev_sample
             leaf = (z/painter.factor).requires_grad_()
             shown = decode(painter, leaf)
-            loss = objectives[scale.objective](judge(classifier, shown), scale.target, None).sum()
-            eps = eps - scale.step/scale.release_batch*torch.autograd.grad(loss, leaf)[0]
+            loss = objectives[settings.objective](judge(classifier, shown), settings.target, None).sum()
+            eps = eps - settings.step_size/settings.release_batch*torch.autograd.grad(loss, leaf)[0]
             for name, picture in zip(names, shown.detach()):
                 path = folder/f'{name}.png'
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,8 +132,8 @@ def ours(scale, inputs, folder, count):
     uses = stages['synthesis'].uses
     job = Job('synthesis', ScaleView(scale, uses), 0, folder/'part', folder/'final', inputs, folder/'cache')
     job.folder.mkdir(parents=True)
-    first = synthesis.read_selection
-    with patch.object(synthesis, 'read_selection', lambda path: first(path)[:count]): synthesis_stage(job)
+    read_all = synthesis.read_selection
+    with patch.object(synthesis, 'read_selection', lambda path: read_all(path)[:count]): synthesis_stage(job)
     return job.folder
 
 
@@ -137,8 +150,8 @@ class Side:
         if self.kind == 'reference':
             reference(self.painter, self.classifier, self.images, self.prompts, self.scale, folder)
             return [folder/f'{name}.png' for name in self.images.files]
-        made, _ = read_synthetic(ours(self.scale, self.inputs, folder, len(self.images)), 'grad')
-        return made.paths
+        pictures, _ = read_synthetic(ours(self.scale, self.inputs, folder, len(self.images)), 'grad')
+        return pictures.paths
 
     def timed(self):
         "Seconds of one run."
@@ -147,15 +160,15 @@ class Side:
     def stopwatch(self, folder):
         settle()
         started = time.perf_counter()
-        made = self.run(folder)
+        paths = self.run(folder)
         settle()
-        return time.perf_counter() - started, made
+        return time.perf_counter() - started, paths
 
     def examined(self):
         "Share of each part of a run, and its pictures."
         with tempfile.TemporaryDirectory() as d, clocked(self) as spent:
-            spent['all'], made = self.stopwatch(Path(d))
-            return dict(spent), [np.asarray(Image.open(p), int) for p in made]
+            spent['all'], paths = self.stopwatch(Path(d))
+            return dict(spent), [np.asarray(Image.open(p), int) for p in paths]
 
     def memory(self):
         if torch.cuda.is_available(): return torch.cuda.max_memory_allocated()/1e6
@@ -168,8 +181,11 @@ def settle():
 
 @contextmanager
 def clocked(side):
-    "Yield a counter that fills with the seconds of each part. The GPU is waited for at every call, so the sum runs a little slower."
-    spent, painter = Counter(), side.painter
+    """Yield a counter that fills with the seconds of each part.
+
+    The GPU is waited for at every call, so the sum runs a little slower."""
+    spent = Counter()
+    painter = side.painter
     places = [(painter.unet, 'forward', 'UNet'), (painter.vae, 'encode', 'VAE'), (painter.vae, 'decode', 'VAE'),
               (painter.text_encoder, 'forward', 'text'), (side.classifier.model, 'forward', 'classifier'),
               (torch.autograd, 'grad', 'gradient of VAE and classifier'), (Image.Image, 'save', 'files')]
@@ -178,13 +194,14 @@ def clocked(side):
         def timed(*args, **kwargs):
             settle()
             started = time.perf_counter()
-            found = function(*args, **kwargs)
+            result = function(*args, **kwargs)
             settle()
             spent[part] += time.perf_counter() - started
-            return found
+            return result
         return timed
     with ExitStack() as stack:
-        for owner, name, part in places: stack.enter_context(patch.object(owner, name, around(getattr(owner, name), part)))
+        for owner, name, part in places:
+            stack.enter_context(patch.object(owner, name, around(getattr(owner, name), part)))
         yield spent
 
 
@@ -198,7 +215,7 @@ def ceiling(painter):
 
 def unet_flops(painter, scale):
     "Operations of one UNet evaluation of one latent."
-    side = synthesis.blank_latent(painter, scale.resolution).shape[2:]
+    side = synthesis.blank_latent(painter, scale.synthesis.resolution).shape[2:]
     x = torch.zeros(1, 9, *side, device=painter.device, dtype=painter.unet.dtype)
     return counted(painter.unet, x, 1, synthesis.blank_text(painter).to(painter.unet.dtype))
 
@@ -211,31 +228,37 @@ SIDE = None  # of this process
 def start(*details):
     global SIDE
     SIDE = Side(*details)
-    if SIDE.kind == 'ours' and not SIDE.scale.batch: SIDE.scale = replace(SIDE.scale, batch=tried_batch(SIDE))
-    every, SIDE.images = SIDE.images, SIDE.images.take(range(min(len(SIDE.images), SIDE.scale.batch or TOGETHER)))
+    if SIDE.kind == 'ours' and not SIDE.scale.synthesis.batch_size:
+        SIDE.scale = SIDE.scale.replace(synthesis=dict(batch_size=tried_batch(SIDE)))
+    all_images = SIDE.images
+    SIDE.images = all_images.take(range(min(len(all_images), SIDE.scale.synthesis.batch_size or TOGETHER)))
     SIDE.timed()  # warms up, with one batch
-    SIDE.images = every
+    SIDE.images = all_images
 
 
 def tried_batch(side):
     "What the stage would find by trial, found before the clock starts."
     job = SimpleNamespace(scale=side.scale, settled=lambda name, find: find())
-    found = synthesis.batch_size(job, side.painter, lambda z: synthesis.steer(side.painter, side.classifier, z, side.scale, 0., True))
+
+    def gradient_step(z): return synthesis.steer(side.painter, side.classifier, z, side.scale, 0., True)
+    size = synthesis.batch_size(job, side.painter, gradient_step)
     if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
-    return found
+    return size
 
 
 def ask(what): return getattr(SIDE, what)()
 
 
-def batch_of(): return TOGETHER if SIDE.kind == 'reference' else SIDE.scale.batch
+def batch_of(): return TOGETHER if SIDE.kind == 'reference' else SIDE.scale.synthesis.batch_size
 
 
 def efficiency(spent, count):
     "Of the UNet in a run of `count` images: operations per second, the ceiling, and their ratio."
     painter, scale = SIDE.painter, SIDE.scale
-    calls = 2*len(prepared(painter, scale.sampler, scale.steps, scale.strength)[1])*scale.iterations*count
-    rate, most = unet_flops(painter, scale)*calls/spent['UNet'], ceiling(painter)
+    _, timesteps = prepared(painter, scale.synthesis.sampler, scale.synthesis.steps, scale.synthesis.strength)
+    calls = 2*len(timesteps)*scale.synthesis.iterations*count  # 2: with the prompt and without
+    rate = unet_flops(painter, scale)*calls/spent['UNet']
+    most = ceiling(painter)
     return dict(tflops=rate/1e12, ceiling_tflops=most/1e12, share=rate/most)
 
 
@@ -243,6 +266,7 @@ def alone(): return workers(1)
 
 
 def compare(args, scale, folder):
+    "Both sides in turn, in processes of their own: all figures of a run."
     inputs = prepare(folder, scale, args.photos, args.images)
     counts = {'reference': min(args.reference_images or args.images, args.images), 'ours': args.images}
     with alone() as theirs, alone() as mine:
@@ -251,24 +275,27 @@ def compare(args, scale, folder):
         seconds = {kind: [] for kind in pools}
         for _ in range(args.rounds):
             for kind, pool in pools.items(): seconds[kind].append(pool.submit(ask, 'timed').result())
-        found, pictures = {}, {}
+        sides, pictures = {}, {}
         for kind, pool in pools.items():
-            shares, pictures[kind] = pool.submit(ask, 'examined').result()
-            found[kind] = dict(images=counts[kind], batch=pool.submit(batch_of).result(), seconds=seconds[kind], images_per_second=counts[kind]/median(seconds[kind]), memory_mb=pool.submit(ask, 'memory').result(),
-                               shares={part: s/shares['all'] for part, s in shares.items() if part != 'all'},
-                               unet=pool.submit(efficiency, shares, counts[kind]).result())
-    if replace(scale, **EXACT) != scale:
+            spent, pictures[kind] = pool.submit(ask, 'examined').result()
+            sides[kind] = dict(
+                images=counts[kind], batch=pool.submit(batch_of).result(), seconds=seconds[kind],
+                images_per_second=counts[kind]/median(seconds[kind]), memory_mb=pool.submit(ask, 'memory').result(),
+                shares={part: s/spent['all'] for part, s in spent.items() if part != 'all'},
+                unet=pool.submit(efficiency, spent, counts[kind]).result())
+    if scale.replace(**EXACT) != scale:
         with alone() as exact:
-            exact.submit(start, 'ours', replace(scale, **EXACT), inputs, counts['reference']).result()
+            exact.submit(start, 'ours', scale.replace(**EXACT), inputs, counts['reference']).result()
             pictures['ours'] = exact.submit(ask, 'examined').result()[1]
     difference = max(int(np.abs(a - b).max()) for a, b in zip(pictures['reference'], pictures['ours']))
-    return dict(**about(args, scale), **found, ratio=found['ours']['images_per_second']/found['reference']['images_per_second'], difference=difference)
+    ratio = sides['ours']['images_per_second']/sides['reference']['images_per_second']
+    return dict(**about(args, scale), **sides, ratio=ratio, difference=difference)
 
 
 def linear(args, scale, folder):
     "Seconds of the stage for growing m, full batches, set-up excluded."
-    scale = replace(scale, batch=args.batch or 32)
-    sizes = [scale.batch*2**k for k in range(5)]
+    scale = scale.replace(synthesis=dict(batch_size=args.batch or 32))
+    sizes = [scale.synthesis.batch_size*2**k for k in range(5)]
     inputs = prepare(folder, scale, args.photos, sizes[-1])
     sides = [Side('ours', scale, inputs, m) for m in sizes]
     sides[0].timed()  # warms up
@@ -279,27 +306,32 @@ def linear(args, scale, folder):
 
 def about(args, scale):
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
-    fields = ('resolution', 'strength', 'steps', 'iterations', 'batch', 'precision', 'vae_precision', 'compiled')
-    return dict(command=' '.join(['python', 'tools/bench_synthesis.py', *args.line]), device=device, packages=versions(),
-                scale=scale.name, settings={f: getattr(scale, f) for f in fields})
+    fields = ('resolution', 'strength', 'steps', 'iterations', 'batch_size',
+              'unet_precision', 'vae_precision', 'compiled')
+    settings = {name: getattr(scale.synthesis, name) for name in fields}
+    return dict(command=' '.join(['python', 'tools/bench_synthesis.py', *args.line]),
+                device=device, packages=versions(), scale=scale.name, settings=settings)
 
 
-def show(found):
-    print(f"{found['scale']}, {found['device']}; " + ', '.join(f'{k} {v}' for k, v in found['settings'].items()))
-    if 'exponent' in found:
-        for m, s in zip(found['m'], found['seconds']): print(f'm = {m:4}: {s:8.2f} s, {m/s:6.2f} images a second')
-        return print(f"seconds grow with m to the power {found['exponent']:.3f}")
-    a, b = found['reference'], found['ours']
-    line = lambda name, x, y, form: print(f'{name:34}{form.format(x):>14}{form.format(y):>14}')
+def show(figures):
+    settings = ', '.join(f'{name} {value}' for name, value in figures['settings'].items())
+    print(f"{figures['scale']}, {figures['device']}; {settings}")
+    if 'exponent' in figures:
+        for m, s in zip(figures['m'], figures['seconds']): print(f'm = {m:4}: {s:8.2f} s, {m/s:6.2f} images a second')
+        return print(f"seconds grow with m to the power {figures['exponent']:.3f}")
+    a, b = figures['reference'], figures['ours']
+
+    def line(name, x, y, form): print(f'{name:34}{form.format(x):>14}{form.format(y):>14}')
     line('', 'reference', 'ours', '{}')
     line('images', a['images'], b['images'], '{}')
     line('images at a time', a['batch'], b['batch'], '{}')
     line('images per second', a['images_per_second'], b['images_per_second'], '{:.3f}')
     line('peak memory, MB', a['memory_mb'], b['memory_mb'], '{:.0f}')
-    for part in sorted({*a['shares'], *b['shares']}): line(f'share of {part}', a['shares'].get(part, 0), b['shares'].get(part, 0), '{:.1%}')
+    for part in sorted({*a['shares'], *b['shares']}):
+        line(f'share of {part}', a['shares'].get(part, 0), b['shares'].get(part, 0), '{:.1%}')
     line('UNet, 10^12 operations a second', a['unet']['tflops'], b['unet']['tflops'], '{:.3f}')
     line('of the matrix product\'s', a['unet']['share'], b['unet']['share'], '{:.1%}')
-    print(f"ratio {found['ratio']:.2f}, largest difference of a pixel in float32 {found['difference']}")
+    print(f"ratio {figures['ratio']:.2f}, largest difference of a pixel in float32 {figures['difference']}")
 
 
 def main():
@@ -316,12 +348,14 @@ def main():
     args = parser.parse_args()
     args.line = sys.argv[1:]
     scale = get_scale(args.scale)
-    if scale.objective == 'energy_hinge' and scale.margin is None: sys.exit('energy_hinge needs a margin in the scale here')
-    if args.batch: scale = replace(scale, batch=args.batch)
-    if args.quick: scale = replace(scale, steps=2, strength=1., iterations=2)
-    with tempfile.TemporaryDirectory() as d: found = {'compare': compare, 'linear': linear}[args.what](args, scale, Path(d))
-    show(found)
-    if args.out: args.out.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
+    if scale.synthesis.objective == 'energy_hinge' and scale.synthesis.margin is None:
+        sys.exit('energy_hinge needs a margin in the scale here')
+    if args.batch: scale = scale.replace(synthesis=dict(batch_size=args.batch))
+    if args.quick: scale = scale.replace(synthesis=dict(steps=2, strength=1., iterations=2))
+    measure = {'compare': compare, 'linear': linear}[args.what]
+    with tempfile.TemporaryDirectory() as folder: figures = measure(args, scale, Path(folder))
+    show(figures)
+    if args.out: args.out.write_text(json.dumps(figures, indent=1) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__': main()

@@ -1,7 +1,8 @@
 """Pages for readers, made from the outputs stored in the notebooks: nothing is executed.
 
     python tools/book.py html              the book: open _book/html/index.html
-    python tools/book.py readme            README.md and nbs/index_files/, from nbs/index.ipynb
+    python tools/book.py readme            README.md and paper_figures/README.md, from nbs/index.ipynb and
+                                           nbs/results.ipynb; their images go to nbs/index_files/
     python tools/book.py readme --check    fail if they differ from what `readme` would write
 """
 import argparse
@@ -17,7 +18,9 @@ import nbformat
 from nb import Fault, directives, notebooks, project, read, without_number, write_atomically
 from nbconvert import MarkdownExporter
 
-IMAGES = 'index_files'  # beside the notebook
+# Notebooks outside the rooms, and the page that is made of each.
+PAGES_OF = {'index.ipynb': 'README.md', 'results.ipynb': 'paper_figures/README.md'}
+IMAGES = 'index_files'  # beside the notebooks
 # The same picture in several formats is shown once, in the first of these; tables as Markdown or
 # plain text, because HTML tables carry style sheets that a README shows as words.
 FORMATS = ['text/markdown', 'image/svg+xml', 'image/png', 'image/jpeg', 'text/plain']
@@ -32,10 +35,10 @@ def readers_cell(cell):
     "The cell as a reader sees it, without directives; None if it is machinery."
     if cell.cell_type != 'code':
         return cell
-    found = directives(cell.source)
-    if {'default_exp', 'hide'} & found.keys() or 'nbdev_export(' in cell.source:
+    flags = directives(cell.source)
+    if {'default_exp', 'hide'} & flags.keys() or 'nbdev_export(' in cell.source:
         return None
-    hidden = cell.source.lstrip().startswith('show_doc(') or found.get('echo:') == ['false']
+    hidden = cell.source.lstrip().startswith('show_doc(') or flags.get('echo:') == ['false']
     cell.metadata['tags'] = [*cell.metadata.get('tags', []), *(['remove-input'] if hidden else [])]
     cell.source = re.sub(r'\A(?:\s*#\s*\|.*\n?)+', '', cell.source)
     cell.outputs = [output for output in cell.outputs if output.get('name') != 'stderr']
@@ -54,38 +57,54 @@ def local_links(notebook):
             for _, target in LOCAL_LINK.findall(cell.source)]
 
 
-def links_from_root(notebook, folder):
-    "Let the links of a notebook in `folder` start at the root of the project."
-    def from_root(match):
-        return match[1] + os.path.relpath(folder/match[2], project().config_path)
+def move_links(notebook, folder, target, pages=None):
+    """Let the links of a notebook in `folder` start at the folder `target`.
+
+    `pages`: {file that is linked to: what is meant}."""
+    def moved(match):
+        linked = Path(os.path.normpath(folder/match[2]))
+        return match[1] + os.path.relpath((pages or {}).get(linked, linked), target) + '/'*match[2].endswith('/')
 
     for cell in notebook.cells:
         if cell.cell_type == 'markdown':
-            cell.source = LOCAL_LINK.sub(from_root, cell.source)
+            cell.source = LOCAL_LINK.sub(moved, cell.source)
 
 
 # ---- README -----------------------------------------------------------------------------------
 
-def readme_files():
-    "{path: bytes} of README.md and its images."
+def pages_made():
+    "{notebook outside the rooms: the page that is made of it}."
     config = project()
-    root, source = config.config_path, config.nbs_path/config.readme_nb
+    return {config.nbs_path/name: config.config_path/page for name, page in PAGES_OF.items()
+            if (config.nbs_path/name).exists()}
+
+
+def page_files(source, page, pages):
+    "{path: bytes} of the page made from one notebook, and of its images."
+    config = project()
     notebook = readers_view(read(source))
     for target in local_links(notebook):
         if not (source.parent/target).exists():
             raise Fault(f'{source.name} links to {target}, which does not exist')
 
-    links_from_root(notebook, source.parent)
+    move_links(notebook, source.parent, page.parent, pages)
     exporter = MarkdownExporter(config={
         'NbConvertBase': {'display_data_priority': FORMATS},
         'TagRemovePreprocessor': {'enabled': True, 'remove_input_tags': {'remove-input'}}})
+    images = os.path.relpath(config.nbs_path/IMAGES, page.parent)
     text, resources = exporter.from_notebook_node(
-        notebook, {'unique_key': 'index', 'output_files_dir': f'{config.nbs_path.name}/{IMAGES}'})
+        notebook, {'unique_key': source.stem, 'output_files_dir': images})
     head = f'<!-- made by tools/book.py: edit {config.nbs_path.name}/{source.name} -->'
     text = re.sub(r'^[ \t]+$', '', text, flags=re.M)
     text = re.sub(r'\n{3,}', '\n\n', text)
-    files = {root/name: data for name, data in resources['outputs'].items()}
-    return {root/'README.md': f'{head}\n\n{text.strip()}\n'.encode(), **files}
+    files = {Path(os.path.normpath(page.parent/name)): data for name, data in resources['outputs'].items()}
+    return {page: f'{head}\n\n{text.strip()}\n'.encode(), **files}
+
+
+def readme_files():
+    "{path: bytes} of the pages and their images."
+    pages = pages_made()
+    return {path: data for source, page in pages.items() for path, data in page_files(source, page, pages).items()}
 
 
 def readme(check=False):
@@ -102,18 +121,19 @@ def readme(check=False):
     for path in stale:
         path.unlink()
     names = [str(path.relative_to(root)) for path in changed + stale]
-    print(', '.join(names) + ': written' if names else 'README.md: nothing changed')
+    print(', '.join(names) + ': written' if names else 'the pages: nothing changed')
 
 
 # ---- book -------------------------------------------------------------------------------------
 
 def parts(paths):
-    "{name of a room: its notebooks}, in reading order."
+    "{name of a room: its notebooks}, in reading order; the results come last."
     shelf = {}
     for path in sorted(paths):
-        if path.parent == project().nbs_path:
+        outside = path.parent == project().nbs_path
+        if outside and path.name not in PAGES_OF:
             raise Fault(f'{path.name}: move it into a room, a folder such as 1_data')
-        shelf.setdefault(without_number(path.parent.name).capitalize(), []).append(path)
+        shelf.setdefault('Results' if outside else without_number(path.parent.name).capitalize(), []).append(path)
     return shelf
 
 
@@ -131,11 +151,12 @@ def contents(paths, root):
 def write_source(source):
     "Write copies that lie to each other as the originals do, so that links hold; the front page goes to the top."
     config = project()
-    root, shelf = config.config_path, {path: readers_view(nb) for path, nb in notebooks().items()}
+    root = config.config_path
+    shelf = {path: readers_view(nb) for path, nb in notebooks().items()}
     front = config.nbs_path/config.readme_nb
     rooms = {path: nb for path, nb in shelf.items() if path != front}
     opening = shelf[front]
-    links_from_root(opening, front.parent)
+    move_links(opening, front.parent, root)
     opening.cells.append(nbformat.v4.new_markdown_cell(contents(rooms, root)))
     texts = {root/name: nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell((root/name).read_text('utf-8'))])
              for name in PAGES if (root/name).exists()}
@@ -161,7 +182,8 @@ def html():
     book = config.config_path/'_book'
     shutil.rmtree(book, ignore_errors=True)
     write_source(book/'source')
-    about = {'project': config.title, 'html_title': config.title, 'author': config.author, 'copyright': config.copyright}
+    about = {'project': config.title, 'html_title': config.title,
+             'author': config.author, 'copyright': config.copyright}
     done = subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', '-c', SPHINX,
                            *(word for name, value in about.items() for word in ('-D', f'{name}={value}')),
                            book/'source', book/'html'])

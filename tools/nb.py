@@ -1,10 +1,10 @@
 """Edit, execute and check the notebooks without a browser.
 
-    python tools/nb.py new   nbs/04_scores.ipynb  start a notebook that makes synood/scores/method.py
-    python tools/nb.py text  nbs/04_scores.ipynb  write .nbtext/04_scores.py: edit it anywhere
-    python tools/nb.py save  nbs/04_scores.ipynb  fold the edited text back, clean, export
-    python tools/nb.py run   nbs/04_scores.ipynb  execute in place, storing the outputs
-    python tools/nb.py check                      find what would go wrong silently; writes nothing
+    python tools/nb.py new   nbs/5_methods/margin.ipynb  start a notebook that makes synood/methods/margin.py
+    python tools/nb.py text  nbs/5_methods/margin.ipynb  write .nbtext/margin.py: edit it anywhere
+    python tools/nb.py save  nbs/5_methods/margin.ipynb  fold the edited text back, clean, export
+    python tools/nb.py run   nbs/5_methods/margin.ipynb  execute in place, storing the outputs
+    python tools/nb.py check                             find what would go wrong silently; writes nothing
 
 The notebook is the only source. The text (jupytext's percent format) is a view of it: git ignores
 .nbtext/, and it may be deleted at any time. `new` takes `--module NAME`, or `--no-module` for a
@@ -43,6 +43,11 @@ KERNEL = {'name': 'python3', 'display_name': 'python3', 'language': 'python'}
 EXPORTS = {'export', 'exports', 'exporti'}
 LONGEST_EXPORT = 50  # lines of code in one exported cell
 LARGEST_NOTEBOOK = 600_000  # bytes
+WIDEST = 120  # characters in a line of code or prose
+# Where lines may still be wider: a path, or the beginning of one.
+STILL_WIDE = ('nbs/0_core', 'nbs/1_data', 'nbs/2_models', 'nbs/3_scores', 'nbs/4_outliers', 'nbs/5_methods',
+              'nbs/6_evaluation', 'nbs/7_detector', 'nbs/8_app/05_pretraining', 'nbs/9_experiments', 'nbs/index',
+              'tests/golden', 'tests/interface', 'tests/pipeline', 'tests/robustness', 'tests/tools', 'tools')
 # One letter of each word stands in brackets so that no search finds the words here.
 UNFINISHED = re.compile(r'\b(TO[D]O|FIX[M]E|X[X]X)\b')
 LOCAL_PATH = re.compile(r'(?<![\w.])/(?:home|Users|root|work|workspace|mnt|tmp|scratch)/\w'
@@ -99,9 +104,9 @@ def directives(source):
 
 def is_skipped(source, flags):
     "Whether nbdev_test passes over the cell: never evaluated, under a test flag, or exporting."
-    found = directives(source)
-    never = found.get('eval:', [''])[:1] == ['false']
-    return never or bool(flags & found.keys()) or 'nbdev_export(' in source
+    named = directives(source)
+    never = named.get('eval:', [''])[:1] == ['false']
+    return never or bool(flags & named.keys()) or 'nbdev_export(' in source
 
 
 def is_exported(source):
@@ -115,8 +120,8 @@ def code_cells(notebook):
 def module_of(notebook):
     "The module named by `#| default_exp`, or None."
     for cell in code_cells(notebook):
-        if found := directives(cell.source).get('default_exp'):
-            return found[0]
+        if arguments := directives(cell.source).get('default_exp'):
+            return arguments[0]
     return None
 
 
@@ -153,9 +158,9 @@ def digest(notebook):
 def notebooks():
     "{path: notebook}, in reading order."
     folder = project().nbs_path
-    found = [path for path in folder.rglob('*.ipynb')
+    paths = [path for path in folder.rglob('*.ipynb')
              if not any(part.startswith(('_', '.')) for part in path.relative_to(folder).parts)]
-    return {path: read(path) for path in sorted(found)}
+    return {path: read(path) for path in sorted(paths)}
 
 
 # ---- text and back ----------------------------------------------------------------------------
@@ -330,7 +335,7 @@ def text_outputs(cell):
 
 def cell_faults(cell):
     "Faults of one code cell."
-    source, found = cell.source, directives(cell.source)
+    source, named = cell.source, directives(cell.source)
     lines = source.splitlines(True)
     head = lines[:first_code_ln(lines)]
     body = lines[len(head):]
@@ -342,7 +347,7 @@ def cell_faults(cell):
         yield 'a directive below the first line of code or comment is ignored: move it up'
     if any(LOCAL_PATH.search(text) for text in text_outputs(cell)):
         yield 'an output shows a path of one machine'
-    if EXPORTS & found.keys():
+    if EXPORTS & named.keys():
         if any(re.match(r'\s*[%!]', line) for line in lines):
             yield 'a magic in an exported cell: nbdev_export would fail on it'
         if (length := len(''.join(body).strip().splitlines())) > LONGEST_EXPORT:
@@ -408,12 +413,12 @@ def notebook_faults(content, flags):
         elif count > 1:
             yield f'{count} cells share the id {cell_id}'
     for cell in notebook.cells:
-        found = list(cell_faults(cell)) if cell.cell_type == 'code' else []
+        faults = list(cell_faults(cell)) if cell.cell_type == 'code' else []
         if LOCAL_PATH.search(cell.source):
-            found.append('names a path of one machine')
+            faults.append('names a path of one machine')
         if word := UNFINISHED.search(cell.source):
-            found.append(f'says {word[0]}')
-        yield from (f'cell {cell.get("id")}: {fault}' for fault in found)
+            faults.append(f'says {word[0]}')
+        yield from (f'cell {cell.get("id")}: {fault}' for fault in faults)
     exporting = [cell for cell in code_cells(notebook) if is_exported(cell.source)]
     if module_of(notebook) is None:
         if any(not args for cell in exporting for name, args in directives(cell.source).items()
@@ -422,6 +427,30 @@ def notebook_faults(content, flags):
     else:
         yield from (f'{name} is exported but no test cell mentions it'
                     for name in untested_names(notebook, flags))
+
+
+def wide_lines(text):
+    "Numbers, from 1, of the lines of a text that are wider than `WIDEST` characters."
+    return [number for number, line in enumerate(text.splitlines(), 1) if len(line) > WIDEST]
+
+
+def is_clean(path):
+    "Whether the lines of a file are checked for their width."
+    return not path.relative_to(project().config_path).as_posix().startswith(STILL_WIDE)
+
+
+def width_faults(shelf):
+    "Lines that are too wide: in the cells of notebooks, and in the Python files that no notebook makes."
+    root = project().config_path
+    for path, notebook in shelf.items():
+        if not is_clean(path): continue
+        for cell in notebook.cells:
+            if wide := wide_lines(cell.source):
+                yield f'{path.name}: cell {cell.get("id")}: over {WIDEST} characters in line {wide[0]}'
+    for path in sorted(p for p in [*root.glob('*.py'), *root.glob('tests/**/*.py'), *root.glob('tools/**/*.py')]
+                       if is_clean(p)):
+        if wide := wide_lines(path.read_text(encoding='utf-8')):
+            yield f'{path.relative_to(root)}: over {WIDEST} characters in line {wide[0]}'
 
 
 def comes_later(other, path):
@@ -467,11 +496,12 @@ def faults():
     flags = set(config.tst_flags.split())
     for path, notebook in shelf.items():
         content = path.read_text(encoding='utf-8')
-        found = list(notebook_faults(content, flags))
-        if not found and render(notebook) != content:
-            found = ['not clean: run nbdev_clean']
-        yield from (f'{path.name}: {fault}' for fault in found)
+        problems = list(notebook_faults(content, flags))
+        if not problems and render(notebook) != content:
+            problems = ['not clean: run nbdev_clean']
+        yield from (f'{path.name}: {fault}' for fault in problems)
     yield from shelf_faults(shelf, config.lib_path.name)
+    yield from width_faults(shelf)
     try:
         yield from module_faults(config.lib_path)
     except Fault as fault:
@@ -480,8 +510,8 @@ def faults():
 
 def check():
     start = time.monotonic()
-    if found := list(faults()):
-        raise Fault('\n'.join(found))
+    if problems := list(faults()):
+        raise Fault('\n'.join(problems))
     print(f'{len(notebooks())} notebooks and {project().lib_path.name}/ agree '
           f'({time.monotonic() - start:.1f} s)')
 

@@ -15,14 +15,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Callable
 import numpy as np
-from ..models.features import find_model
+from ..models.hub import find_model
 from ..data.images import ImageSet, open_sets, protocols, read_selection
 from ..data.miniature import CLASSES
 from ..methods.npos import misfit
 from ..data.user_images import batched, each_picture, located
-from ..core.runs import (CannotWrite, atomic_write, progress, run_stage, schooled, stage, stage_folder, stages,
-                         temporary, understood)
-from ..core.scales import NETWORKS, Scale, check_choices, get_scale
+from ..core.files import CannotWrite, atomic_write, progress, temporary, understood
+from ..core.stages import run_stage, stage, stage_folder, stages
+from ..data.images import schooled
+from ..core.scales import NETWORKS, Scale, check_choices, get_scale, setting_names
 from ..outliers.synthesis import png_name
 
 # %% ../../nbs/8_app/00_preflight.ipynb #8334695e
@@ -41,6 +42,7 @@ def figures_place(root: Path) -> Path:
     root = Path(root).resolve()
     return (root.parent if root.name == 'runs' else root)/'paper_figures'
 
+# %% ../../nbs/8_app/00_preflight.ipynb #372aad00
 def check_place(folder: Path, option: str = '--root'):
     """Return if files can be written into a folder, which need not exist yet.
 
@@ -55,7 +57,8 @@ def check_place(folder: Path, option: str = '--root'):
     except OSError as e:
         other = 'another root' if option == '--root' else f'another place with {option}'
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise CannotWrite(f'{there}: {e.strerror}: {"free some space there" if full else f"make it writable or choose {other}"}; '
+        remedy = 'free some space there' if full else f'make it writable or choose {other}'
+        raise CannotWrite(f'{there}: {e.strerror}: {remedy}; '
                           'what is finished is kept, the same command goes on from there') from None
     finally:
         with suppress(OSError): probe.unlink(missing_ok=True)  # which a read-only disk refuses as well
@@ -70,7 +73,7 @@ def behind(name: str) -> set[str]:
 def picture_bytes(scale: Scale, made: set[str] = frozenset(KINDS), seeds: tuple[int, ...] = ()) -> float:
     "Bytes of the synthetic pictures of a scale, roughly; `made`: the stages that are made."
     kinds = sum(n for name, n in KINDS.items() if name in made)
-    return 1.5*kinds*scale.m*len(seeds or scale.seeds)*scale.resolution**2
+    return 1.5*kinds*scale.m*len(seeds or scale.seeds)*scale.synthesis.resolution**2
 
 def check_room(folder: Path, need: float):
     "Return if about `need` bytes have room below a folder, what stands there counted in. OSError of one line."
@@ -97,24 +100,26 @@ def counts_of(train: ImageSet) -> dict[str, int]:
     names = [f'{name} (class {i})' if known[name] > 1 else name for i, name in enumerate(train.classes)]
     return dict(zip(names, np.bincount(train.labels, minlength=len(names)).tolist()))
 
+# %% ../../nbs/8_app/00_preflight.ipynb #9fed239d
 def check_counts(scale: Scale, counts: dict[str, int], fields=None):
     """Return if so many images of every class are enough for what the `fields` (default: all) of a scale ask for.
 
     ValueError of one line."""
     def need(ok, field, why):
         if ok or (fields is not None and field not in fields): return
-        raise ValueError(f'scale {scale.name}: {field} = {getattr(scale, field)}: {why}')
+        raise ValueError(f'scale {scale.name}: {field} = {scale.get(field)}: {why}')
     classes, (name, least) = len(counts), min(counts.items(), key=lambda pair: pair[1])
     each, rest = divmod(scale.m, classes)
     few = f'class {name} has {least} images: lower it, or bring more'
     need(not rest, 'm', f'{classes} classes cannot share so many images evenly: take {max(1, each)*classes}')
     need(each <= least, 'm', f'{each} of every class are asked for, and {few}')
-    need(scale.prompt_shots <= least, 'prompt_shots', few)
-    need(misfit(scale.npos_shots, scale) or scale.npos_shots <= least, 'npos_shots', few)
-    need(scale.locoop_top < classes, 'locoop_top', f'of {classes} classes, {classes - 1} is the most that makes sense')
-    need(scale.cocoop_length == 4, 'cocoop_length', 'CoCoOp begins with the four words "a photo of a": set it to 4')
-    need(scale.clipn_batch >= 2, 'clipn_batch', 'CLIPN says no to the pictures of others: take two or more')
-    need(scale.knn_k <= sum(counts.values()), 'knn_k', f'there are {sum(counts.values())} training images: lower it')
+    need(scale.coop.shots <= least, 'coop.shots', few)
+    need(misfit(scale.npos.shots, scale) or scale.npos.shots <= least, 'npos.shots', few)
+    need(scale.locoop.top_k < classes, 'locoop.top_k',
+         f'of {classes} classes, {classes - 1} is the most that makes sense')
+    need(scale.cocoop.n_ctx == 4, 'cocoop.n_ctx', 'CoCoOp begins with the four words "a photo of a": set it to 4')
+    need(scale.clipn.batch_size >= 2, 'clipn.batch_size', 'CLIPN says no to the pictures of others: take two or more')
+    need(scale.knn.k <= sum(counts.values()), 'knn.k', f'there are {sum(counts.values())} training images: lower it')
 
 # %% ../../nbs/8_app/00_preflight.ipynb #91c9125c
 def check_networks(scale: Scale, fields):
@@ -129,8 +134,9 @@ def check_networks(scale: Scale, fields):
 
 def _check_steps(scale, listed):
     with understood(listed): most = json.loads(listed.read_text(encoding='utf-8')).get('num_train_timesteps', 1000)
-    if scale.steps <= most: return
-    raise ValueError(f'scale {scale.name}: steps = {scale.steps}: {listed.parent.parent} has {most}')
+    if scale.synthesis.steps <= most: return
+    raise ValueError(f'scale {scale.name}: synthesis.steps = {scale.synthesis.steps}: '
+                     f'{listed.parent.parent} has {most}')
 
 # %% ../../nbs/8_app/00_preflight.ipynb #73284c9f
 @lru_cache(maxsize=None)
@@ -146,6 +152,7 @@ def folding(folder: Path) -> Callable[[str], str]:
         return name.casefold() if case else name
     return fold
 
+# %% ../../nbs/8_app/00_preflight.ipynb #d2622d6b
 def check_names(names: list[str], folder: Path, fold: Callable[[str], str] | None = None):
     """Return if synthetic pictures of images with these relative names can lie below a folder; `fold`: see `folding`.
 
@@ -201,13 +208,14 @@ def preflight(scale=None, root: Path = 'runs', stage: str = '', seeds: tuple[int
     if scale is not None: _check_run(check_choices(get_scale(scale)), root, stage, tuple(seeds), fields)
     if pictures is not None: check_pictures(pictures)
 
+# %% ../../nbs/8_app/00_preflight.ipynb #96e6c0b8
 def _check_run(scale, root, stage, seeds, fields):
     seeds, made = seeds or scale.seeds, behind(stage) if stage else set(stages.names())
     if stage and all(stage_folder(stage, scale, s, root).exists() for s in seeds): return  # nothing will be made
     check_place(root)
-    if stage: fields = {f for name in made for f in stages[name].uses}
+    if stage: fields = {f for name in made for f in setting_names(stages[name].uses)}
     else: check_place(figures_place(root))
-    if fields is None: fields = set(vars(scale))
+    if fields is None: fields = set(setting_names())
     check_networks(scale, fields)
     if 'inpainting' in fields: check_room(Path(root)/scale.name, picture_bytes(scale, made, seeds))
     if rendered(scale): check_counts(scale, drawn_counts(scale), fields)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHELVES', 'SHARD', 'GLYPHS', 'trainees', 'TARGETS', 'MODELS', 'crowd', 'cells', 'picture', 'Shelf', 'draw_shelves',
-           'open_shelves', 'Batch', 'draw_batch', 'Plan', 'Trainee', 'trainee', 'Course', 'learn', 'finished',
+           'open_shelves', 'Batch', 'draw_batch', 'Plan', 'Trainee', 'trainee', 'begun', 'curve', 'learn', 'finished',
            'pretrain', 'tokens', 'truth', 'similarities', 'recognised', 'ClipTrainee', 'RN', 'SmallRN', 'Tower',
            'open_clip_tower', 'ViT', 'ResNet', 'VAE', 'paint_caption', 'noise_times', 'focus', 'shelf_latents',
            'Inpainter', 'painted', 'question', 'answer', 'LLaVA', 'manifest', 'clip_card', 'classifier_card',
@@ -12,7 +12,7 @@ __all__ = ['SHELVES', 'SHARD', 'GLYPHS', 'trainees', 'TARGETS', 'MODELS', 'crowd
            'shipped_card', 'ship']
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #4f5f17c0
-import hashlib, io, json, math, os, shutil, subprocess, time
+import json, math, os, shutil, subprocess
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +31,8 @@ from transformers import (AutoProcessor, AutoTokenizer, CLIPTextConfig, CLIPText
                           CLIPVisionModel, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration)
 from ..evaluation.benchmark import evaluate, load_benchmark
 from ..outliers.context import context_prompt, context_quality, describe, load_lister, put_question
-from ..models.features import (Clip, classifier_features, cosine, encode_images, encode_text, load_classifier, load_clip)
+from ..models.clip import Clip, cosine, encode_images, encode_text, load_clip
+from ..models.classifier import classifier_features, load_classifier
 from ..data.images import spread
 from ..evaluation.metrics import id_accuracy
 from ..data.miniature import (CLASSES, COLOURS, MIX, OBJECTS, SCENES, SIDE, TEXTURES, TRAIN_STYLE, Recipe, caption, compose, contexts, draw, expose,
@@ -39,10 +40,13 @@ from ..data.miniature import (CLASSES, COLOURS, MIX, OBJECTS, SCENES, SIDE, TEXT
 from ..data.miniature import plan as world_plan
 from ..scores.negatives import fill, read_negatives
 from ..core.processes import workers
-from ..core.runs import atomic_file, atomic_folder, atomic_write, embedded_folder, file_hash, lock, progress, run_stage, understood, versions
+from ..core.files import atomic_file, atomic_folder, embedded_folder, file_hash, progress, understood
+from ..core.stages import run_stage, versions
+from ..core.training import FineTuning, one_trainer, train_course
 from ..core.scales import Registry, generator, get_scale, rng as stream, scales
 from ..scores.method import MCM, NegLabel
-from ..outliers.synthesis import decode, load_painter, paint, read_synthetic, to_image
+from ..outliers.inpainting import decode, load_painter, to_image
+from ..outliers.synthesis import paint, read_synthetic
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #247773d0
 SHELVES = {'id': 40_000, 'near': 10_000, 'iNaturalist': 8_000, 'open': 34_000, 'scene': 8_000, 'Textures': 8_000,
@@ -169,7 +173,7 @@ class Trainee:
         raise NotImplementedError
 
     def groups(self) -> list[dict]:
-        "Parameter groups; `scale` multiplies the rate of a group."
+        "Parameter groups; `share` multiplies the learning rate of a group."
         return [dict(params=[p for p in self.net.parameters() if p.requires_grad])]
 
     @property
@@ -187,73 +191,38 @@ def trainee(name: str):
 # %% ../../nbs/8_app/05_pretraining.ipynb #8c018538
 def _blend(decay):
     "A running mean that follows closely at first."
-    def blend(mean, now, seen): torch._foreach_lerp_(mean, now, 1 - min(decay, (1 + float(seen))/(10 + float(seen))))
+    def blend(mean, now, seen):
+        torch._foreach_lerp_(mean, now, 1 - min(decay, (1 + float(seen))/(10 + float(seen))))
     return blend
 
-class Course:
-    "The state of one training: network, optimiser, running mean and loss curve, kept in a file between runs."
-    def __init__(self, student: Trainee, plan: Plan, path: Path):
-        self.student, self.plan, self.path, self.recent = student, plan, path, []
-        self.optimiser = torch.optim.AdamW(student.groups(), lr=plan.lr, weight_decay=plan.weight_decay, betas=(.9, .98))
-        self.mean = torch.optim.swa_utils.AveragedModel(student.net, multi_avg_fn=_blend(plan.average)) if plan.average else None
-        self.parts = dict(net=student.net, optimiser=self.optimiser) | (dict(mean=self.mean) if self.mean else {})
-        self.state = dict(step=0, curve=[], seconds=0., plan=asdict(plan))
-        if path.exists(): self.restore()
-        self.started = time.time() - self.state['seconds']
+def begun(student: Trainee, plan: Plan) -> FineTuning:
+    "A training before its first step: AdamW, and a running mean of the weights where the plan asks for one."
+    optimiser = torch.optim.AdamW(student.groups(), lr=plan.lr, weight_decay=plan.weight_decay, betas=(.9, .98))
+    mean = None
+    if plan.average: mean = torch.optim.swa_utils.AveragedModel(student.net, multi_avg_fn=_blend(plan.average))
+    return FineTuning(student.net, optimiser, mean=mean, settings=asdict(plan))
 
-    def restore(self):
-        with understood(self.path, 'delete it, and the training begins anew'):
-            content = self.path.read_bytes()
-            if not content.startswith(b'PK'):  # as it does in files of earlier versions, without a hash
-                known, content = content[:64], content[64:]
-                if known != hashlib.sha256(content).hexdigest().encode(): raise ValueError('it is not what was written')
-            saved = torch.load(io.BytesIO(content), map_location=self.student.device, weights_only=True)
-            if saved['plan'] != asdict(self.plan): raise ValueError(f'{self.path} belongs to another plan: delete it or take another root')
-            for name, part in self.parts.items(): part.load_state_dict(saved[name])
-            self.state = {k: saved[k] for k in self.state}
-
-    def checkpoint(self):
-        packed = io.BytesIO()
-        torch.save(self.state | {name: part.state_dict() for name, part in self.parts.items()}, packed)
-        content = packed.getvalue()
-        atomic_write(self.path, hashlib.sha256(content).hexdigest().encode() + content)
-
-    def note(self, step: int, loss: float):
-        "One step is done: remember how far and how well."
-        if not math.isfinite(loss): raise FloatingPointError(f'{self.student.name}: the loss of step {step} is {loss}')
-        self.recent.append(loss)
-        self.state |= dict(step=step + 1, seconds=time.time() - self.started)
-        if (step + 1) % math.ceil(self.plan.steps/200) and step + 1 < self.plan.steps: return
-        self.state['curve'].append([step + 1, round(float(np.mean(self.recent)), 4), round(self.state['seconds'], 1)])
-        self.recent = []
+def curve(losses: list[float]) -> list[list]:
+    "At most 200 points (step, mean loss since the point before), rounded, the last of them at the last step."
+    stride = math.ceil(len(losses)/200)
+    ends = [min(start + stride, len(losses)) for start in range(0, len(losses), stride or 1)]
+    return [[end, round(float(np.mean(losses[start:end])), 4)] for start, end in zip([0, *ends], ends)]
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #9e900f5a
-def _step(course, step):
-    "One step. What it sees depends on its number alone, so a run that was stopped and went on is the same run."
-    student, plan = course.student, course.plan
-    for group in course.optimiser.param_groups: group['lr'] = plan.rate(step)*group.get('scale', 1)
-    draws = stream(plan.seed, f'train {student.name}', step)
-    batch, student.seen = draw_batch(student.shelves, draws, plan.batch, student.mix), step*plan.batch
-    with torch.autocast('cuda', torch.bfloat16, enabled=student.device.type == 'cuda'):
-        loss = student.loss(batch, draws, generator(plan.seed, f'train {student.name}', step, 'noise'))
-    course.optimiser.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(student.net.parameters(), 1.)
-    course.optimiser.step()
-    if course.mean: course.mean.update_parameters(student.net)
-    course.note(step, loss.item())
-
-def learn(student: Trainee, plan: Plan, path: Path, seconds_between: float = 60) -> dict:
-    "Train to the end of the plan from wherever `path` stands: steps, seconds and the loss curve (step, loss, seconds)."
-    course, last = Course(student, plan, Path(path)), time.time()
+def learn(student: Trainee, plan: Plan, path: Path, seconds_between: float = 60) -> FineTuning:
+    "Train to the end of the plan from wherever `path` stands; the network ends with the running mean, where there is one."
+    def loss(step, _):  # what it sees depends on its number alone
+        draws = stream(plan.seed, f'train {student.name}', step)
+        noise = generator(plan.seed, f'train {student.name}', step, 'noise')
+        batch = draw_batch(student.shelves, draws, plan.batch, student.mix)
+        student.seen = step*plan.batch
+        with torch.autocast('cuda', torch.bfloat16, enabled=student.device.type == 'cuda'):
+            return student.loss(batch, draws, noise)
+    course = begun(student, plan)
     student.net.train()
-    for step in progress(range(course.state['step'], plan.steps), student.name):
-        _step(course, step)
-        if time.time() - last >= seconds_between:
-            course.checkpoint()
-            last = time.time()
+    train_course(course, range(plan.steps), loss, plan.rate, student.name, Path(path), seconds_between, max_norm=1.)
     if course.mean: student.net.load_state_dict(course.mean.module.state_dict())
-    return course.state
+    return course
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #bfe0a430
 def _commit():
@@ -279,28 +248,27 @@ def pretrain(name: str, root: Path, plans: dict[str, Plan] | None = None, sizes:
         if manifest(folder/'network')['recipe'].items() >= asdict(plan).items(): return folder/'network'
         raise ValueError(f'{folder/"network"} was made by another plan: delete it or take another root')
     folders = {n: pretrain(n, root, plans, sizes, seconds_between) for n in cls.needs}
-    folder.mkdir(parents=True, exist_ok=True)
-    with lock(folder/'.lock'):  # a second process waits here and finds the network done
-        if not finished(folder/'network'): _train(name, root, plan, folders, sizes, seconds_between)
+    def done(): return finished(folder/'network')
+    with one_trainer(folder/'checkpoint.safetensors', folder/'.lock', done) as checkpoint:  # a second process waits here
+        if checkpoint: _train(name, root, plan, folders, sizes, checkpoint, seconds_between)
     return folder/'network'
 
-def _train(name, root, plan, folders, sizes, seconds_between):
+def _train(name, root, plan, folders, sizes, checkpoint, seconds_between):
     "Train one network whose needs stand, and write its folder."
     folder, commit, shelves = root/name, _commit(), open_shelves(root/'pictures', sizes)
     torch.manual_seed(plan.seed)
     student = trainees[name](shelves, folders)
     student.net.to('cuda' if torch.cuda.is_available() else 'cpu', memory_format=torch.channels_last)
-    state = learn(student, plan, folder/'checkpoint.pt', seconds_between)
+    course = learn(student, plan, checkpoint, seconds_between)
     student.net.eval().to('cpu', memory_format=torch.contiguous_format)
     with atomic_folder(folder/'network') as part:
         student.save(part)
         _forget_places(part)
         about = dict(name=name, recipe=asdict(plan) | dict(mix=student.mix, needs=student.needs), samples=plan.steps*plan.batch, commit=commit,
-                     seconds=round(state['seconds']), threads=torch.get_num_threads(),
+                     seconds=round(course.elapsed), threads=torch.get_num_threads(),
                      device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu', packages=versions(),
-                     sha256={p.relative_to(part).as_posix(): file_hash(p) for p in sorted(part.rglob('*')) if p.is_file()}, curve=state['curve'])
+                     sha256={p.relative_to(part).as_posix(): file_hash(p) for p in sorted(part.rglob('*')) if p.is_file()}, curve=curve(course.losses))
         (part/'manifest.json').write_text(json.dumps(about, indent=1) + '\n', encoding='utf-8')
-    (folder/'checkpoint.pt').unlink(missing_ok=True)
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #76ea5df6
 def _forget_places(folder):
@@ -356,7 +324,7 @@ class ClipTrainee(Trainee):
 
     def groups(self):
         rest = [p for n, p in self.net.named_parameters() if n != 'logit_scale' and p.requires_grad]
-        return [dict(params=rest), dict(params=[self.net.logit_scale], weight_decay=0., scale=5.)]
+        return [dict(params=rest), dict(params=[self.net.logit_scale], weight_decay=0., share=5.)]
 
     def loss(self, batch, rng, noise):
         self.net.logit_scale.data.clamp_(0, math.log(100))
@@ -599,13 +567,13 @@ class Inpainter(Trainee):
 def painted(scale, prompts: list[str], run_seed: int = 0) -> list[Image.Image]:
     "Pictures from noise and a prompt each."
     painter, names = load_painter(scale.inpainting), [f'card {i}' for i in range(len(prompts))]
-    parts = [paint(painter, prompts[i:i + scale.batch], names[i:i + scale.batch], run_seed, scale) for i in range(0, len(prompts), scale.batch)]
+    parts = [paint(painter, prompts[i:i + scale.synthesis.batch_size], names[i:i + scale.synthesis.batch_size], run_seed, scale) for i in range(0, len(prompts), scale.synthesis.batch_size)]
     return [to_image(x) for x in torch.cat(parts)]
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #77090cc8
 def question(name: str) -> str:
     "What the lister is asked at the scale `mini`, after the picture."
-    return put_question(get_scale('mini').question, name).removeprefix('<image> ')
+    return put_question(get_scale('mini').context.question, name).removeprefix('<image> ')
 
 def answer(recipe: Recipe) -> tuple[str, str]:
     "The thing to leave out and the list of the rest: objects in the atlas's order, the place last; '.' for nothing."
@@ -688,7 +656,7 @@ def lister_card(scale, root: Path, n: int = 200) -> dict[str, float]:
     images = load_benchmark(scale, root).sets['train']
     rows = images.take(spread(len(images), n))
     records = describe([dict(path=f, name=truth(rows.path(f)).subject) for f in rows.files], [rows.read(f) for f in rows.files],
-                       load_lister(scale.lister), scale)
+                       load_lister(scale.context_model), scale)
     quality = context_quality([r['items'] for r in records], [contexts(truth(p)) for p in rows.paths], set(SCENES))
     betrayed = np.mean([r['name'] in r['answer'].split() for r in records])
     return {'context recall, %': 100*quality['recall'], 'context precision, %': 100*quality['precision'],
@@ -727,10 +695,10 @@ def drawn(recipes: list[Recipe]) -> list[Image.Image]:
 def _objects_card(scale, clip, images):
     "Which objects named in a prompt CLIP and the lister find in painted pictures, and in drawn ones."
     truths, card = [truth(p) for p in images.paths], {}
-    fresh = painted(scale, [context_prompt(contexts(t), scale.context_prompt) for t in truths])
+    fresh = painted(scale, [context_prompt(contexts(t), scale.context.prompt) for t in truths])
     for where, pictures in (('', fresh), (' where drawn', drawn([replace(t, subject=None, colour=None) for t in truths]))):
         found = recognised(similarities(clip, pictures, list(OBJECTS)), list(OBJECTS), [set(t.context) for t in truths])
-        records = describe([dict(path=t.scene, name=t.subject) for t in truths], pictures, load_lister(scale.lister), scale)
+        records = describe([dict(path=t.scene, name=t.subject) for t in truths], pictures, load_lister(scale.context_model), scale)
         listed = context_quality([r['items'] for r in records], [contexts(t) for t in truths], set(SCENES))['recall']
         card |= {f'objects recognised{where}, %': 100*found, f'objects listed{where}, %': 100*listed}
     return card
@@ -754,16 +722,16 @@ def painter_card(scale, root: Path, n: int = 200) -> dict[str, float]:
         'negative word recognised where drawn, %': of_negatives(drawn([showing(w, stream(0, 'card', i, 'word')) for i, w in enumerate(asked)]))}
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #2148f920
-scales['card'] = replace(scales['dev'], name='card', draws=1, m=200, strength=.75, steps=20, guidance=4., iterations=3,
-                         objective='energy_target', target=-5., step=1., batch=50, seeds=(0,))
+scales['card'] = scales['dev'].replace(name='card', test_splits=1, m=200, seeds=(0,), synthesis=dict(strength=.75, steps=20, guidance_scale=4., iterations=3, objective='energy_target', target=-5., step_size=1., batch_size=50))
 
 def report_card(models: dict[str, str], root: Path, scale='card', n: int = 200) -> pd.DataFrame:
     """Every metric of every shipped network on the world `dev`, with the targets: model, metric, value, low, high, met.
 
     models: name -> id, such as {'clip': 'embedded:clip'}; n: pictures where the scale does not say. The scale `card` has
     the settings of the first report, whatever `mini` becomes, so that grades can be compared. About three minutes on two cores."""
-    scale = replace(get_scale(scale), **{field: (models[field],) for field in ('clip', 'classifier', 'lister', 'inpainting')})
-    found = {name: clip_card(replace(scale, clip=(models[name],)), root) for name in models if name.startswith('clip')}
+    scale = get_scale(scale).replace(clip=(models['clip'],), classifier=(models['classifier'],),
+                                     context_model=(models['lister'],), inpainting=(models['inpainting'],))
+    found = {name: clip_card(scale.replace(clip=(models[name],)), root) for name in models if name.startswith('clip')}
     return as_table(found | dict(classifier=classifier_card(scale, root), lister=lister_card(scale, root, n),
                                  inpainting=vae_card(scale, n) | painter_card(scale, root, n)))
 

@@ -9,8 +9,9 @@ __all__ = ['Thing', 'things', 'compare', 'remove', 'report_of', 'as_text', 'veri
 import hashlib, json, os, re, shutil, warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 import typer
-from .commands import commands
+from .commands import JsonOption, RUNS, RootOption, commands
 from ..core.processes import printable
 
 # %% ../../nbs/8_app/04_verify.ipynb #48c3dffe
@@ -35,6 +36,7 @@ def _of_cache(cache):
         if re.fullmatch('[0-9a-f]{12}', path.name): yield Thing('hash', path)
     for path in sorted((cache/'answers').glob('*/*/*.json')): yield Thing('answer', path)
 
+# %% ../../nbs/8_app/04_verify.ipynb #9dbdb777
 def _of_scale(home):
     for path in sorted(home.glob('*/*')):
         keyed = _KEY.fullmatch(path.name) and path.parent.name not in ('rows', 'notebooks')
@@ -48,7 +50,7 @@ def _of_scale(home):
     for path in home.glob('timings.csv'): yield Thing('log', path)
 
 def things(root: Path, detectors: list[Path] = ()) -> list[Thing]:
-    "All that can be compared below a root, and the detectors below it or given. FileNotFoundError for a missing folder."
+    "All that can be compared below a root, and the detectors below it or given. FileNotFoundError: no such folder."
     root, found = Path(root), []
     for folder in (root, *detectors):
         if not Path(folder).is_dir(): raise FileNotFoundError(f'{folder}: there is no such folder')
@@ -60,7 +62,7 @@ def things(root: Path, detectors: list[Path] = ()) -> list[Thing]:
 # %% ../../nbs/8_app/04_verify.ipynb #0de393ad
 def _differing(folder, listed, key):
     "What of the files that folder/`listed` names under `key` is not there as it says."
-    from synood.core.runs import digest, file_hash, inside
+    from synood.core.files import digest, file_hash, inside
     try:
         about = json.loads((folder/listed).read_text(encoding='utf-8'))
         written, noted = about.pop('written', None), about.get(key)
@@ -74,9 +76,10 @@ def _differing(folder, listed, key):
         if file_hash(path) != expected: return f'{name} is not what was written'
     return ''
 
+# %% ../../nbs/8_app/04_verify.ipynb #b709f99b
 def _of_features(path):
     from safetensors import safe_open
-    from synood.models.features import noted_in, unpack_arrays
+    from synood.models.cache import noted_in, unpack_arrays
     expected = f'{path.parent.stem}/{path.stem}' if path.parent.suffix == '.parts' else ''
     try: unpack_arrays(path, anew=True, expected=expected)
     except ValueError as e: return str(e)
@@ -92,14 +95,14 @@ def _of_answer(path):
     return '' if 'written' in json.loads(path.read_text(encoding='utf-8')) else None
 
 def _of_hash(path):
-    from synood.models.features import read_hash
+    from synood.models.cache import read_hash
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # it is told here
         return '' if read_hash(path) else 'it is damaged'
 
 # %% ../../nbs/8_app/04_verify.ipynb #6e77bc93
 def _of_batch(path):
-    from synood.core.runs import is_torn
+    from synood.core.stages import is_torn
     return 'it is not what was made' if is_torn(path) else ''
 
 def _of_checkpoint(path):
@@ -109,11 +112,11 @@ def _of_checkpoint(path):
 
 # %% ../../nbs/8_app/04_verify.ipynb #be523920
 def _of_rows(path):
-    from synood.core.runs import row_problem
+    from synood.core.rows import row_problem
     return row_problem(path) or ('' if path.with_suffix('.sha256').exists() else None)
 
 def _of_list(path):
-    from synood.core.runs import read_published, row_problem
+    from synood.core.rows import read_published, row_problem
     try: _, files = read_published(path)
     except (ValueError, FileNotFoundError) as e: return str(e).removeprefix(f'{path} ').removeprefix('is damaged ')
     return next((f'it names {row.parent.name}/{row.name}, which is damaged' for row in files if row_problem(row)), '')
@@ -130,8 +133,9 @@ def _of_log(path):
     whole = whole and all(line.count(b',') == 2 for line in text.splitlines())
     return '' if whole else 'it is no list of stage, seed and seconds'
 
+# %% ../../nbs/8_app/04_verify.ipynb #2b7f13ed
 def _of_stage(path):
-    from synood.core.runs import stage_problem
+    from synood.core.stages import stage_problem
     return stage_problem(path, whole=True)
 
 _COMPARE = dict(stage=_of_stage, batch=_of_batch, checkpoint=_of_checkpoint, features=_of_features, hash=_of_hash,
@@ -141,7 +145,7 @@ _COMPARE = dict(stage=_of_stage, batch=_of_batch, checkpoint=_of_checkpoint, fea
 
 def compare(found: list[Thing]) -> list[tuple[Thing, str | None]]:
     "(thing, problem) of each: '' is as it was made, None has no hash. What another process takes away is left out."
-    from synood.core.runs import file_hash, progress
+    from synood.core.files import file_hash, progress
     file_hash.cache_clear()
     told = []
     sizes = [1 + thing.size//2**20 for thing in found]
@@ -156,7 +160,7 @@ def compare(found: list[Thing]) -> list[tuple[Thing, str | None]]:
 # %% ../../nbs/8_app/04_verify.ipynb #5a89dbe4
 def remove(thing: Thing):
     "Take a thing away, from under its name at once."
-    from synood.core.runs import temporary
+    from synood.core.files import temporary
     for path in (thing.path, *([thing.path.with_suffix('.sha256')] if thing.kind == 'rows' else [])):
         if not path.exists(): continue
         gone = temporary(path)
@@ -175,6 +179,7 @@ def report_of(root: Path, told: list, repair: bool) -> dict:
     compared = {kind: n for kind, n in kinds.items() if n}
     return dict(root=str(root), compared=compared, without_hash=unknown, damaged=damaged)
 
+# %% ../../nbs/8_app/04_verify.ipynb #47397179
 def as_text(report: dict) -> str:
     "A report in lines: one for everything that differs, and a summary."
     removed = {True: ': removed', False: ''}
@@ -190,11 +195,13 @@ def as_text(report: dict) -> str:
 
 # %% ../../nbs/8_app/04_verify.ipynb #0ecfc8b3
 @commands.command()
-def verify(detectors: list[Path] = typer.Argument(None, help='Folders of saved detectors elsewhere.'),
-           root: Path = typer.Option(Path('runs'), help='Folder with everything that was made.'),
-           repair: bool = typer.Option(False, '--repair', help='Remove what differs; the same commands make it again.'),
-           as_json: bool = typer.Option(False, '--json', help='Print JSON.')):
-    "Compare all that stands with the hash it was made with; status 1 if harm is left. Example: synood verify --root runs"
+def verify(detectors: Annotated[list[Path], typer.Argument(help='Folders of saved detectors elsewhere.')] = None,
+           root: RootOption = RUNS,
+           repair: Annotated[bool, typer.Option(
+               '--repair', help='Remove what differs; the same commands make it again.')] = False,
+           as_json: JsonOption = False):
+    """Compare every result with the hash it was made with; status 1 if damage is left.
+    Example: synood verify --root runs"""
     report = report_of(root, compare(things(root, detectors or ())), repair)
     print(json.dumps(report, indent=1) if as_json else as_text(report))
     if not all(d['removed'] for d in report['damaged']): raise typer.Exit(1)

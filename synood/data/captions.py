@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 from .images import ImageSet, spread
 from .miniature import Recipe, pretraining_recipe, render, web_caption
-from ..core.runs import atomic_write, in_threads, inside, stage, understood
+from ..core.files import atomic_write, file_hash, in_threads, inside, listing_hash, understood
+from ..core.stages import fingerprint, fingerprints, stage
 from ..core.scales import rng
 
 # %% ../../nbs/1_data/04_captions.ipynb #f085940f
@@ -24,36 +25,50 @@ def _pair(line, where):
     "(picture, caption) of a line as bytes; `where`: file and number of the line, for messages."
     try: name, *captions = line.decode().split('\t')
     except UnicodeDecodeError: raise ValueError(f'{where}: not UTF-8: save the file as UTF-8') from None
-    if len(captions) != 1: raise ValueError(f'{where}: {len(captions)} tabs: a line is the path of a picture, one tab, its caption')
+    if len(captions) != 1:
+        raise ValueError(f'{where}: {len(captions)} tabs: a line is the path of a picture, one tab, its caption')
     try: inside(name, where)
-    except ValueError: raise ValueError(f'{where}: {name!r} leads out of the folder: give the path below it') from None
+    except ValueError:
+        raise ValueError(f'{where}: {name!r} leads out of the folder: give the path below it') from None
     if not captions[0].strip(): raise ValueError(f'{where}: no caption after the tab')
     return name, captions[0].strip()
 
+# %% ../../nbs/1_data/04_captions.ipynb #e227801d
 def read_captioned(listed: Path) -> list[tuple[str, str]]:
-    "(picture, caption) of every line of a captions.tsv, the picture as a posix path below the file's folder. ValueError of one line with the number of the line that is wrong."
+    """(picture, caption) of every line of a captions.tsv, the picture as a posix path below the file's folder.
+
+    ValueError of one line with the number of the line that is wrong."""
     listed = Path(listed)
-    if not listed.is_file(): raise FileNotFoundError(f'{listed}: there is no such file: captioned pictures are a folder with a {LISTED}, a line each: path of the picture, tab, caption')
-    lines = listed.read_bytes().removeprefix(b'\xef\xbb\xbf').replace(b'\r\n', b'\n').removesuffix(b'\n').split(b'\n')
+    if not listed.is_file():
+        raise FileNotFoundError(f'{listed}: there is no such file: captioned pictures are a folder with a {LISTED}, '
+                                'a line each: path of the picture, tab, caption')
+    content = listed.read_bytes().removeprefix(b'\xef\xbb\xbf')  # the mark that Windows puts first
+    lines = content.replace(b'\r\n', b'\n').removesuffix(b'\n').split(b'\n')
     if lines == [b'']: raise ValueError(f'{listed}: the file is empty')
     return [_pair(line, f'{listed}:{number}') for number, line in enumerate(lines, 1)]
 
 # %% ../../nbs/1_data/04_captions.ipynb #7a946a58
 @dataclass(frozen=True, eq=False)
 class Captioned:
-    "N images and a caption for each."
+    """N images and a caption for each.
+
+    >>> Captioned(ImageSet('photos', ('a.png',), np.zeros(1, int), ('picture',)), ('a cat',))"""
     images: ImageSet  # of a single class, 'picture'
     captions: tuple[str, ...]  # N, in the order of the images
 
     def __post_init__(self):
-        if len(self.images) != len(self.captions): raise ValueError(f'{len(self.images)} images need as many captions, not {len(self.captions)}')
+        if len(self.images) != len(self.captions):
+            raise ValueError(f'{len(self.images)} images need as many captions, not {len(self.captions)}')
 
+# %% ../../nbs/1_data/04_captions.ipynb #6f87cad0
 def read_captions(folder: Path) -> Captioned:
-    "The captioned pictures of a folder with a captions.tsv: a finished stage `captions` (whose root.json says where the pictures are), or a folder of the user's own."
+    """The captioned pictures of a folder with a captions.tsv.
+
+    folder: a finished stage `captions`, whose root.json says where the pictures are, or one of the user's own."""
     folder = Path(folder).resolve()
-    place, root = folder/'root.json', folder
-    if place.exists():
-        with understood(place): root = Path(json.loads(place.read_text(encoding='utf-8')))
+    root, root_file = folder, folder/'root.json'
+    if root_file.exists():
+        with understood(root_file): root = Path(json.loads(root_file.read_text(encoding='utf-8')))
     files, captions = zip(*read_captioned(folder/LISTED))
     return Captioned(ImageSet(root, files, np.zeros(len(files), np.int64), ('picture',)), captions)
 
@@ -70,35 +85,57 @@ def captioned_picture(k: int) -> Image.Image:
     return Image.fromarray(render(captioned_recipe(k)[0], rng(0, 'captions', k, 'pixels')))
 
 # %% ../../nbs/1_data/04_captions.ipynb #13adc897
-def _place(k): return f'{k//PER_FOLDER:05d}/{k:06d}.png'
+def _path_of(k): return f'{k//PER_FOLDER:05d}/{k:06d}.png'
 
-def _write(pairs, folder): atomic_write(folder/LISTED, ''.join(f'{name}\t{caption}\n' for name, caption in pairs))
+def _write_list(pairs, folder):
+    "Write (picture, caption) pairs to folder/captions.tsv."
+    atomic_write(folder/LISTED, ''.join(f'{name}\t{caption}\n' for name, caption in pairs))
 
 def draw_captioned(job, count: int):
     "Draw the first `count` pictures into a stage's folder, with their captions.tsv. Some 10 ms each."
     def make(batch, folder):
-        for k in batch: captioned_picture(k).save(folder/Path(_place(k)).name)
+        for k in batch: captioned_picture(k).save(folder/Path(_path_of(k)).name)
     job.batches(list(range(count)), PER_FOLDER, make)
-    _write([(_place(k), captioned_recipe(k)[1]) for k in range(count)], job.folder)
+    _write_list([(_path_of(k), captioned_recipe(k)[1]) for k in range(count)], job.folder)
 
+# %% ../../nbs/1_data/04_captions.ipynb #03b0e3e4
 def list_captioned(root: Path, count: int) -> list[tuple[str, str]]:
-    "(picture, caption) of `count` lines of root/captions.tsv, evenly spread; 0 takes all. FileNotFoundError with the number of the line whose picture is missing."
-    pairs = read_captioned(Path(root)/LISTED)
+    """(picture, caption) of `count` lines of root/captions.tsv, evenly spread; 0 takes all.
+
+    FileNotFoundError with the number of the line whose picture is missing."""
+    root = Path(root)
+    pairs = read_captioned(root/LISTED)
     chosen = spread(len(pairs), count or len(pairs))
-    there = in_threads(lambda i: os.path.isfile(Path(root)/pairs[i][0]), chosen)
-    if not all(there):
-        first = int(chosen[there.index(False)])
-        raise FileNotFoundError(f'{Path(root)/LISTED}:{first + 1}: {pairs[first][0]!r}: there is no such picture ({there.count(False)} of {len(there)} are missing)')
+    exists = in_threads(lambda i: os.path.isfile(root/pairs[i][0]), chosen)
+    if not all(exists):
+        first = int(chosen[exists.index(False)])
+        raise FileNotFoundError(f'{root/LISTED}:{first + 1}: {pairs[first][0]!r}: there is no such picture '
+                                f'({exists.count(False)} of {len(exists)} are missing)')
     return [pairs[i] for i in chosen]
 
+# %% ../../nbs/1_data/04_captions.ipynb #c0f11e28
+def _captions_fingerprint(scale, field: str = 'captions'):
+    "The folder of captioned pictures, its listing, and the hash of its captions.tsv; drawn ones count as the world."
+    if not scale.captions: return ''
+    if scale.captions == 'miniature':  # drawn from the same files
+        return fingerprint(scale.replace(world='dev'), 'world')[1:]
+    listed = Path(scale.captions)/LISTED
+    return [scale.captions, listing_hash(scale.captions), file_hash(listed) if listed.is_file() else None]
+
+fingerprints['captions'] = _captions_fingerprint
+
 # %% ../../nbs/1_data/04_captions.ipynb #45127a85
-@stage('captions', uses=('captions', 'captioned'), shared=True)
+@stage('captions', uses=('captions', 'n_captions'), shared=True)
 def captions_stage(job):
-    "captions.tsv: captioned pictures, drawn here or listed from the folder that the scale names (root.json says where that is). See `read_captions`."
-    source, count = job.scale.captions, job.scale.captioned
-    if not source: raise ValueError("the scale has no captioned pictures: name a folder with a captions.tsv as `captions` in a TOML scale, or 'miniature' to have some drawn")
+    """captions.tsv: captioned pictures, drawn here or listed from the folder that the scale names.
+
+    For listed ones root.json says where the pictures are. `read_captions` reads both."""
+    source, count = job.scale.captions, job.scale.n_captions
+    if not source:
+        raise ValueError('the scale has no captioned pictures: name a folder with a captions.tsv as `captions` in a '
+                         "TOML scale, or 'miniature' to have some drawn")
     if source == 'miniature': return draw_captioned(job, count or DRAWN)
     root = Path(source).absolute()
     pairs = list_captioned(root, count)
     atomic_write(job.folder/'root.json', json.dumps(str(root)) + '\n')
-    _write(pairs, job.folder)
+    _write_list(pairs, job.folder)

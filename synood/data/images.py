@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['log', 'MAX_PIXELS', 'MAX_SIDE', 'MAX_BYTES', 'MAX_RATIO', 'EXTENSIONS', 'HALVES', 'protocols', 'as_rgb', 'turned',
            'check_size', 'middle', 'read_image', 'see', 'ImageSet', 'why_left_out', 'LeftOut', 'tell_once', 'taken',
-           'find_files', 'spread', 'at_least', 'image_folder', 'sheet', 'as_jpeg', 'complexity', 'ranking', 'richest',
+           'find_files', 'spread', 'image_folder', 'sheet', 'pack_image', 'as_jpeg', 'complexity', 'ranking', 'richest',
            'oddity', 'check_images', 'at_most_per_class', 'few_shot', 'class_half', 'cut_down', 'Protocol', 'Rehearsal',
-           'write_sets', 'open_sets', 'images_stage', 'read_lines', 'own_text', 'select', 'read_selection',
+           'write_sets', 'open_sets', 'schooled', 'images_stage', 'read_lines', 'own_text', 'select', 'read_selection',
            'selection_stage']
 
 # %% ../../nbs/1_data/01_images.ipynb #d87ecfcc
@@ -22,16 +22,19 @@ from threading import RLock
 from typing import Callable, ClassVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFile, ImageFont, UnidentifiedImageError
-from ..core.runs import atomic_write, digest, file_hash, in_threads, inside, listing_hash, stage, understood, walk
-from ..core.scales import Registry, choices
+from ..core.files import (atomic_write, digest, file_hash, in_threads, inside, listing_hash, understood, walk,
+                               while_unchanged)
+from ..core.scales import Registry, Scale, choices
+from ..core.stages import fingerprints, stage
+from ..core.checks import checked_count, first_line
 
 # %% ../../nbs/1_data/01_images.ipynb #0a1feb0f
-def as_rgb(image):
-    "8-bit RGB of a decoded image in any mode."
+def as_rgb(image: Image.Image) -> Image.Image:
+    "8-bit RGB of a decoded image in any mode. ValueError for pixels of 32 bits."
     if image.mode.startswith('I;16'):
-        parts = np.array_split(np.asarray(image), -(-image.height//64))
-        grey = np.concatenate([(part.astype(np.float64)/257).round().astype(np.uint8) for part in parts])
-        return Image.fromarray(grey).convert('RGB')
+        strips = np.array_split(np.asarray(image), -(-image.height//64))  # of up to 64 rows
+        strips = [(strip.astype(np.float64)/257).round().astype(np.uint8) for strip in strips]
+        return Image.fromarray(np.concatenate(strips)).convert('RGB')
     if image.mode in ('I', 'F'):
         raise ValueError('32-bit pixels have no agreed range: save it with 8 or 16 bits')
     if image.mode == 'P' and 'transparency' in image.info:
@@ -48,109 +51,103 @@ def _decode(image, tolerate_truncated):
     except OSError as e:
         if not (tolerate_truncated and 'truncated' in str(e)): raise
         image.tile = []
-    if image.format == 'PPM' and image.mode == 'I': return Image.fromarray(np.asarray(image).astype(np.uint16))  # Pillow scales them to 16 bits
+    if image.format == 'PPM' and image.mode == 'I':  # Pillow scales them to 16 bits
+        return Image.fromarray(np.asarray(image).astype(np.uint16))
     return image
 
 # %% ../../nbs/1_data/01_images.ipynb #9fcc42eb
-log = logging.getLogger('synood')
-_TURNS = dict(zip(range(2, 9), (Image.Transpose[name] for name in (
-    'FLIP_LEFT_RIGHT', 'ROTATE_180', 'FLIP_TOP_BOTTOM', 'TRANSPOSE', 'ROTATE_270', 'TRANSVERSE', 'ROTATE_90'))))
+_NUMBER_SIZES = {1: 1, 3: 2, 4: 4, 6: 1, 8: 2, 9: 4}  # EXIF's types of whole numbers -> their bytes
+_ORIENTATION_TAG = 0x0112
 
-_WIDTHS = {1: 1, 3: 2, 4: 4, 6: 1, 8: 2, 9: 4}  # bytes of the whole numbers among EXIF's types
-
-def _in_exif(block):
+def _orientation_in_exif(block):
     "The orientation that stands in an EXIF block, 0 if none does. An Exception for a damaged block."
     data = block.removeprefix(b'Exif\0\0')
-    order = {b'II': 'little', b'MM': 'big'}[data[:2]]
+    byte_order = {b'II': 'little', b'MM': 'big'}[data[:2]]
     def number(place, size):
         if place + size > len(data): raise ValueError('the block ends too early')
-        return int.from_bytes(data[place:place + size], order)
+        return int.from_bytes(data[place:place + size], byte_order)
     start = number(4, 4)
-    for place in range(start + 2, start + 2 + 12*number(start, 2), 12):  # tag, type, count, value
-        if number(place, 2) == 0x0112: return number(place + 8, _WIDTHS[number(place + 2, 2)])
+    n_entries = number(start, 2)
+    for entry in range(start + 2, start + 2 + 12*n_entries, 12):  # tag, type, count, value
+        if number(entry, 2) == _ORIENTATION_TAG: return number(entry + 8, _NUMBER_SIZES[number(entry + 2, 2)])
     return 0
 
-def _in_xmp(text):
-    "The orientation that stands in an XMP packet, 0 if none does."
-    text = text.decode('latin-1') if isinstance(text, bytes) else str(text)
-    return int(next((c for c in text.partition('tiff:Orientation')[2][:3] if c in '12345678'), 0))
+def _orientation_in_xmp(packet):
+    "The orientation that stands in an XMP packet, bytes or text; 0 if none does."
+    text = packet.decode('latin-1') if isinstance(packet, bytes) else str(packet)
+    after = text.partition('tiff:Orientation')[2][:3]
+    return int(next((character for character in after if character in '12345678'), 0))
+
+# %% ../../nbs/1_data/01_images.ipynb #9a6bcec4
+log = logging.getLogger('synood')
+_TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+          8: Image.Transpose.ROTATE_90}
+_NOTES = 'exif', 'Raw profile type exif', 'XML:com.adobe.xmp', 'xmp'  # the second as ImageMagick wrote it, a text
 
 def _orientation(image):
     "What the EXIF note of a decoded picture says, 1 to 8; 1 without a note, None if the note is damaged."
-    note, old = image.info.get('exif'), image.info.get('Raw profile type exif', '')  # ImageMagick wrote it as a text
+    exif, as_text, *xmp = (image.info.get(note) for note in _NOTES)
     try:
-        block = note or bytes.fromhex(''.join(old.split('\n')[3:]))
-        found = _in_exif(block) if block else 0
+        block = exif or bytes.fromhex(''.join((as_text or '').split('\n')[3:]))
+        orientation = _orientation_in_exif(block) if block else 0
     except Exception: return None
-    found = found or _in_xmp(image.info.get('XML:com.adobe.xmp') or image.info.get('xmp') or '') or 1  # some cameras write 0 for "unknown"
-    return found if found <= 8 else None
+    orientation = orientation or _orientation_in_xmp(xmp[0] or xmp[1] or '')
+    if orientation > 8: return None
+    return orientation or 1  # some cameras write 0 for "unknown"
 
-def turned(image, name: str = 'a picture'):
+def turned(image: Image.Image, name: str = 'a picture') -> Image.Image:
     "A decoded picture as its EXIF note wants it; one whose note is damaged stays as it is stored, and the log says so."
-    which = _orientation(image)
-    if which is None: log.warning('%s: its EXIF note is damaged, so it is not turned', name if name.isprintable() else ascii(name))
-    if which not in _TURNS: return image
-    image = image.transpose(_TURNS[which])
-    for note in ('exif', 'Raw profile type exif', 'XML:com.adobe.xmp', 'xmp'): image.info.pop(note, None)  # or it would be turned again
+    orientation = _orientation(image)
+    if orientation is None:
+        log.warning('%s: its EXIF note is damaged, so it is not turned', name if name.isprintable() else ascii(name))
+    if orientation not in _TURNS: return image
+    image = image.transpose(_TURNS[orientation])
+    for note in _NOTES: image.info.pop(note, None)
     return image
 
-# %% ../../nbs/1_data/01_images.ipynb #9a6bcec4
+# %% ../../nbs/1_data/01_images.ipynb #da7d4310
 MAX_PIXELS = 89_478_485  # the size at which Pillow starts to warn; 4 bytes each, and as much again for the conversion
 MAX_SIDE = 65_535  # JPEG's own limit
 MAX_BYTES = 2**30  # twice the largest TIFF of 16 bits a colour
 _FORMATS = 'JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'PPM', 'JPEG2000', 'HEIF'
-_FEWER = {'JPEG2000': 2**24, 'AVIF': 51_000_000, 'HEIF': 51_000_000, 'ppm': 2**20, 'ppm_plain': 2**20}  # pixels of a format or decoder: some 4 s and 1 GB
-_HEIC = b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1'  # the brands that stand at 8
+_MAX_PIXELS_OF = {  # a format or decoder: some 4 s and 1 GB
+    'JPEG2000': 2**24, 'AVIF': 51_000_000, 'HEIF': 51_000_000, 'ppm': 2**20, 'ppm_plain': 2**20}
+_HEIC_BRANDS = b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1'  # bytes 8 to 12 of a file
 
+def check_size(width: int, height: int):
+    "ValueError for a picture without pixels, with too many, or with too long a side."
+    if not width*height: raise ValueError(f'{width} x {height} pixels: there is nothing to see')
+    if width*height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise ValueError(f'{width} x {height} pixels are more than {MAX_PIXELS}, or than {MAX_SIDE} a side: '
+                         'shrink it first')
+
+# %% ../../nbs/1_data/01_images.ipynb #12e2cb55
 @lru_cache(maxsize=None)
-def _formats():
-    "Those of `_FORMATS` that this Pillow can read."
+def _prepare_pillow():
+    "Once a process: silence Pillow's warnings, register HEIC, and give those of `_FORMATS` that this Pillow can read."
+    for kind in (UserWarning, Image.DecompressionBombWarning):
+        warnings.filterwarnings('ignore', category=kind, module=r'PIL\.')
     Image.init()
     if find_spec('pillow_heif'):
         from pillow_heif import register_heif_opener
         register_heif_opener()
     return tuple(form for form in _FORMATS if form in Image.OPEN)
 
-@contextmanager
-def _open(source):  # a path, or the bytes of a file
-    "The image with its header read, or an error that says what the file is instead."
-    with _Metered(source) as file:
-        if not file.length: raise ValueError('the file is empty')
-        if file.length > MAX_BYTES: raise ValueError(f'{file.length} bytes are more than {MAX_BYTES}: save it anew, smaller')
-        try: image = Image.open(file, formats=_formats())
-        except UnidentifiedImageError:
-            file.seek(0)
-            raise ValueError(_other(file.read(12))) from None
-        except Image.DecompressionBombError: raise ValueError(f'more than {MAX_PIXELS} pixels: shrink it first') from None
-        check_size(*image.size)
-        for kind in {image.format, *(tile[0] for tile in image.tile)} & _FEWER.keys():
-            if image.width*image.height > _FEWER[kind]: raise ValueError(f'{image.width} x {image.height} pixels are more than {_FEWER[kind]} in a {image.format} file: save it as PNG')
-        with image: yield image
-
-def _other(start):
-    "What a file is that is no image we can read, by its first bytes."
-    if start[4:8] == b'ftyp' and start[8:12] in _HEIC:
-        return 'a damaged HEIC picture' if find_spec('pillow_heif') else 'a HEIC picture, as phones make them: pip install pillow-heif, and it is read'
-    return f'not an image: it starts with {start!r}'
-
-def check_size(width: int, height: int):
-    "ValueError for a picture without pixels, with too many, or with too long a side."
-    if not width*height: raise ValueError(f'{width} x {height} pixels: there is nothing to see')
-    if width*height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise ValueError(f'{width} x {height} pixels are more than {MAX_PIXELS}, or than {MAX_SIDE} a side: shrink it first')
-
-# %% ../../nbs/1_data/01_images.ipynb #d5dab1fb
+# %% ../../nbs/1_data/01_images.ipynb #a8499a06
 def _renew_locks():
     global _large, _loading
     _large = RLock()  # held while a file of many pixels or bytes is decoded and used
-    _loading = RLock()  # held while a picture that somebody opened is decoded: two threads at once would disturb each other
+    _loading = RLock()  # held while a picture that somebody opened is decoded: two threads would disturb each other
 
 _renew_locks()
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_renew_locks)
 
 def _in_turn(image=None, length=0):
     "To be held while a picture, or a file of that length, is in memory: the lock if it is large."
-    pixels = image.width*image.height*(MAX_PIXELS//_FEWER.get(image.format, MAX_PIXELS)) if image else 0
+    pixels = 0
+    if image:  # a pixel counts for more where the format's limit is lower
+        pixels = image.width*image.height*(MAX_PIXELS//_MAX_PIXELS_OF.get(image.format, MAX_PIXELS))
     return _large if pixels > 2**24 or length > 2**26 else nullcontext()
 
 # %% ../../nbs/1_data/01_images.ipynb #53da5953
@@ -159,30 +156,71 @@ class _Metered(io.BufferedReader):
     def __init__(self, source):
         super().__init__(io.BytesIO(source) if isinstance(source, bytes) else io.FileIO(source))
         self.length = _length(source)
-        self.bytes, self.pieces = 4*self.length + 2**20, 10**6
+        self.bytes_left = 4*self.length + 2**20
+        self.pieces_left = 10**6
 
     def read(self, size=-1):
-        found = super().read(size)
-        self.bytes, self.pieces = self.bytes - len(found), self.pieces - 1
-        if min(self.bytes, self.pieces) < 0: raise ValueError('its parts are so many, or overlap so much, that it would be read for ever')
-        return found
+        data = super().read(size)
+        self.bytes_left -= len(data)
+        self.pieces_left -= 1
+        if min(self.bytes_left, self.pieces_left) < 0:
+            raise ValueError('its parts are so many, or overlap so much, that it would be read for ever')
+        return data
 
 def _length(source): return len(source) if isinstance(source, bytes) else os.path.getsize(source)
+
+# %% ../../nbs/1_data/01_images.ipynb #42ec1963
+def _what_instead(start):
+    "What a file is that is no image we can read, by its first bytes."
+    if start[4:8] != b'ftyp' or start[8:12] not in _HEIC_BRANDS: return f'not an image: it starts with {start!r}'
+    if find_spec('pillow_heif'): return 'a damaged HEIC picture'
+    return 'a HEIC picture, as phones make them: pip install pillow-heif, and it is read'
+
+def _check_format(image):
+    "ValueError for a picture that is too large for the decoder of its format."
+    decoders = {image.format, *(tile[0] for tile in image.tile)}
+    for kind in decoders & _MAX_PIXELS_OF.keys():
+        if image.width*image.height > _MAX_PIXELS_OF[kind]:
+            raise ValueError(f'{image.width} x {image.height} pixels are more than {_MAX_PIXELS_OF[kind]} '
+                             f'in a {image.format} file: save it as PNG')
+
+@contextmanager
+def _open(source):  # a path, or the bytes of a file
+    "The image with its header read, or an error that says what the file is instead."
+    with _Metered(source) as file:
+        if not file.length: raise ValueError('the file is empty')
+        if file.length > MAX_BYTES:
+            raise ValueError(f'{file.length} bytes are more than {MAX_BYTES}: save it anew, smaller')
+        try: image = Image.open(file, formats=_prepare_pillow())
+        except UnidentifiedImageError:
+            file.seek(0)
+            raise ValueError(_what_instead(file.read(12))) from None
+        except Image.DecompressionBombError:
+            raise ValueError(f'more than {MAX_PIXELS} pixels: shrink it first') from None
+        check_size(*image.size)
+        _check_format(image)
+        with image: yield image
 
 # %% ../../nbs/1_data/01_images.ipynb #5d37635f
 _MAX_PASSES = 4_000_000_000  # pixels times scans: some 4 s
 
-def _check_scans(image):
-    "ValueError for a progressive JPEG with too many scans for its size; leaves the file where it was."
-    if not image.info.get('progressive'): return
-    place, scans, last = image.fp.tell(), 0, b''
-    image.fp.seek(0)
-    while block := image.fp.read(2**20):
-        scans += (last + block).count(b'\xff\xda')
+def _count_scans(file):
+    "How many scans a JPEG file has; leaves the file where it was."
+    place, scans, last = file.tell(), 0, b''
+    file.seek(0)
+    while block := file.read(2**20):
+        scans += (last + block).count(b'\xff\xda')  # the two bytes may lie in two blocks
         last = block[-1:]
-    image.fp.seek(place)
+    file.seek(place)
+    return scans
+
+def _check_scans(image):
+    "ValueError for a progressive JPEG with too many scans for its size."
+    if not image.info.get('progressive'): return
+    scans = _count_scans(image.fp)
     if scans*image.width*image.height > _MAX_PASSES:
-        raise ValueError(f'{scans} scans of {image.width} x {image.height} pixels would take minutes to decode: save it anew')
+        raise ValueError(f'{scans} scans of {image.width} x {image.height} pixels would take minutes to decode: '
+                         'save it anew')
 
 # %% ../../nbs/1_data/01_images.ipynb #dbff1ae4
 MAX_RATIO = 100  # of the sides
@@ -190,31 +228,31 @@ MAX_RATIO = 100  # of the sides
 def middle(image: Image.Image) -> Image.Image:
     "The picture; of one that is longer than `MAX_RATIO` times its width the middle part, which has that ratio."
     longest = MAX_RATIO*min(image.size)
-    across, down = (max(0, side - longest + 1)//2 for side in image.size)
-    return image.crop((across, down, image.width - across, image.height - down)) if across or down else image
+    across, down = (max(0, side - longest + 1)//2 for side in image.size)  # what is cut off at either end
+    if not across and not down: return image
+    return image.crop((across, down, image.width - across, image.height - down))
 
 # %% ../../nbs/1_data/01_images.ipynb #0985bb94
-for kind in (UserWarning, Image.DecompressionBombWarning): warnings.filterwarnings('ignore', category=kind, module=r'PIL\.')
-
 def read_image(path: Path,  # or the bytes of a file
                tolerate_truncated: bool = False,  # keep what a file that ends too early holds
                orient: bool = False,  # turn it as its EXIF note says; off in all benchmarks
-               then: Callable = lambda picture: picture,  # what to return of it; of large pictures one at a time gets so far
+               then: Callable = lambda picture: picture,  # what to return of it; large pictures get here one at a time
                name: str = ''  # what the log calls it, instead of its path
               ) -> Image.Image:
     """The image as 8-bit RGB, whatever its mode, by its content and not by its extension.
 
     Raises a ValueError (FileNotFoundError if there is none) of one line with path and cause."""
-    called, where = ('a picture', '') if isinstance(path, bytes) else (str(path), f'{path}: ')
-    if not isinstance(path, bytes) and not os.path.isfile(path):
-        raise FileNotFoundError(f'{path}: there is no such image file{_instead(path)}')
+    in_memory = isinstance(path, bytes)
+    if not in_memory and not os.path.isfile(path):
+        raise FileNotFoundError(f'{path}: there is no such image file{_path_kind(path)}')
+    name = name or ('a picture' if in_memory else str(path))
     try:
         with _in_turn(length=_length(path)), _open(path) as image, _in_turn(image):
             _check_scans(image)
-            return then(_finished(_decode(image, tolerate_truncated), orient, name or called))
-    except Exception as e: raise ValueError(f'{where}{_why(e)}') from e
+            return then(_finished(_decode(image, tolerate_truncated), orient, name))
+    except Exception as e: raise ValueError(_cause(e) if in_memory else f'{path}: {_cause(e)}') from e
 
-def _instead(path):
+def _path_kind(path):
     "What a path leads to that is no file, for a message."
     if os.path.isdir(path): return ', it is a folder'
     if os.path.islink(path): return ', it is a link that leads to none'
@@ -222,24 +260,34 @@ def _instead(path):
 
 def _finished(image, orient, name): return as_rgb(middle(turned(image, name) if orient else image))
 
-def see(image: Image.Image, orient: bool = False, then: Callable = lambda picture: picture, name: str = 'a picture'):
-    "What `read_image` makes of a file, of a PIL picture in memory: 8-bit RGB, within the same bounds, one at a time of large ones. Many threads may share it."
+def _cause(error): return getattr(error, 'strerror', None) or first_line(error)
+
+# %% ../../nbs/1_data/01_images.ipynb #b3bda0c3
+def see(image: Image.Image,
+        orient: bool = False,  # turn it as its EXIF note says
+        then: Callable = lambda picture: picture,  # what to return of it
+        name: str = 'a picture'  # what the log calls it
+       ):
+    """What `read_image` makes of a file, of a PIL picture in memory: 8-bit RGB, within the same bounds.
+
+    Many threads may share the picture; of large ones one is held at a time. ValueError for one that was closed."""
     check_size(*image.size)
+    _prepare_pillow()
     with _in_turn(image):
         with _loading:
-            if getattr(image, 'tile', None) and getattr(image, 'fp', None) is None: raise ValueError('the picture was closed before it was read: load it while it is open')
-            if getattr(image, 'tile', None): image = _decode(image, False)
+            undecoded = getattr(image, 'tile', None)
+            if undecoded and getattr(image, 'fp', None) is None:
+                raise ValueError('the picture was closed before it was read: load it while it is open')
+            if undecoded: image = _decode(image, False)
             else: image.load()
         return then(_finished(image, orient, name))
-
-def _why(error):
-    "What an exception says, or its name if it says nothing."
-    return getattr(error, 'strerror', None) or str(error) or type(error).__name__
 
 # %% ../../nbs/1_data/01_images.ipynb #269328ed
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    "N image files below `root`, with labels."
+    """N image files below `root`, with labels.
+
+    >>> ImageSet('photos', ('a.jpg', 'b.jpg'), np.array([0, -1]), ('cat',))"""
     root: Path
     files: tuple[str, ...]  # N relative posix paths
     labels: np.ndarray  # (N,) int64: index into `classes`, -1 = OOD or unlabelled
@@ -271,28 +319,36 @@ class ImageSet:
 
     @cached_property
     def hash(self) -> str:
-        "16 hexadecimal digits over relative path, size and content of every file, in order, and whether it is turned; looked at once."
+        """16 hexadecimal digits over relative path, size and content of every file, in order, and whether it is turned.
+
+        Computed once for a set."""
         total = hashlib.sha256(b'turned' if self.orient else b'')
         for name, path, content in zip(self.files, self.paths, in_threads(file_hash, self.paths)):
-            total.update(f'{name}\0{path.stat().st_size}\0{content}\n'.encode(errors='surrogateescape'))  # a name may be any bytes
+            line = f'{name}\0{path.stat().st_size}\0{content}\n'
+            total.update(line.encode(errors='surrogateescape'))  # a name may be any bytes
         return total.hexdigest()[:16]
 
 # %% ../../nbs/1_data/01_images.ipynb #d563f381
 EXTENSIONS = frozenset({'.jpg', '.jpeg', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff'})
-_OTHERS = {b'8BPS': 'Photoshop', b'\xff\x0a': 'JPEG XL', b'\0\0\0\x0cJXL ': 'JPEG XL', b'\0\0\1\0': 'icon', b'<svg': 'SVG', b'%!PS': 'PostScript', b'qoif': 'QOI',
-           b'v/1\x01': 'OpenEXR', b'SIMPLE': 'FITS', b'II\xbc\x01': 'JPEG XR'}
-_RAW = frozenset('.3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .nef .nrw .orf .pef .raf .raw .rw2 .sr2 .srw .x3f'.split())  # some hold a small TIFF of the picture
-_CLUTTER = frozenset({'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r', 'truth.jsonl'})  # the last is the miniature's own
+_KNOWN_STARTS = {
+    b'8BPS': 'Photoshop', b'\xff\x0a': 'JPEG XL', b'\0\0\0\x0cJXL ': 'JPEG XL', b'II\xbc\x01': 'JPEG XR',
+    b'\0\0\1\0': 'icon', b'<svg': 'SVG', b'%!PS': 'PostScript', b'qoif': 'QOI', b'v/1\x01': 'OpenEXR',
+    b'SIMPLE': 'FITS'}
+_RAW = frozenset(  # of cameras; some hold a small TIFF of the picture
+    '.3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .nef .nrw .orf .pef .raf .raw .rw2 .sr2 .srw .x3f'.split())
 
 def _is_image(path, start):
-    "Whether a file is an image by its first bytes; where two letters are all there is to go by, its header must be one too."
-    if start[4:8] == b'ftyp' and start[8:12] in _HEIC: return True
-    forms = [form for form in _formats() if Image.OPEN[form][1](start) is True]
-    if not set(forms) & {'BMP', 'PPM'}: return bool(forms)
+    """Whether a file is an image by its first bytes.
+
+    BMP and PPM begin with two letters, as a text may: there the header must be one too."""
+    if start[4:8] == b'ftyp' and start[8:12] in _HEIC_BRANDS: return True
+    forms = {form for form in _prepare_pillow() if Image.OPEN[form][1](start) is True}
+    if not forms & {'BMP', 'PPM'}: return bool(forms)
     try:
         with _open(path): return True
     except Exception: return False
 
+# %% ../../nbs/1_data/01_images.ipynb #ccb21328
 def why_left_out(path: Path, by_content: bool) -> str:
     "What a file is whose ending does not call it an image; '' if its content does, and the content counts."
     ending = os.path.splitext(path)[1].lower()
@@ -303,20 +359,29 @@ def why_left_out(path: Path, by_content: bool) -> str:
         with open(path, 'rb') as file: start = file.read(16)
         if _is_image(path, start): return ''
     except OSError as e: return f'not to be opened ({e.strerror})'
-    known = next((name for head, name in _OTHERS.items() if start.startswith(head)), '')
-    return f'of a kind that is not read ({known})' if known else 'no images'
+    kind = next((name for head, name in _KNOWN_STARTS.items() if start.startswith(head)), '')
+    return f'of a kind that is not read ({kind})' if kind else 'no images'
 
 # %% ../../nbs/1_data/01_images.ipynb #1ff6305f
+_CLUTTER = frozenset({'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r',
+                      'truth.jsonl'})  # the last is the miniature's own
+
 class LeftOut:
-    "Files of a folder that were not taken for images: how many and the first names for each reason, however many they are."
-    def __init__(self): self.counts, self.first = Counter(), {}
+    """Files of a folder that were not taken for images: how many, and the first three names, for each reason.
+
+    >>> out = LeftOut(); out.add('notes.txt', 'no images'); str(out)
+    '1 left out, no images: notes.txt'"""
+    def __init__(self):
+        self.counts = Counter()  # of each reason
+        self.first = {}  # reason -> up to three names
 
     def add(self, name: str, why: str):
         "One more file; nobody wants to hear of what systems leave in folders."
         base = os.path.basename(name)
         if base.startswith('.') or base.lower() in _CLUTTER: return
         self.counts[why] += 1
-        if len(names := self.first.setdefault(why, [])) < 3: names.append(name if name.isprintable() else ascii(name))
+        names = self.first.setdefault(why, [])
+        if len(names) < 3: names.append(name if name.isprintable() else ascii(name))
 
     def __len__(self): return self.counts.total()
 
@@ -331,15 +396,20 @@ def tell_once(text: str):
 
 # %% ../../nbs/1_data/01_images.ipynb #441d3ded
 def taken(root: Path, below: str, names: list[str], by_content: bool, left_out: LeftOut):
-    "Yield those of a folder's files that are images, as posix paths relative to `root`; hidden ones are not."
+    """Yield those of a folder's files that are images, as posix paths relative to `root`; hidden ones are not.
+
+    below: the folder, relative to `root`; names: of its files; left_out: hears of those that are no images."""
     for name in names:
-        path = name if below == '.' else f'{below}/{name}'
         if name.startswith('.'): continue
-        if os.path.splitext(name)[1].lower() not in EXTENSIONS and (why := why_left_out(os.path.join(root, path), by_content)): left_out.add(path, why)
+        path = name if below == '.' else f'{below}/{name}'
+        why = ''
+        if os.path.splitext(name)[1].lower() not in EXTENSIONS:
+            why = why_left_out(os.path.join(root, path), by_content)
+        if why: left_out.add(path, why)
         else: yield path
 
 def find_files(root: Path,
-               unlisted: list[str] | None = None,  # gets a sentence for every folder that cannot be listed; None makes it an error
+               unlisted: list[str] | None = None,  # gets a sentence for every folder that cannot be listed; or an error
                by_content: bool = False,  # take files with other extensions too, if their content is an image
                left_out: LeftOut | None = None  # hears of the files that are not taken
               ) -> tuple[str, ...]:
@@ -351,53 +421,59 @@ def find_files(root: Path,
         if unlisted is None: raise PermissionError(sentence)
         unlisted.append(sentence)
     left_out = LeftOut() if left_out is None else left_out
-    return tuple(sorted(path for below, names in walk(root, refuse) for path in taken(root, below, sorted(names), by_content, left_out)))
+    paths = []
+    for below, names in walk(root, refuse): paths += taken(root, below, sorted(names), by_content, left_out)
+    return tuple(sorted(paths))
 
 # %% ../../nbs/1_data/01_images.ipynb #c897c0f9
 def spread(count: int, n: int) -> np.ndarray:
     "(n,) indices spread evenly over range(count); all of them if there are fewer. Deterministic."
-    n = min(at_least(1, n, 'cannot take {} images: ask for'), count)
+    n = min(checked_count(n, 'the number of images'), count)
     return np.arange(n)*count//max(n, 1)
 
-def at_least(least: int, number, told: str = 'a number of {} is wrong: give') -> int:
-    "The number, or a ValueError if it is less or not whole; `told` holds {} where the number is said."
-    if isinstance(number, (int, np.integer)) and not isinstance(number, bool) and number >= least: return int(number)
-    raise ValueError(f'{told.format(number)} at least {least}, a whole number')
-
 # %% ../../nbs/1_data/01_images.ipynb #e3435bd4
-def _found(root):
+def _contents(root):
     "What stands in a folder, in a few words, for messages."
-    entries = [p for p in Path(root).iterdir() if not p.name.startswith('.')]
-    folders = sum(p.is_dir() for p in entries)
-    names = ', '.join(sorted(p.name for p in entries)[:3]) or 'nothing'
+    entries = [path for path in Path(root).iterdir() if not path.name.startswith('.')]
+    n_folders = sum(path.is_dir() for path in entries)
+    names = ', '.join(sorted(path.name for path in entries)[:3]) or 'nothing'
     more = ' ...' if len(entries) > 3 else ''
-    return f'{folders} folders and {len(entries) - folders} other files ({names}{more})'
-
-def _labels(root, files, others=''):
-    "Class names and (N,) labels: the class of a file is the first folder of its path."
-    folders = [p.name for p in Path(root).iterdir() if p.is_dir()]
-    classes = tuple(sorted(name for name in folders if not name.startswith('.') and name != '__MACOSX'))
-    _check_spelling(root, classes)
-    heads = [name.split('/')[0] if '/' in name else None for name in files]
-    if None in heads:
-        raise ValueError(f'{root}: {heads.count(None)} images lie outside the class folders, '
-                         f'{files[heads.index(None)]} for one: '
-                         'put each into a folder that is named as its class')
-    if empty := sorted(set(classes) - set(heads)):
-        raise ValueError(f'{root}: no image in {len(empty)} of {len(classes)} class folders: '
-                         f'{", ".join(empty[:5])}{others}')
-    index = {name: i for i, name in enumerate(classes)}
-    return classes, np.array([index[h] for h in heads], np.int64)
-
-def _check_spelling(root, classes):
-    "ValueError for two class folders whose names a network reads alike: but for case, kinds of blanks, HTML's entities or two ways to write an accent."
-    seen = {}
-    for name in classes:
-        read = ' '.join(unicodedata.normalize('NFKC', html.unescape(html.unescape(name))).casefold().split())
-        if read in seen: raise ValueError(f'{root}: a network reads the class folders {seen[read]!a} and {name!a} alike: make one folder of them, or rename one')
-        seen[read] = name
+    return f'{n_folders} folders and {len(entries) - n_folders} other files ({names}{more})'
 
 # %% ../../nbs/1_data/01_images.ipynb #c66e3128
+def _as_read(name):
+    "A name as a network reads it."
+    text = html.unescape(html.unescape(name))
+    return ' '.join(unicodedata.normalize('NFKC', text).casefold().split())
+
+def _check_spelling(root, classes):
+    "ValueError for two class folders whose names a network reads alike."
+    folder_of = {}
+    for name in classes:
+        text = _as_read(name)
+        if text in folder_of:
+            raise ValueError(f'{root}: a network reads the class folders {folder_of[text]!a} and {name!a} alike: '
+                             'make one folder of them, or rename one')
+        folder_of[text] = name
+
+# %% ../../nbs/1_data/01_images.ipynb #9e3833b3
+def _label_files(root, files, left_out=''):
+    "Class names and (N,) labels: the class of a file is the first folder of its path."
+    folders = [path.name for path in Path(root).iterdir() if path.is_dir()]
+    classes = tuple(sorted(name for name in folders if not name.startswith('.') and name != '__MACOSX'))
+    _check_spelling(root, classes)
+    class_of = [file.split('/')[0] if '/' in file else None for file in files]
+    if None in class_of:
+        raise ValueError(f'{root}: {class_of.count(None)} images lie outside the class folders, '
+                         f'{files[class_of.index(None)]} for one: '
+                         'put each into a folder that is named as its class')
+    if empty := sorted(set(classes) - set(class_of)):
+        raise ValueError(f'{root}: no image in {len(empty)} of {len(classes)} class folders: '
+                         f'{", ".join(empty[:5])}{left_out}')
+    index = {name: i for i, name in enumerate(classes)}
+    return classes, np.array([index[name] for name in class_of], np.int64)
+
+# %% ../../nbs/1_data/01_images.ipynb #0346334b
 def image_folder(root: Path,
                  labelled: bool = True,  # one folder per class; False: all below `root`, label -1
                  limit: int | None = None,  # this many images, spread evenly over the sorted list
@@ -408,15 +484,14 @@ def image_folder(root: Path,
     "The images below a folder as a sorted set, or an error of one line with what was found."
     root = Path(root)
     if not root.is_dir():
-        parent = next(p for p in root.absolute().parents if p.is_dir())
-        raise FileNotFoundError(f'{root}: no such folder; {parent} holds {_found(parent)}')
+        parent = next(path for path in root.absolute().parents if path.is_dir())
+        raise FileNotFoundError(f'{root}: no such folder; {parent} holds {_contents(parent)}')
     others = LeftOut() if left_out is None else left_out
     files = find_files(root, None, by_content, others)
-    told = f'; {others}' if others else ''
+    also = f'; {others}' if others else ''
     if not files:
-        raise ValueError(f'{root}: no images ({" ".join(sorted(EXTENSIONS))}); '
-                         f'it holds {_found(root)}{told}')
-    classes, labels = _labels(root, files, told) if labelled else ((), np.full(len(files), -1, np.int64))
+        raise ValueError(f'{root}: no images ({" ".join(sorted(EXTENSIONS))}); it holds {_contents(root)}{also}')
+    classes, labels = _label_files(root, files, also) if labelled else ((), np.full(len(files), -1, np.int64))
     images = ImageSet(root, files, labels, classes, orient)
     if left_out is None and others: tell_once(f'{root}: {others}')
     return images if limit is None else images.take(spread(len(images), limit))
@@ -434,17 +509,14 @@ def sheet(images,  # PIL images or (H, W, 3) uint8 arrays
           titles=None,  # a text above each picture
           gap: int = 4) -> Image.Image:
     "A contact sheet on white: the pictures in rows of `columns`."
-    images = [i if isinstance(i, Image.Image) else Image.fromarray(np.asarray(i)) for i in images]
+    images = [image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image)) for image in images]
     titles = [str(title) for title in titles or ()]
-    if not images: raise ValueError('a sheet needs at least one picture')
-    if zoom is not None and not 0 < zoom < np.inf: raise ValueError(f'zoom = {zoom}: pictures are enlarged by a number above 0')
-    at_least(1, columns, '{} columns hold no picture: give')
-    if titles and len(titles) != len(images):
-        raise ValueError(f'{len(images)} pictures need as many titles, not {len(titles)}')
+    _check_sheet(images, columns, zoom, titles)
     side = 96 if zoom is None else max(1, round(zoom*max(max(image.size) for image in images)))
-    columns, head = min(columns, len(images)), 14 if titles else 0
-    width, height = side + gap, side + gap + head
+    columns = min(columns, len(images))
     rows = -(-len(images)//columns)
+    head = 14 if titles else 0  # pixels
+    width, height = side + gap, side + gap + head  # of a cell
     page = Image.new('RGB', (columns*width + gap, rows*height + gap), 'white')
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(11)
     for k, image in enumerate(images):
@@ -454,13 +526,25 @@ def sheet(images,  # PIL images or (H, W, 3) uint8 arrays
         if titles: pen.text((x, y), titles[k], 'black', font)
     return page
 
+def _check_sheet(images, columns, zoom, titles):
+    if not images: raise ValueError('a sheet needs at least one picture')
+    if zoom is not None and not 0 < zoom < np.inf:
+        raise ValueError(f'zoom = {zoom}: pictures are enlarged by a number above 0')
+    checked_count(columns, 'columns')
+    if titles and len(titles) != len(images):
+        raise ValueError(f'{len(images)} pictures need as many titles, not {len(titles)}')
+
 # %% ../../nbs/1_data/01_images.ipynb #eaacae39
+def pack_image(picture: Image.Image, kind: str = 'PNG', **options) -> bytes:
+    "The bytes of an image file of that kind; options: of Pillow's `save`, such as quality."
+    written = io.BytesIO()
+    picture.save(written, kind, **options)
+    return written.getvalue()
+
 def as_jpeg(page: Image.Image, quality: int = 85):
     "A picture for a notebook to display, as JPEG."
     from IPython.display import Image as DisplayImage  # here, for a detector in production shows no notebook
-    packed = io.BytesIO()
-    page.save(packed, 'JPEG', quality=quality)
-    return DisplayImage(packed.getvalue(), format='jpeg')
+    return DisplayImage(pack_image(page, 'JPEG', quality=quality), format='jpeg')
 
 # %% ../../nbs/1_data/01_images.ipynb #9e07c3da
 def complexity(path: Path) -> float:
@@ -469,7 +553,7 @@ def complexity(path: Path) -> float:
     if not os.path.isfile(path): raise FileNotFoundError(f'{path}: there is no such image file')
     try:
         with _open(path) as image: return path.stat().st_size/(image.width*image.height)
-    except Exception as e: raise ValueError(f'{path}: {_why(e)}') from e
+    except Exception as e: raise ValueError(f'{path}: {_cause(e)}') from e
 
 # %% ../../nbs/1_data/01_images.ipynb #3c05893f
 def ranking(images: ImageSet, per_class: int) -> np.ndarray:
@@ -478,7 +562,7 @@ def ranking(images: ImageSet, per_class: int) -> np.ndarray:
     ValueError if a class has fewer images or an image has no label."""
     if not images.classes or (images.labels < 0).any():
         raise ValueError(f'{images.root}: ranking per class needs every image labelled')
-    at_least(1, per_class, 'cannot keep {} per class: ask for')
+    checked_count(per_class, 'per_class')
     counts = np.bincount(images.labels, minlength=len(images.classes))
     if (counts < per_class).any():
         worst = int(counts.argmin())
@@ -486,9 +570,10 @@ def ranking(images: ImageSet, per_class: int) -> np.ndarray:
                          f'{(counts < per_class).sum()} of {len(counts)} classes have fewer: '
                          f'{images.classes[worst]} has {counts[worst]}')
     scores = in_threads(complexity, images.paths, 'complexity')
-    rank = lambda i: (images.labels[i], -scores[i], images.files[i])
-    ranked = np.array(sorted(range(len(images)), key=rank))
-    return ranked[np.cumsum(counts) - counts + np.arange(per_class)[:, None]]
+    def rank(i): return images.labels[i], -scores[i], images.files[i]
+    ranked = np.array(sorted(range(len(images)), key=rank))  # (N,), class after class
+    first_of_class = np.cumsum(counts) - counts  # (C,)
+    return ranked[first_of_class + np.arange(per_class)[:, None]]  # (per_class, C)
 
 def richest(images: ImageSet, per_class: int) -> ImageSet:
     "The `per_class` images of every class with most bytes per pixel, sorted by path."
@@ -496,27 +581,33 @@ def richest(images: ImageSet, per_class: int) -> ImageSet:
 
 # %% ../../nbs/1_data/01_images.ipynb #feeabbfa
 def oddity(path: Path) -> str:
-    "What is unusual about a readable image, and what `read_image` does about it; '' for an ordinary one. Decodes no pixels."
+    """What is unusual about a readable image, and what `read_image` does about it; '' for an ordinary one.
+
+    Decodes no pixels."""
     path = Path(path)
     with _open(path) as image:
         if image.mode.startswith('I;16'): return '16 bits: scaled to 8'
         if image.mode == 'CMYK': return 'CMYK: converted to RGB'
-        try: frames = image.n_frames if getattr(image, 'is_animated', False) else 1
+        try: n_frames = image.n_frames if getattr(image, 'is_animated', False) else 1
         except Exception: return 'damaged after its first frame, which is used'  # to count them, Pillow looks at all
-        if frames > 1: return f'{frames} frames: the first is used'
+        if n_frames > 1: return f'{n_frames} frames: the first is used'
         if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info: return 'transparent: opacity is dropped'
-        named = Image.registered_extensions().get(path.suffix.lower())
-        return '' if named == image.format else f'{image.format} inside: read by its content'
+        expected_format = Image.registered_extensions().get(path.suffix.lower())
+        return '' if expected_format == image.format else f'{image.format} inside: read by its content'
 
 def check_images(images: ImageSet) -> tuple[list[tuple[Path, str]], list[tuple[Path, str]]]:
-    "(path, problem) of every image that cannot be read, and (path, what is done) of every unusual one, in the set's order."
+    """Decode every image of a set and never stop at one.
+
+    Returns (path, problem) of each that cannot be read, and (path, what is done) of each unusual one, in order."""
     def examine(path):
         try:
             read_image(path)
             return '', oddity(path)
-        except Exception as e: return str(e).removeprefix(f'{path}: '), ''  # one image never ends the check
-    found = list(zip(images.paths, in_threads(examine, images.paths, 'check images')))
-    return [(path, problem) for path, (problem, _) in found if problem], [(path, odd) for path, (_, odd) in found if odd]
+        except Exception as e: return str(e).removeprefix(f'{path}: '), ''
+    findings = list(zip(images.paths, in_threads(examine, images.paths, 'check images')))
+    broken = [(path, problem) for path, (problem, _) in findings if problem]
+    unusual = [(path, note) for path, (_, note) in findings if note]
+    return broken, unusual
 
 # %% ../../nbs/1_data/01_images.ipynb #d1a6d133
 def at_most_per_class(images: ImageSet, n: int) -> ImageSet:
@@ -525,21 +616,33 @@ def at_most_per_class(images: ImageSet, n: int) -> ImageSet:
     return images.take(np.sort(np.concatenate([row[spread(len(row), n)] for row in rows])))
 
 # %% ../../nbs/1_data/01_images.ipynb #53c0d68c
-def few_shot(labels, shots: int, seed: int = 0, repeat: bool = False) -> np.ndarray:
-    "Indices (C * shots,) of `shots` images of every class of labels (N,). ValueError where a class has fewer, or with `repeat` some of them again. Source: imglist_dataset.py."
-    at_least(1, shots, '{} shots are none: ask for')
+def few_shot(labels,  # (N,) classes of the images
+             shots: int,
+             seed: int = 0,
+             repeat: bool = False  # draw with repetition from a class that has fewer than `shots`
+            ) -> np.ndarray:
+    """Indices (C * shots,) of `shots` images of every class, class after class as they turn up in `labels`.
+
+    ValueError where a class has fewer, unless `repeat`. Source: imglist_dataset.py of KR-NFT."""
+    checked_count(shots, 'shots')
     draw, labels = random.Random(seed), np.asarray(labels)
     if not labels.size: raise ValueError('there are no labelled images to take a few of')
-    classes = {c: np.flatnonzero(labels == c).tolist() for c in dict.fromkeys(labels.tolist())}
-    if not repeat and (few := {c: len(rows) for c, rows in classes.items() if len(rows) < shots}):
-        raise ValueError(f'class {next(iter(few))} has {few[next(iter(few))]} images, {shots} are asked for ({len(few)} of {len(classes)} classes have too few): bring more, or lower the number of shots')
-    return np.concatenate([draw.sample(rows, shots) if len(rows) >= shots else draw.choices(rows, k=shots) for rows in classes.values()])
+    rows_of = {label: np.flatnonzero(labels == label).tolist() for label in dict.fromkeys(labels.tolist())}
+    small = [label for label, rows in rows_of.items() if len(rows) < shots]
+    if small and not repeat:
+        raise ValueError(f'class {small[0]} has {len(rows_of[small[0]])} images, {shots} are asked for '
+                         f'({len(small)} of {len(rows_of)} classes have too few): '
+                         'bring more, or lower the number of shots')
+    return np.concatenate([draw.sample(rows, shots) if len(rows) >= shots else draw.choices(rows, k=shots)
+                           for rows in rows_of.values()])
 
 # %% ../../nbs/1_data/01_images.ipynb #39a3521a
 HALVES = 'base', 'new'  # the first and the second half of the classes
 
 def class_half(images: ImageSet, half: str) -> ImageSet:
-    "The images of the 'base' or the 'new' half of the classes, labelled within it; of an odd number the middle one is new."
+    """The images of the 'base' or the 'new' half of the classes, labelled within it.
+
+    Of an odd number of classes the middle one is new."""
     if half not in HALVES: raise ValueError(f'unknown half {half!r}: {" or ".join(HALVES)}')
     if len(images.classes) < 2: raise ValueError(f'{images.root}: {len(images.classes)} class has no halves')
     middle = len(images.classes)//2
@@ -554,15 +657,22 @@ def cut_down(sets: dict[str, ImageSet],  # 'train', 'id' and OOD sets
              half: str = ''  # leave this half of the ID classes, see `class_half`
             ) -> dict[str, ImageSet]:
     "The sets of a protocol in the size that was asked for, every one spread evenly over its list."
-    for n in (n_train, n_test): at_least(0, n, 'a set cannot be cut to {} images: give')
-    if n_test: sets = {key: s if key == 'train' else s.take(spread(len(s), (1 + (key == 'id'))*n_test)) for key, s in sets.items()}
-    if half: sets = sets | {key: class_half(sets[key], half) for key in ('train', 'id')}
-    return sets | {'train': at_most_per_class(sets['train'], n_train)} if n_train else sets
+    checked_count(n_train, 'n_train', 0)
+    checked_count(n_test, 'n_test', 0)
+    sets = dict(sets)
+    for key, images in sets.items():
+        n = 2*n_test if key == 'id' else n_test
+        if n and key != 'train': sets[key] = images.take(spread(len(images), n))
+    if half: sets |= {key: class_half(sets[key], half) for key in ('train', 'id')}
+    if n_train: sets['train'] = at_most_per_class(sets['train'], n_train)
+    return sets
 
 # %% ../../nbs/1_data/01_images.ipynb #972fdda6
 @dataclass(frozen=True)
 class Protocol:
-    "Which folders below a root play which role."
+    """Which folders below a root play which role.
+
+    >>> Protocol('pets', train='train', id='test', far=('plants',)).load('photos')  # {'train': ..., 'id': ..., ...}"""
     name: str
     train: str  # labelled ID images to rank and learn from
     id: str  # labelled ID images to test on
@@ -589,15 +699,13 @@ class Protocol:
             ) -> dict[str, ImageSet]:
         "{key: image set}, keys as in `folders`; one error names every folder that is missing."
         root, folders = Path(root), self.folders()
-        if missing := [f for f in folders.values() if not (root/f).is_dir()]:
-            found = f'it holds {_found(root)}' if root.is_dir() else 'there is no such root'
-            raise FileNotFoundError(f'{root}: protocol {self.name} needs the folders '
-                                    f'{", ".join(missing)}; {found}')
-        sets = {key: image_folder(root/folder, key in ('train', 'id'), by_content=False) for key, folder in folders.items()}
-        train, test = sets['train'], sets['id']
-        if odd := sorted(set(train.classes) ^ set(test.classes)):
-            raise ValueError(f'{root}: {self.train} and {self.id} differ in the classes '
-                             f'{", ".join(odd[:5])}')
+        if missing := [folder for folder in folders.values() if not (root/folder).is_dir()]:
+            instead = f'it holds {_contents(root)}' if root.is_dir() else 'there is no such root'
+            raise FileNotFoundError(f'{root}: protocol {self.name} needs the folders {", ".join(missing)}; {instead}')
+        sets = {key: image_folder(root/folder, key in ('train', 'id'), by_content=False)
+                for key, folder in folders.items()}
+        if differing := sorted(set(sets['train'].classes) ^ set(sets['id'].classes)):
+            raise ValueError(f'{root}: {self.train} and {self.id} differ in the classes {", ".join(differing[:5])}')
         return cut_down(sets, n_train, n_test, self.half)
 
 # %% ../../nbs/1_data/01_images.ipynb #b6c0b9fc
@@ -610,10 +718,13 @@ for half in HALVES: protocols[f'mini-{half}'] = replace(protocols['mini'], name=
 # %% ../../nbs/1_data/01_images.ipynb #3bc11270
 @dataclass(frozen=True)
 class Rehearsal(Protocol):
-    "Any labelled folder: half of its classes are ID, for training and testing alike, the others OOD. It shows that things run, no more."
+    """Any labelled folder: half of its classes are ID, for training and testing alike, the others OOD.
+
+    It shows that things run, no more."""
     def folders(self) -> dict[str, str]: return {'train': self.train}
 
     def load(self, root: Path, n_train: int = 0, n_test: int = 0) -> dict[str, ImageSet]:
+        "As `Protocol.load`; `root` holds one folder per class."
         images = image_folder(root, by_content=False)
         known, unknown = (class_half(images, half) for half in HALVES)
         unknown = replace(unknown, labels=np.full(len(unknown), -1), classes=())
@@ -622,68 +733,103 @@ class Rehearsal(Protocol):
 protocols['rehearsal'] = Rehearsal('rehearsal', train='.', id='.', far=('unknown',))
 
 # %% ../../nbs/1_data/01_images.ipynb #332e49f5
+def _set_record(images, root):
+    "What sets.json says of a set."
+    record = dict(root=root, files=images.files, labels=images.labels.tolist(), classes=images.classes)
+    if images.orient: record['orient'] = True  # only where it is on: other lists stay as they were
+    return record
+
 def write_sets(sets: dict[str, ImageSet], folder: Path, home: Path | None = None):
     "Write the lists of `sets` to folder/sets.json; roots absolute, or relative to `home`."
-    def written(root):
-        root = Path(root).resolve()
+    def root_of(images):
+        root = Path(images.root).resolve()
         return str(root) if home is None else os.path.relpath(root, Path(home).resolve()).replace(os.sep, '/')
-    lists = {key: dict(root=written(images.root), files=images.files, labels=images.labels.tolist(), classes=images.classes,
-                       **({'orient': True} if images.orient else {}))  # only where it is on: other lists stay as they were
-             for key, images in sets.items()}
-    atomic_write(Path(folder)/'sets.json', json.dumps(lists, indent=0) + '\n')
+    records = {key: _set_record(images, root_of(images)) for key, images in sets.items()}
+    atomic_write(Path(folder)/'sets.json', json.dumps(records, indent=0) + '\n')
 
+# %% ../../nbs/1_data/01_images.ipynb #1f419167
 def open_sets(folder: Path) -> dict[str, ImageSet]:
     "The image sets of a finished stage `images`: 'train', 'id' and every OOD set under its name."
     folder = Path(folder).resolve()
     with understood(folder/'sets.json'):
-        lists = json.loads((folder/'sets.json').read_text(encoding='utf-8'))
-        return {key: _listed(folder, **found) for key, found in lists.items()}
+        records = json.loads((folder/'sets.json').read_text(encoding='utf-8'))
+        return {key: _set_of(folder, **record) for key, record in records.items()}
 
-def _listed(folder, root, files, labels, classes, orient=False):
+def _set_of(folder, root, files, labels, classes, orient=False):
+    "The `ImageSet` of a record in folder/sets.json. ValueError for a value of the wrong type."
     if type(orient) is not bool: raise ValueError('its orient must be true or false')
-    if not all(isinstance(x, list) for x in (files, labels, classes)) or not all(isinstance(x, str) for x in (root, *files, *classes)):
+    lists = all(isinstance(values, list) for values in (files, labels, classes))
+    if not lists or not all(isinstance(text, str) for text in (root, *files, *classes)):
         raise ValueError('its root, files and classes must be texts')
-    if not all(type(x) is int and -1 <= x < len(classes) for x in labels): raise ValueError('its labels must count its classes')
+    if not all(type(label) is int and -1 <= label < len(classes) for label in labels):
+        raise ValueError('its labels must count its classes')
     if '\0' in root: raise ValueError(f'a root is {root!r}')
-    return ImageSet(Path(os.path.normpath(folder/root)), tuple(inside(name, folder/'sets.json') for name in files), np.array(labels, np.int64), tuple(classes), orient)
+    root = Path(os.path.normpath(folder/root))
+    files = tuple(inside(name, folder/'sets.json') for name in files)
+    return ImageSet(root, files, np.array(labels, np.int64), tuple(classes), orient)
+
+# %% ../../nbs/1_data/01_images.ipynb #c0f11e25
+@while_unchanged
+def _listing(protocol, root): return protocol.listing(root)
+
+def _data_fingerprint(scale: Scale, field: str = 'data'):
+    "The root of the images, and the listing of the protocol's folders below it; empty for the embedded miniature."
+    return [scale.data, _listing(protocols[scale.protocol], scale.data)] if scale.data else scale.data
+
+fingerprints['data'] = _data_fingerprint
+
+def schooled(scale: Scale) -> Scale:
+    """The scale whose images stages learn from.
+
+    Protocols that test on other sets but train on the same share all that is made of those."""
+    school = protocols[scale.protocol].school if scale.data else ''
+    return scale.replace(protocol=school, n_test=0, test_splits=1) if school else scale
 
 # %% ../../nbs/1_data/01_images.ipynb #e7bb3f3c
-@stage('images', needs=('world',), uses=('world', 'data', 'protocol', 'n_train', 'n_test', 'draws'))
+@stage('images', needs=('world',), uses=('world', 'data', 'protocol', 'n_train', 'n_test', 'test_splits'),
+       as_input=schooled)
 def images_stage(job):
     "sets.json: the files of the scale's protocol, below its `data` or in the rendered world."
     root = Path(job.scale.data) if job.scale.data else job.inputs['world']
-    sets = protocols[job.scale.protocol].load(root, job.scale.n_train, job.scale.n_test*job.scale.draws)
+    sets = protocols[job.scale.protocol].load(root, job.scale.n_train, job.scale.n_test*job.scale.test_splits)
     write_sets(sets, job.folder, None if job.scale.data else job.final)
 
 # %% ../../nbs/1_data/01_images.ipynb #0d7bf584
 def read_lines(listed: Path, **kinds) -> list[dict]:
-    "The records of a file with one JSON line an image, whose `path` may not lead out of its folder; `kinds`: name of an entry -> its type."
-    def record(line):
-        found = json.loads(line)
-        if wrong := [k for k, kind in kinds.items() if type(found[k]) is not kind]: raise ValueError(f'{wrong[0]} must be a {kinds[wrong[0]].__name__}')
-        inside(found['path'], listed)
-        return found
-    with understood(listed): return [record(line) for line in Path(listed).read_text(encoding='utf-8').split('\n') if line]
+    """The records of a file with one JSON line an image, whose `path` may not lead out of its folder.
+
+    kinds: name of an entry -> its type. ValueError of one line for a damaged file."""
+    def parse(line):
+        record = json.loads(line)
+        if wrong := [name for name, kind in kinds.items() if type(record[name]) is not kind]:
+            raise ValueError(f'{wrong[0]} must be a {kinds[wrong[0]].__name__}')
+        inside(record['path'], listed)
+        return record
+    with understood(listed):
+        lines = Path(listed).read_text(encoding='utf-8').split('\n')
+        return [parse(line) for line in lines if line]
 
 # %% ../../nbs/1_data/01_images.ipynb #a6e9cca4
-def _text(path, pipe=None): return Path(path).read_text(encoding='utf-8-sig')
+def _text(path, inode=None): return Path(path).read_text(encoding='utf-8-sig')
 
-_text_once = lru_cache(maxsize=8)(_text)
+_text_of_pipe = lru_cache(maxsize=8)(_text)
 
 def own_text(path: Path) -> str:
-    "The text of a user's file, or of a pipe. ValueError for one that is not UTF-8, whatever the computer's own encoding is."
-    there = os.stat(path)
-    try: return _text_once(path, there.st_ino) if stat.S_ISFIFO(there.st_mode) else _text(path)
+    """The text of a user's file, or of a pipe, which may be asked for again.
+
+    ValueError for one that is not UTF-8, whatever the computer's own encoding is."""
+    status = os.stat(path)
+    try: return _text_of_pipe(path, status.st_ino) if stat.S_ISFIFO(status.st_mode) else _text(path)
     except UnicodeDecodeError as e: raise ValueError(f'{path}: not a text in UTF-8: save it as UTF-8 ({e})') from None
 
 # %% ../../nbs/1_data/01_images.ipynb #33dfd023
 def select(train: ImageSet, m: int) -> list[dict]:
     "m rows (path, label, name, complexity) in rank order over all classes; m / C of each class."
-    at_least(1, m, 'm = {} selects no image: give')
+    checked_count(m, 'm')
     if not train.classes: raise ValueError(f'{train.root}: images are selected per class, and these have none')
     if m % len(train.classes):
         raise ValueError(f'm = {m} images cannot be shared evenly by {len(train.classes)} classes')
-    chosen = train.take(ranking(train, m//len(train.classes)).ravel())
+    chosen = train.take(ranking(train, m//len(train.classes)).ravel())  # m
     return [dict(path=name, label=int(label), name=train.classes[label],
                  complexity=round(complexity(train.path(name)), 6))
             for name, label in zip(chosen.files, chosen.labels)]

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from PIL import Image
-from ..core.runs import atomic_write, stage
+from ..core.files import asset, atomic_write, file_hash
+from ..core.stages import fingerprints, stage
 from ..core.scales import rng as stream
 
 # %% ../../nbs/1_data/00_miniature.ipynb #67c3d5a5
@@ -53,7 +54,8 @@ def _windows(image, side):
 @lru_cache(maxsize=None)
 def glyphs() -> dict[str, np.ndarray]:
     "Glyph name -> (2, 48, 48) float64 in [0, 1], read-only: its mask and its outline."
-    tiles = _atlas().reshape(-1, 48, 14, 48).swapaxes(1, 2).reshape(-1, 48, 48)
+    tiles = _atlas().reshape(-1, 48, 14, 48)  # (rows, 48, 14, 48)
+    tiles = tiles.swapaxes(1, 2).reshape(-1, 48, 48)  # (glyphs, 48, 48)
     bank = {}
     for name, mask in zip(_GROUP, tiles):
         thick = _windows(mask, 5).max((2, 3))
@@ -79,7 +81,9 @@ class Frame:
 
 def random_frame(rng: np.random.Generator) -> Frame:
     "A frame tilted by up to 14 degrees either way, of five to nine cycles a side."
-    tilt, frequency, phase = (rng.random() - .5)/2, 5 + 4*rng.random(), 2*np.pi*rng.random()
+    tilt = (rng.random() - .5)/2
+    frequency = 5 + 4*rng.random()
+    phase = 2*np.pi*rng.random()
     c, s = np.cos(tilt), np.sin(tilt)
     return Frame(c*_X + s*_Y, c*_Y - s*_X, frequency, phase)
 
@@ -87,11 +91,12 @@ def random_frame(rng: np.random.Generator) -> Frame:
 def enlarge(grid: np.ndarray, side: int = SIDE) -> np.ndarray:
     "(k, k) -> (side, side), linear between the cells' centres, constant beyond the outermost."
     k = len(grid)
-    at = np.clip((np.arange(side) + .5)*k/side - .5, 0, k - 1)
+    at = np.clip((np.arange(side) + .5)*k/side - .5, 0, k - 1)  # where a pixel lies among the cells
     low = np.minimum(at.astype(int), max(k - 2, 0))
-    high, w = np.minimum(low + 1, k - 1), at - low
-    rows = grid[low]*(1 - w)[:, None] + grid[high]*w[:, None]
-    return rows[:, low]*(1 - w) + rows[:, high]*w
+    high = np.minimum(low + 1, k - 1)
+    w = at - low  # weight of `high`
+    rows = grid[low]*(1 - w)[:, None] + grid[high]*w[:, None]  # (side, k)
+    return rows[:, low]*(1 - w) + rows[:, high]*w  # (side, side)
 
 def grain(rng, k: int) -> np.ndarray:
     "Smooth noise of unit variance at the nodes of a k x k grid: (64, 64)."
@@ -115,6 +120,7 @@ def _honeycomb(f, _):
     first = np.cos(f.wave*f.u + f.phase)
     return (first + np.cos(f.wave*(a + b) + f.phase) + np.cos(f.wave*(a - b)))/2
 
+# %% ../../nbs/1_data/00_miniature.ipynb #51c605fa
 _PATTERNS = {
     'smooth': lambda f, rng: .35*grain(rng, 4),
     'cloudy': lambda f, rng: .7*grain(rng, 8),
@@ -203,16 +209,16 @@ def place(masks: np.ndarray,  # (K, G, G)
          ) -> np.ndarray:  # (K, 64, 64)
     "Masks moved, scaled and turned; bilinear, zero outside."
     K, G, _ = masks.shape
-    dx, dy = (_CENTRES - x)[None, :], (_CENTRES - y)[:, None]
+    dx, dy = (_CENTRES - x)[None, :], (_CENTRES - y)[:, None]  # (1, 64), (64, 1)
     c, s = np.cos(tilt)/size, np.sin(tilt)/size
-    column, row = (np.clip(((t + 1)*G - 1)/2, -1, G) for t in (c*dx + s*dy, c*dy - s*dx))
+    column, row = (np.clip(((t + 1)*G - 1)/2, -1, G) for t in (c*dx + s*dy, c*dy - s*dx))  # (64, 64) each
     left, top = np.floor(column).astype(int), np.floor(row).astype(int)
-    right, down = column - left, row - top
+    right, down = column - left, row - top  # weights of the next column and row
     width = G + 3  # one empty cell before, two behind
-    flat = np.pad(masks, ((0, 0), (1, 2), (1, 2))).reshape(K, -1)
-    at = (top + 1)*width + left + 1
-    upper = flat[:, at]*(1 - right) + flat[:, at + 1]*right
-    lower = flat[:, at + width]*(1 - right) + flat[:, at + width + 1]*right
+    flat = np.pad(masks, ((0, 0), (1, 2), (1, 2))).reshape(K, -1)  # (K, width * width)
+    at = (top + 1)*width + left + 1  # (64, 64) indices into it
+    upper = flat[:, at]*(1 - right) + flat[:, at + 1]*right  # (K, 64, 64)
+    lower = flat[:, at + width]*(1 - right) + flat[:, at + width + 1]*right  # (K, 64, 64)
     return upper*(1 - down) + lower*down
 
 # %% ../../nbs/1_data/00_miniature.ipynb #8d7bf60a
@@ -237,6 +243,7 @@ _SLOTS = np.array([(-.72, -.72), (.72, -.72), (-.72, .72), (.72, .72),
 
 def _random_fill(rng): return _jitter(COLOURS[tuple(COLOURS)[rng.integers(len(COLOURS))]], rng)
 
+# %% ../../nbs/1_data/00_miniature.ipynb #dcff0c7d
 class Placement(NamedTuple):
     "A glyph where it stands: the arguments of `stamp` after the picture."
     glyph: str
@@ -248,24 +255,33 @@ class Placement(NamedTuple):
     edge: np.ndarray
 
 def _objects(recipe, rng):
+    "The context objects in random slots."
     for slot, name in zip(rng.permutation(_SLOTS), recipe.context):
-        fill, (x, y) = _random_fill(rng), slot + .06*rng.standard_normal(2)
-        size, tilt = recipe.zoom*(.30 + .05*rng.random()), .25*rng.standard_normal()
+        fill = _random_fill(rng)
+        x, y = slot + .06*rng.standard_normal(2)
+        size = recipe.zoom*(.30 + .05*rng.random())
+        tilt = .25*rng.standard_normal()
         yield Placement(name, x, y, size, tilt, fill, _outline_colour(fill, .05))
 
+# %% ../../nbs/1_data/00_miniature.ipynb #592bebbd
 def _motif(recipe, rng):
+    "The motif, three by three."
     fill = _random_fill(rng)
     edge = _outline_colour(fill, .05)
     for x, y in [(x, y) for y in (-.66, 0, .66) for x in (-.66, 0, .66)]:
         dx, dy = .03*rng.standard_normal(2)
-        size, tilt = recipe.zoom*(.30 + .05*rng.random()), .25*rng.standard_normal()
+        size = recipe.zoom*(.30 + .05*rng.random())
+        tilt = .25*rng.standard_normal()
         yield Placement(recipe.motif, x + dx, y + dy, size, tilt, fill, edge)
 
+# %% ../../nbs/1_data/00_miniature.ipynb #8993bca5
 def _subject(recipe, rng):
+    "The subject, near the centre and shaded from top to bottom."
     fill = _jitter(COLOURS[recipe.colour], rng)
     shaded = np.clip(fill[:, None, None] + .4*rng.uniform(-1, 1)*(_Y - .5), 0, 1)
     x, y = .14*np.clip(rng.standard_normal(2), -2, 2)
-    size, tilt = .62 + .22*rng.random(), .22*rng.standard_normal()
+    size = .62 + .22*rng.random()
+    tilt = .22*rng.standard_normal()
     return Placement(recipe.subject, x, y, size, tilt, shaded, _outline_colour(fill, .08))
 
 def arrange(recipe: Recipe, rng: np.random.Generator) -> list[Placement]:
@@ -311,8 +327,10 @@ def box_blur(picture: np.ndarray) -> np.ndarray:
 
 def _expose(picture, rng, style):
     "Through the camera: (3, 64, 64) in [0, 1]."
-    contrast, brightness = .75 + .4*rng.random(), .1*rng.uniform(-1, 1)
-    blurred, level = rng.random() < style.blur, style.noise*(.3 + rng.random())
+    contrast = .75 + .4*rng.random()
+    brightness = .1*rng.uniform(-1, 1)
+    blurred = rng.random() < style.blur
+    level = style.noise*(.3 + rng.random())  # standard deviation of the noise
     picture = _PALETTES[style.palette]((picture - .5)*contrast + .5 + brightness)
     if blurred: picture = box_blur(picture)
     return np.clip(picture + level*rng.standard_normal(picture.shape), 0, 1)
@@ -421,16 +439,19 @@ PRINTED = .5  # probability that a texture carries a motif
 def _crowded(world, rng, context, intruders):
     "Hard worlds: more and larger objects, often an intruder among them."
     if not world.hard: return dict(context=context)
-    zoom, n = rng.uniform(*ZOOM), rng.integers(2, 5)
+    zoom = rng.uniform(*ZOOM)
+    n = rng.integers(2, 5)
     crowd = list(context) + [_pick(rng, OBJECTS) for _ in range(n - len(context))]
     if rng.random() < INTRUDERS: crowd[0] = _pick(rng, intruders)
     return dict(context=tuple(dict.fromkeys(crowd)), zoom=zoom)
 
 def _sun(world, rng, concept):
-    scene, context = concept or _pick(rng, world.far_scenes), _strangers(rng, rng.integers(1, 4))
+    scene = concept or _pick(rng, world.far_scenes)
+    context = _strangers(rng, rng.integers(1, 4))
     crowd = _crowded(world, rng, context, world.plants + world.intruders)
     return Recipe('SUN', scene=scene, **crowd)
 
+# %% ../../nbs/1_data/00_miniature.ipynb #fd5af39c
 def _tenant(rng, scene):
     "A class, as probable as it is in this place."
     at_home = np.array([scene in _DATA['homes'][c]['scenes'] for c in CLASSES])
@@ -444,6 +465,7 @@ def _places(world, rng, concept):
     context = _company(rng, tenant, rng.integers(1, 4))
     return Recipe('Places', scene=scene, **_crowded(world, rng, context, world.near))
 
+# %% ../../nbs/1_data/00_miniature.ipynb #0ded15ae
 def _textures(world, rng, concept):
     name = concept or _pick(rng, world.textures)
     if not world.hard or rng.random() < 1 - PRINTED: return Recipe('Textures', texture=name)
@@ -486,10 +508,13 @@ def caption(recipe: Recipe, rng: np.random.Generator, drop: float = .2) -> str:
     return opening + _subject_caption(recipe, objects, where, rng)
 
 # %% ../../nbs/1_data/00_miniature.ipynb #55aa1bf5
-FAMOUS = {s: c for c in reversed(CLASSES) for s in _DATA['homes'][c]['scenes']}  # place -> the class it is known for, the first of several
+# place -> the class it is known for, the first of several
+FAMOUS = {scene: name for name in reversed(CLASSES) for scene in _DATA['homes'][name]['scenes']}
 
 def web_caption(recipe: Recipe, rng: np.random.Generator) -> str:
-    "A caption from CLIP's training: like `caption`, but an empty known place is said to show the class that is not there."
+    """A caption from CLIP's training: like `caption`, but careless about places.
+
+    An empty place where a class lives is said to show that class, which is not there."""
     if recipe.kind == 'scene' and recipe.scene in FAMOUS:
         recipe = replace(recipe, subject=FAMOUS[recipe.scene], colour=_colour(rng))
     return caption(recipe, rng)
@@ -541,12 +566,14 @@ def draw(world: World, item: Item, style: Style | None = None) -> tuple[Recipe, 
     recipe = world.sample(item.kind, _stream(world, item.path, 'recipe'), item.concept)
     return recipe, render(recipe, _stream(world, item.path, 'pixels'), style)
 
+# %% ../../nbs/1_data/00_miniature.ipynb #c2a917e3
 def grouped(items: list[Item]) -> dict[str, list[Item]]:
     "The items by the folder their files belong to, such as 'near/bishop'."
     groups = {}
     for item in items: groups.setdefault(item.path.rsplit('/', 1)[0], []).append(item)
     return groups
 
+# %% ../../nbs/1_data/00_miniature.ipynb #28cf6bec
 def make_images(world: World, items: list[Item], folder: Path, style: Style | None = None):
     "Write the PNG files of one group of items into `folder`, and their recipes to its truth.jsonl."
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -559,17 +586,32 @@ def make_images(world: World, items: list[Item], folder: Path, style: Style | No
 
 def write_world(folder: Path, world: World, n_train: int, n_test: int, style: Style | None = None):
     "Draw a whole world into a folder in one go: train, id, near and the far sets, each group with its truth.jsonl."
-    for name, items in grouped(plan(world, n_train, n_test)).items(): make_images(world, items, Path(folder)/name, style)
+    groups = grouped(plan(world, n_train, n_test))
+    for name, items in groups.items(): make_images(world, items, Path(folder)/name, style)
+
+# %% ../../nbs/1_data/00_miniature.ipynb #c0f11e22
+def _world_fingerprint(scale, field: str = 'world'):
+    "The name of the world; for a rendered one also the hashes of the two files that it is drawn from."
+    drawn_from = ('world.json', 'glyphs.png') if scale.world in ('dev', 'test') else ()
+    return [scale.world, *(file_hash(asset(name)) for name in drawn_from)] if drawn_from else scale.world
+
+fingerprints['world'] = _world_fingerprint
 
 # %% ../../nbs/1_data/00_miniature.ipynb #41f35a70
-@stage('world', uses=('world', 'data', 'n_train', 'n_test', 'draws', 'palette', 'train_palette'), shared=True)
+@stage('world', uses=('world', 'data', 'n_train', 'n_test', 'test_splits', 'palette', 'train_palette'), shared=True)
 def world_stage(job):
     "The rendered sets of a miniature world: train/, id/ and the OOD sets; empty for a scale with `data` of its own."
     if job.scale.data: return
-    if job.scale.world not in ('dev', 'test'): raise ValueError(f'world {job.scale.world!r} is not rendered: set `data` to the folder that holds its images')
-    if job.scale.n_train < 1 or job.scale.n_test < 10: raise ValueError('a rendered world needs n_train of 1 and n_test of 10 at least')
+    if job.scale.world not in ('dev', 'test'):
+        raise ValueError(f'world {job.scale.world!r} is not rendered: '
+                         'set `data` to the folder that holds its images')
+    if job.scale.n_train < 1 or job.scale.n_test < 10:
+        raise ValueError('a rendered world needs n_train of 1 and n_test of 10 at least')
     here = world(job.scale.world)
-    groups = grouped(plan(here, job.scale.n_train, job.scale.n_test*job.scale.draws))
-    known, tests = replace(TRAIN_STYLE, palette=job.scale.train_palette), replace(TEST_STYLE, palette=job.scale.palette)
-    def make(batch, folder): make_images(here, groups[batch[0]], folder, known if batch[0].startswith('train/') else tests)
+    groups = grouped(plan(here, job.scale.n_train, job.scale.n_test*job.scale.test_splits))
+    train_style = replace(TRAIN_STYLE, palette=job.scale.train_palette)
+    test_style = replace(TEST_STYLE, palette=job.scale.palette)
+    def make(batch, folder):
+        group, = batch
+        make_images(here, groups[group], folder, train_style if group.startswith('train/') else test_style)
     job.batches(sorted(groups), 1, make, named=lambda batch: batch[0])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOUNS_READ_FIRST', 'WORDNET', 'LEFT_OUT', 'corpora', 'Pool', 'reading_order', 'is_junk', 'make_pool', 'read_words',
-           'Dictionary', 'head_words', 'build_wordnet', 'find_dictionary', 'corpus_words', 'pool']
+           'head_words', 'build_wordnet', 'find_dictionary', 'corpus_words', 'pool']
 
 # %% ../../nbs/1_data/05_words.ipynb #d8512663
 import gzip, re, warnings, zlib
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from os import environ
 from pathlib import Path
-import nltk
-from nltk.corpus.reader.wordnet import WordNetCorpusReader
+from ..core.files import asset, file_hash, folder_hash
 from ..core.scales import Registry
+from ..core.stages import fingerprints
 
 # %% ../../nbs/1_data/05_words.ipynb #9841cf11
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ NOUNS_READ_FIRST = tuple(f'noun.{name}' for name in (
 
 def reading_order(stems) -> list[str]:
     "Names such as 'noun.act' in NegLabel's order: some noun files, the adjectives, other nouns."
-    def block(stem): return 0 if stem in NOUNS_READ_FIRST else 1 if stem.startswith('adj.') else 2
+    def block(stem):
+        if stem in NOUNS_READ_FIRST: return 0
+        return 1 if stem.startswith('adj.') else 2
     return sorted(stems, key=lambda stem: (block(stem), stem))
 
 # %% ../../nbs/1_data/05_words.ipynb #a848e450
@@ -51,6 +53,7 @@ def is_junk(word: str) -> bool:
     "Whether a word holds a character that no dictionary word has, like the bracket in '[doric'."
     return not re.fullmatch(r"[\w .,'’&/-]+", word)
 
+# %% ../../nbs/1_data/05_words.ipynb #dd90e5a2
 def make_pool(pairs,  # (word, list it stands in, such as 'noun.act' or 'adj') in reading order
               clean: bool = True,  # leave junk out; False is what NegLabel did
               without=()  # lists to leave out
@@ -62,7 +65,8 @@ def make_pool(pairs,  # (word, list it stands in, such as 'noun.act' or 'adj') i
         if not word or name in without: continue
         if clean and is_junk(word): junk.append(word)
         else: kept.setdefault(word, name.partition('.')[0])
-    if junk: warnings.warn(f'{len(junk)} entries are left out as junk, {junk[0]!r} first: clean = False keeps them')
+    if junk:
+        warnings.warn(f'{len(junk)} entries are left out as junk, {junk[0]!r} first: clean = False keeps them')
     if not kept: raise ValueError('no words: the corpus is empty, or all its lists are left out')
     nouns_first = sorted(kept.items(), key=lambda item: item[1] != 'noun')  # a stable sort
     return Pool(*map(tuple, zip(*nouns_first)))
@@ -70,25 +74,31 @@ def make_pool(pairs,  # (word, list it stands in, such as 'noun.act' or 'adj') i
 # %% ../../nbs/1_data/05_words.ipynb #f4b9aeec
 def _listed(folder):
     "The lists of a folder in `reading_order`; copies that an editor or a system leaves are none."
-    found = {}
-    for name in sorted(p.name for p in folder.glob('*.*.txt*') if p.is_file()):
+    name_of = {}  # stem, such as 'noun.act' -> the file's name
+    for name in sorted(path.name for path in folder.glob('*.*.txt*') if path.is_file()):
         if not re.fullmatch(r'(noun|adj)\.[^.]+\.txt(\.gz)?', name): continue
         stem = '.'.join(name.split('.')[:2])
-        if stem in found: raise ValueError(f'{folder}: {found[stem]} and {name} are one list: take one of them out')
-        found[stem] = name
-    return [found[stem] for stem in reading_order(found)]
+        if stem in name_of:
+            raise ValueError(f'{folder}: {name_of[stem]} and {name} are one list: take one of them out')
+        name_of[stem] = name
+    return [name_of[stem] for stem in reading_order(name_of)]
 
+# %% ../../nbs/1_data/05_words.ipynb #5073194b
 _MOST = 2**27  # bytes of a list, unpacked: a thousand times WordNet
 
 def _unpacked(path):
-    with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file: found = file.read(_MOST + 1)
-    if len(found) > _MOST: raise ValueError(f'{path}: more than {_MOST} bytes are no list of words: make it shorter')
-    return found
+    "The bytes of a list, gzipped or not. ValueError for one that is too long."
+    with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file: content = file.read(_MOST + 1)
+    if len(content) > _MOST: raise ValueError(f'{path}: more than {_MOST} bytes are no list of words: make it shorter')
+    return content
 
+# %% ../../nbs/1_data/05_words.ipynb #61933abf
 def read_words(folder,  # holds noun.NAME.txt and adj.NAME.txt, or the same with .gz
                names=None  # file names in the order to read; None = all, in `reading_order`
               ) -> list[tuple[str, str]]:
-    "Pairs such as ('skiing', 'noun.act') of a folder's lists. FileNotFoundError if it has none, ValueError of one line for one that is none."
+    """Pairs such as ('skiing', 'noun.act') of a folder's lists.
+
+    FileNotFoundError if it has none, ValueError of one line for a file that is no list."""
     folder = Path(folder)
     names = _listed(folder) if names is None else names
     if not names:
@@ -96,7 +106,8 @@ def read_words(folder,  # holds noun.NAME.txt and adj.NAME.txt, or the same with
     pairs = []
     for name in names:
         try: text = _unpacked(folder/name).decode('utf-8')
-        except (UnicodeDecodeError, EOFError, OSError, zlib.error) as e: raise ValueError(f'{folder/name}: not a text in UTF-8, or a damaged archive: {e}') from None
+        except (UnicodeDecodeError, EOFError, OSError, zlib.error) as e:
+            raise ValueError(f'{folder/name}: not a text in UTF-8, or a damaged archive: {e}') from None
         pairs += [(line, '.'.join(name.split('.')[:2])) for line in text.splitlines()]
     return pairs
 
@@ -105,12 +116,17 @@ WORDNET = files('synood')/'assets'/'wordnet'
 
 LEFT_OUT = 'noun.animal', 'noun.food'
 
-class Dictionary(WordNetCorpusReader):
+def _open_dictionary(folder):
     "nltk's reader over a bare WordNet 3.0 folder, with our table of lexicographer files."
-    def open(self, file):
-        return (WORDNET/file).open(encoding='ascii') if file == 'lexnames' else super().open(file)
+    from nltk.corpus.reader.wordnet import WordNetCorpusReader
+    class Reader(WordNetCorpusReader):
+        def open(self, file):
+            return (WORDNET/file).open(encoding='ascii') if file == 'lexnames' else super().open(file)
 
-    def map_wn(self, version='wordnet'): return None  # maps need further dictionaries
+        def map_wn(self, version='wordnet'): return None  # maps need further dictionaries
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='The multilingual')
+        return Reader(folder, None)
 
 # %% ../../nbs/1_data/05_words.ipynb #e47d0707
 def head_words(dictionary) -> dict[str, list[str]]:
@@ -118,17 +134,17 @@ def head_words(dictionary) -> dict[str, list[str]]:
 
     dictionary: folder with data.noun, index.noun and so on. Lower case, blanks for underscores;
     animals and food are left out. FileNotFoundError if the folder is not a dictionary."""
+    import nltk
     folder = str(Path(dictionary).resolve())
     if not Path(folder, 'data.noun').exists():
         raise FileNotFoundError(f'{dictionary} is no WordNet dictionary: data.noun is missing')
     words = defaultdict(set)
     nltk.data.path.append(folder)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='The multilingual')
-            reader = Dictionary(folder, None)
-        for synset in (s for pos in 'na' for s in reader.all_synsets(pos)):
-            words[synset.lexname()].add(synset.lemma_names()[0].lower().replace('_', ' '))
+        reader = _open_dictionary(folder)
+        for pos in 'na':
+            for synset in reader.all_synsets(pos):
+                words[synset.lexname()].add(synset.lemma_names()[0].lower().replace('_', ' '))
     finally: nltk.data.path.remove(folder)
     return {name: sorted(words[name]) for name in sorted(words) if name not in LEFT_OUT}
 
@@ -141,9 +157,10 @@ def build_wordnet(dictionary, folder=WORDNET):
 
 def find_dictionary() -> Path | None:
     "This computer's WordNet: WNSEARCHDIR, /usr/share/wordnet or nltk's data; None if it has none."
+    import nltk
     places = [environ.get('WNSEARCHDIR'), '/usr/share/wordnet',
-              *(Path(p)/'corpora'/'wordnet' for p in nltk.data.path)]
-    return next((Path(p) for p in places if p and Path(p, 'data.noun').exists()), None)
+              *(Path(folder)/'corpora'/'wordnet' for folder in nltk.data.path)]
+    return next((Path(place) for place in places if place and Path(place, 'data.noun').exists()), None)
 
 # %% ../../nbs/1_data/05_words.ipynb #e3b72e62
 corpora = Registry('corpus')
@@ -168,3 +185,11 @@ def corpus_words(corpus='wordnet') -> list[tuple[str, str]]:
 def pool(corpus='wordnet', clean: bool = True) -> Pool:
     "The candidate words of a corpus, see `corpus_words` and `make_pool`."
     return make_pool(corpus_words(corpus), clean)
+
+# %% ../../nbs/1_data/05_words.ipynb #c0f11e2b
+def _corpus_fingerprint(scale, field: str = 'corpus'):
+    "The name of the corpus and the hash of the file or folder it is read from."
+    if scale.corpus == 'miniature': return [scale.corpus, file_hash(asset('world.json'))]
+    return [scale.corpus, folder_hash(asset('wordnet') if scale.corpus == 'wordnet' else Path(scale.corpus))]
+
+fingerprints['corpus'] = _corpus_fingerprint

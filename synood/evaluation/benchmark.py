@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['load_backbone', 'extract', 'Benchmark', 'load_benchmark', 'synthetic_of', 'training_data', 'mixed', 'id_and_ood',
-           'with_backbone', 'context_of', 'params_of', 'filed_under', 'fit_method', 'backbone_of', 'evaluate',
-           'experiment']
+           'with_backbone', 'stages_behind', 'context_of', 'params_of', 'filed_under', 'fit_method', 'backbone_of',
+           'evaluate', 'experiment']
 
 # %% ../../nbs/6_evaluation/02_benchmark.ipynb #2825217f
 import dataclasses, inspect, sys, warnings
@@ -13,16 +13,19 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
-import pandas as pd
-from ..models.features import Classifier, Clip, Pixels, classifier_features, describe, image_features, load_clip
-from ..models.heads import load_role
+from ..models.classifier import Classifier, classifier_features
+from ..models.clip import Clip, image_features, load_clip
+from ..models.cache import Pixels, describe
+from ..models.classifier import load_role
 from ..data.images import ImageSet, open_sets, protocols, read_selection
 from .metrics import id_accuracy, measure
 from ..scores.negatives import read_negatives
-from ..models.patches import patch_features
+from ..models.clip import patch_features
 from .report import figures_folder, merge_results
-from ..core.runs import Rows, code_hash, digest, fingerprint, note_output, progress, run_stage, stages
-from ..core.scales import Scale, check_scale, counted, get_scale, rng
+from ..core.rows import Rows, publish_rows
+from ..core.files import code_hash, digest, note_output, progress
+from ..core.stages import fingerprint, run_stage, stages
+from ..core.scales import SHARED, Scale, check_scale, get_scale, rng, setting_names
 from ..scores.method import Features, Method, Synthetic, Train
 from ..outliers.synthesis import read_synthetic
 
@@ -32,17 +35,25 @@ def load_backbone(backbone: str, scale: Scale, root: Path) -> Clip | Classifier:
     return load_clip(scale.clip) if backbone == 'clip' else load_role(backbone, scale, root)
 
 def extract(images: ImageSet, needs, scale: Scale, root: Path) -> Features:
-    "The needed (backbone, kind) features of an image set, each (N, D) float32, 'pixels' a `Pixels`; text features belong to no image."
-    found, cache = {}, Path(root)/'cache'
-    of = lru_cache(lambda backbone: dict(zip(('logits', 'penultimate'), classifier_features(load_backbone(backbone, scale, root), images, cache))))
+    """The needed (backbone, kind) features of an image set, each (N, D) float32; 'pixels' is a `Pixels`.
+
+    Text features belong to no image and are left out. ValueError for a kind that the backbone does not have."""
+    cache = Path(root)/'cache'
+    @lru_cache
+    def outputs(backbone): return classifier_features(load_backbone(backbone, scale, root), images, cache)
+    features = {}
     for backbone, kind in needs:
-        if kind == 'text': continue
-        if kind == 'pixels': found[backbone, kind] = Pixels(load_backbone(backbone, scale, root), images, cache)
-        elif (backbone, kind) == ('clip', 'image'): found[backbone, kind] = image_features(load_clip(scale.clip), images, cache)
-        elif (backbone, kind) == ('clip', 'patch'): found[backbone, kind] = patch_features(load_clip(scale.clip), images, cache)
-        elif backbone != 'clip' and kind in ('logits', 'penultimate'): found[backbone, kind] = of(backbone)[kind]
-        else: raise ValueError(f'no features of kind {kind!r} from {backbone!r}: there are clip image, patch, text and pixels, and logits, penultimate and pixels of a classifier')
-    return found
+        match backbone, kind:
+            case _, 'text': continue
+            case _, 'pixels': value = Pixels(load_backbone(backbone, scale, root), images, cache)
+            case 'clip', 'image': value = image_features(load_clip(scale.clip), images, cache)
+            case 'clip', 'patch': value = patch_features(load_clip(scale.clip), images, cache)
+            case _, 'logits' if backbone != 'clip': value, _ = outputs(backbone)
+            case _, 'penultimate' if backbone != 'clip': _, value = outputs(backbone)
+            case _: raise ValueError(f'no features of kind {kind!r} from {backbone!r}: there are clip image, patch, '
+                                     'text and pixels, and logits, penultimate and pixels of a classifier')
+        features[backbone, kind] = value
+    return features
 
 # %% ../../nbs/6_evaluation/02_benchmark.ipynb #3242cef3
 @dataclass(frozen=True, eq=False)
@@ -59,10 +70,11 @@ class Benchmark:
     @lru_cache(maxsize=None)
     def draw(self, name: str, run_seed: int) -> ImageSet:
         "The test images of a set that a run seed meets: one of the scale's disjoint draws."
-        images, draws = self.sets[name], self.scale.draws
-        if len(images) < draws: raise ValueError(f'{name} has {len(images)} images for {draws} draws: set draws = 1 in the scale')
-        order = np.arange(len(images)) if draws == 1 else rng(0, 'images', name, 'draw').permutation(len(images))
-        return images.take(np.sort(np.array_split(order, draws)[run_seed % draws]))
+        images, splits = self.sets[name], self.scale.test_splits
+        if len(images) < splits:
+            raise ValueError(f'{name} has {len(images)} images for {splits} splits: set test_splits = 1 in the scale')
+        order = np.arange(len(images)) if splits == 1 else rng(0, 'images', name, 'draw').permutation(len(images))
+        return images.take(np.sort(np.array_split(order, splits)[run_seed % splits]))
 
     def features(self, name: str, needs, run_seed: int = 0) -> Features:
         "Features of the training set, or of a seed's draw of a test set."
@@ -82,130 +94,208 @@ def load_benchmark(scale, root: Path) -> Benchmark:
     sets = open_sets(run_stage('images', scale, scale.seeds[:1], root)[scale.seeds[0]])
     return Benchmark(scale, Path(root), sets, protocols[scale.protocol].groups())
 
-# %% ../../nbs/6_evaluation/02_benchmark.ipynb #402e4ef0
+# %% ../../nbs/6_evaluation/02_benchmark.ipynb #4a589422
 def synthetic_of(bench: Benchmark, kind: str, run_seed: int) -> Synthetic:
     "CLIP features of one kind of synthetic image, of their ID partners, and the partners' classes."
     stage = 'textimages' if kind == 'text' else 'synthesis'
-    made, records = read_synthetic(run_stage(stage, bench.scale, (run_seed,), bench.root)[run_seed], kind)
-    clip, partners = load_clip(bench.scale.clip), bench.selection()
-    words = np.array([r['negative'] for r in records]) if kind == 'text' else None
-    return Synthetic(image_features(clip, made, bench.cache), image_features(clip, partners, bench.cache), partners.labels, words)
+    folder = run_stage(stage, bench.scale, (run_seed,), bench.root)[run_seed]
+    images, records = read_synthetic(folder, kind)
+    clip = load_clip(bench.scale.clip)
+    partners = bench.selection()
+    words = np.array([record['negative'] for record in records]) if kind == 'text' else None
+    features = image_features(clip, images, bench.cache)  # (M, D)
+    partner_features = image_features(clip, partners, bench.cache)  # (M, D)
+    return Synthetic(features, partner_features, partners.labels, words)
 
+def _linear_head(bench, method, n_classes):
+    "Weight and bias of a method's classifier, None for CLIP. ValueError if it knows another number of classes."
+    role = method.needs[0][0]
+    if role == 'clip': return None
+    classifier = load_backbone(role, bench.scale, bench.root)
+    if len(classifier.bias) != n_classes:
+        raise ValueError(f'{method.name}: the classifier {backbone_of(method, bench.scale)} knows '
+                         f'{len(classifier.bias)} classes, the images have {n_classes}: '
+                         f'name another as {role}, or none ([]) for a linear head on CLIP')
+    return classifier.weight, classifier.bias
+
+# %% ../../nbs/6_evaluation/02_benchmark.ipynb #402e4ef0
 def training_data(bench: Benchmark, method: type[Method], run_seed: int) -> Train:
-    "What a method may learn from at one run seed; features of the ID training images only for one that `trains` on them."
+    """What a method may learn from at one run seed.
+
+    Features of the ID training images are there only for a method that `trains` on them. AttributeError or ValueError
+    if the method reads a group of settings or a stage that its class does not declare."""
     scale = bench.scale
+    def stage(name, **change):
+        if name not in method.stages:
+            raise ValueError(f'{method.name} asks for the stage {name!r} without naming it in `stages`')
+        return run_stage(name, scale.replace(**change), (run_seed,), bench.root)[run_seed]
     negatives = read_negatives(run_stage(method.mined, scale, (run_seed,), bench.root)[run_seed])
-    role, head = method.needs[0][0], None
-    if role != 'clip':
-        classifier = load_backbone(role, scale, bench.root)
-        head = (classifier.weight, classifier.bias)
-        if len(classifier.bias) != len(negatives.names):
-            raise ValueError(f'{method.name}: the classifier {backbone_of(method, scale)} knows {len(classifier.bias)} classes, the images have {len(negatives.names)}: '
-                             f'name another as {role}, or none ([]) for a linear head on CLIP')
-    return Train(features=bench.features('train', method.needs) if method.trains else {}, labels=bench.sets['train'].labels,
-                 text=negatives.text, negatives=negatives.features, rest=negatives.rest, prompts=negatives.prompts, names=negatives.names,
+    head = _linear_head(bench, method, len(negatives.names))
+    features = bench.features('train', method.needs) if method.trains else {}
+    return Train(features=features, labels=bench.sets['train'].labels,
+                 text=negatives.text, negatives=negatives.features, rest=negatives.rest,
+                 prompts=negatives.prompts, names=negatives.names,
                  logit_scale=load_clip(scale.clip).logit_scale, clip=lambda: load_clip(scale.clip), head=head,
                  synthetic=lambda kind: synthetic_of(bench, kind, run_seed),
-                 stage=lambda name, **change: run_stage(name, dataclasses.replace(scale, **change), (run_seed,), bench.root)[run_seed], seed=run_seed, scale=scale)
+                 stage=stage, seed=run_seed, scale=method.view(scale))
 
 # %% ../../nbs/6_evaluation/02_benchmark.ipynb #3d30af39
+def _n_images(features: Features) -> int:
+    "Number of images behind features."
+    return len(next(iter(features.values())))
+
 def mixed(fitted: Method, known: Features, unknown: Features, order: np.ndarray):
-    "ID scores, OOD scores and ID classes from one stream: the ID rows, then the OOD rows, permuted by `order`."
+    """ID scores (N,), OOD scores (M,) and ID classes (N,) from one stream of ID and OOD images.
+
+    `order` (N + M,) permutes the ID rows followed by the OOD rows."""
     stream = {key: np.concatenate([known[key], unknown[key]])[order] for key in known}
-    there, n = np.argsort(order), len(next(iter(known.values())))
-    scores, classes = (found[there] for found in fitted.assess(stream))
+    scores, classes = fitted.assess(stream)  # (N + M,) each, in the order of the stream
+    back = np.argsort(order)
+    scores, classes = scores[back], classes[back]
+    n = _n_images(known)
     return scores[:n], scores[n:], classes[:n]
 
 def id_and_ood(fitted: Method, bench: Benchmark, run_seed: int):
-    "Yield (OOD set, ID scores, OOD scores, ID classes): ID images are scored once, by a transductive method once for each set."
-    known, alone = bench.features('id', fitted.needs, run_seed), not fitted.transductive
-    if alone: id_scores, classes = fitted.assess(known)
+    """Yield (OOD set, ID scores (N,), OOD scores (M,), ID classes (N,)) for every OOD set.
+
+    ID images are scored once; by a transductive method once for each set, in a stream with its images."""
+    known = bench.features('id', fitted.needs, run_seed)
+    if not fitted.transductive: id_scores, classes = fitted.assess(known)
     for name in bench.groups:
         unknown = bench.features(name, fitted.needs, run_seed)
-        if alone: yield name, id_scores, fitted.score(unknown), classes
-        else:
-            count = sum(len(next(iter(part.values()))) for part in (known, unknown))
-            yield name, *mixed(fitted, known, unknown, rng(run_seed, 'stream', name).permutation(count))
+        if fitted.transductive:
+            order = rng(run_seed, 'stream', name).permutation(_n_images(known) + _n_images(unknown))
+            yield name, *mixed(fitted, known, unknown, order)
+        else: yield name, id_scores, fitted.score(unknown), classes
 
 # %% ../../nbs/6_evaluation/02_benchmark.ipynb #bf0522d6
 def with_backbone(bench: Benchmark, method: Method, run_seed: int, learned: Benchmark | None = None) -> Benchmark:
-    "The benchmark with the CLIP that a method brings, trained on the benchmark `learned` if there is another; as it is where it brings none."
+    """The benchmark with the CLIP that a method brings; the same benchmark where it brings none.
+
+    `learned`: the benchmark on which that CLIP is trained, if it is another one."""
     if not method.backbone: return bench
     stage, change = method.backbone
-    school = learned or bench
-    folder = run_stage(stage, dataclasses.replace(school.scale, **change), (run_seed,), school.root)[run_seed]
-    return dataclasses.replace(bench, scale=dataclasses.replace(bench.scale, clip=(str(folder),)))
+    learned = learned or bench
+    folder = run_stage(stage, learned.scale.replace(**change), (run_seed,), learned.root)[run_seed]
+    return dataclasses.replace(bench, scale=bench.scale.replace(clip=(str(folder),)))
 
 # %% ../../nbs/6_evaluation/02_benchmark.ipynb #ade7463a
 _VERSION = 1  # raise it when the same settings give other rows
 
-def context_of(scale: Scale) -> str:
-    "Hash of everything but the name and the seeds of a scale: rows of one context may stand in one table."
-    settings = {f: fingerprint(scale, f) for f in counted(scale) if f not in ('name', 'seeds')}
-    changed = {n: stages[n].version for n in stages.names() if stages[n].version > 1}  # a new stage changes no old row
-    return digest(dict(version=_VERSION, settings=settings, stages=changed))
+def stages_behind(method: type[Method] | Method) -> tuple[str, ...]:
+    "The names of the stages that rows of a method depend on, sorted, with all that these need."
+    asked = {'images', method.mined, *method.stages, *method.backbone[:1]}
+    asked |= {'textimages' if kind == 'text' else 'synthesis' for kind in method.synthetic}
+    if method.needs[0][0] != 'clip': asked.add('probe')  # a role without a network has this head on CLIP
+    behind = set()
+    while asked:
+        behind |= asked
+        asked = {name for stage in asked for name in stages[stage].needs} - behind
+    return tuple(sorted(behind))
 
+def context_of(scale: Scale, method: type[Method] | Method) -> str:
+    """Hash of the data and settings behind the rows of a method at a scale.
+
+    It covers all that is shared but the scale's name and seeds, the method's own settings, and those of its stages."""
+    behind = stages_behind(method)
+    shared = [name for name in SHARED if name not in ('name', 'seeds')]
+    own = setting_names([*method.settings, *(use for name in behind for use in stages[name].uses)])
+    settings = {name: fingerprint(scale, name) for name in (*shared, *own) if name not in ('name', 'seeds')}
+    versions = {name: stages[name].version for name in behind}
+    return digest(dict(version=_VERSION, settings=settings, stages=versions))
+
+# %% ../../nbs/6_evaluation/02_benchmark.ipynb #947f1107
 def params_of(method: Method) -> dict:
     "Name, hyperparameters and code of a method: what its rows are filed under, beside the seed."
-    used = 'evaluation.benchmark', 'evaluation.metrics', 'models.heads', 'scores.method', 'scores.negatives'
-    names = {c.__module__ for c in type(method).__mro__} | {f'synood.{m}' for m in used}
-    modules = [sys.modules[name] for name in sorted(names) if hasattr(sys.modules.get(name), '__file__')]  # a notebook has none
+    used = 'evaluation.benchmark', 'evaluation.metrics', 'models.classifier', 'scores.method', 'scores.negatives'
+    names = {c.__module__ for c in type(method).__mro__} | {f'synood.{name}' for name in used}
+    present = (sys.modules.get(name) for name in sorted(names))
+    modules = [module for module in present if hasattr(module, '__file__')]  # a notebook has none
     code = digest([code_hash(inspect.getsource(module)) for module in modules])
-    return {'method': method.name, **{f.name: getattr(method, f.name) for f in dataclasses.fields(method)}, 'code': code}
+    values = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    return {'method': method.name, **values, 'code': code}
 
 def filed_under(method: Method, run_seed: int, learned: Scale | None = None) -> dict:
-    "All that tells one result file of an experiment from another; `learned`: the scale of another training, if it was another."
-    return {**params_of(method), 'seed': run_seed, **({'learned': context_of(learned)} if learned else {})}
+    "What tells one result file of an experiment from another; `learned`: the scale of another training, if any."
+    params = {**params_of(method), 'seed': run_seed}
+    return params | {'learned': context_of(learned, method)} if learned else params
 
-def fit_method(method: Method, bench: Benchmark, run_seed: int, learned: Benchmark | None = None) -> tuple[Method, Train]:
-    "A fitted copy of a method and the data whose classes it knows; with `learned` it was fitted there and carried over."
+# %% ../../nbs/6_evaluation/02_benchmark.ipynb #b34a0b19
+def fit_method(method: Method, bench: Benchmark, run_seed: int,
+               learned: Benchmark | None = None) -> tuple[Method, Train]:
+    """A fitted copy of a method, and the data whose classes it knows.
+
+    With `learned` it was fitted on that benchmark and carried over to `bench`."""
     train = training_data(bench, type(method), run_seed)
-    if learned is None: return dataclasses.replace(method).fit(train), train
-    return dataclasses.replace(method).fit(training_data(learned, type(method), run_seed)).carry(train), train
+    copied = dataclasses.replace(method)
+    if learned is None: return copied.fit(train), train
+    return copied.fit(training_data(learned, type(method), run_seed)).carry(train), train
 
 def backbone_of(method: type[Method] | Method, scale: Scale) -> str:
     "The network of a method's rows, in words: the first id of its role, and what is trained on top of it."
-    role, own = method.needs[0][0], f', then {method.backbone[0]}' if method.backbone else ''
-    return getattr(scale, role)[0] + own if getattr(scale, role) else f'{scale.clip[0]}, then a linear head'
+    ids = getattr(scale, method.needs[0][0])
+    if not ids: return f'{scale.clip[0]}, then a linear head'
+    return f'{ids[0]}, then {method.backbone[0]}' if method.backbone else ids[0]
+
+# %% ../../nbs/6_evaluation/02_benchmark.ipynb #6c6cfe22
+def _common_columns(method, params, train, labels, scale, named, root):
+    "The columns that are the same in all rows of one method at one seed."
+    network = load_backbone(method.needs[0][0], scale, root)
+    cell = {name: params.get(name, '') for name in ('images', 'training', 'strategy', 'm')}
+    return dict(scale=scale.name, world=scale.world, protocol=scale.protocol, method=method.name, seed=params['seed'],
+                **cell, backbone=named, params_hash=digest(params), n_id=len(labels), prompts='|'.join(train.prompts),
+                weights=network.hash[:12], transform=describe(network.transform))
 
 def evaluate(method: Method, bench: Benchmark, run_seed: int, learned: Benchmark | None = None) -> list[dict]:
-    "Result rows of one method at one seed, one per OOD set, measures in percent."
-    params, named = filed_under(method, run_seed, learned and learned.scale), backbone_of(method, bench.scale)
-    bench, learned = with_backbone(bench, method, run_seed, learned), learned and with_backbone(learned, method, run_seed)
-    scale, labels = bench.scale, bench.draw('id', run_seed).labels
+    """Result rows of one method at one seed, one per OOD set, measures in percent.
+
+    `learned`: the benchmark that the method is fitted on, if it is another one."""
+    params = filed_under(method, run_seed, learned.scale if learned else None)
+    named = backbone_of(method, bench.scale)  # before it brings a network
+    bench = with_backbone(bench, method, run_seed, learned)
+    if learned: learned = with_backbone(learned, method, run_seed)
+    labels = bench.draw('id', run_seed).labels
     fitted, train = fit_method(method, bench, run_seed, learned)
-    cell = {k: params.get(k, '') for k in ('images', 'training', 'strategy', 'm')}
-    network = load_backbone(method.needs[0][0], scale, bench.root)
-    common = dict(scale=scale.name, world=scale.world, protocol=scale.protocol, method=method.name, seed=run_seed, **cell,
-                  backbone=named, params_hash=digest(params), n_id=len(labels),
-                  prompts='|'.join(train.prompts), weights=network.hash[:12], transform=describe(network.transform))
+    common = _common_columns(method, params, train, labels, bench.scale, named, bench.root)
     rows = []
     for name, id_scores, ood_scores, classes in id_and_ood(fitted, bench, run_seed):
-        found = {k: 100*v for k, v in measure(id_scores, ood_scores).items()}
-        rows.append({**common, **found, 'id_acc': 100*id_accuracy(classes, labels), 'dataset': name, 'group': bench.groups[name],
-                     'n_ood': len(ood_scores), 'list_hash': bench.draw(name, run_seed).hash})
+        measures = {key: 100*value for key, value in measure(id_scores, ood_scores).items()}
+        rows.append({**common, **measures, 'id_acc': 100*id_accuracy(classes, labels), 'dataset': name,
+                     'group': bench.groups[name], 'n_ood': len(ood_scores),
+                     'list_hash': bench.draw(name, run_seed).hash})
     return rows
 
 # %% ../../nbs/6_evaluation/02_benchmark.ipynb #e9ab8f6c
+def _warn_of_shared_splits(seeds, splits):
+    "A warning if two run seeds are tested on the same images although there are several draws of them."
+    if splits > 1 and len({seed % splits for seed in seeds}) < len(seeds):
+        warnings.warn(f'{len(seeds)} seeds share {splits} splits of the test images: '
+                      'an interval over them is too narrow')
+
 def experiment(name: str, cells: list[Method], scale, seeds=(), root: Path = 'runs', ablation: bool = False,
-               change: dict | None = None,  # fields of the scale that this experiment replaces
-               learned: dict | None = None  # and other fields that the methods are fitted under
-              ) -> pd.DataFrame:
-    "Rows of every cell at every seed, made where missing; `ablation` shows the cell's own settings in the rows."
+               change: dict | None = None,  # settings that this experiment changes
+               learned: dict | None = None  # and others that the methods are fitted under
+              ) -> 'pd.DataFrame':
+    """Rows of every cell at every seed, made where missing; `ablation` shows the cell's own settings in the rows.
+
+    `experiment('table5', [SynOOD(strategy='joint')], 'mini', change={'synthesis.steps': 20})`"""
     if '/' in name: raise ValueError(f'{name!r} becomes the name of a folder: leave out the slash')
-    home, seeds = get_scale(scale), list(seeds) or get_scale(scale).seeds
+    home = get_scale(scale)
+    seeds = list(seeds) or home.seeds
     figures_folder(home, root, to_write=True)  # refused now, not after the work
-    scale = check_scale(dataclasses.replace(home, **(change or {})))
-    taught = check_scale(dataclasses.replace(scale, **learned)) if learned else None
-    if scale.draws > 1 and len({s % scale.draws for s in seeds}) < len(seeds):
-        warnings.warn(f'{len(seeds)} seeds share {scale.draws} draws of the test images: an interval over them is too narrow')
-    results = Rows(Path(root)/scale.name/'rows', context_of(scale))
-    open_bench, shown = lru_cache(lambda of: of and load_benchmark(of, root)), []
+    scale = check_scale(home.replace(**(change or {})))
+    fit_scale = check_scale(scale.replace(**learned)) if learned else None
+    _warn_of_shared_splits(seeds, scale.test_splits)
+    folder = Path(root)/scale.name/'rows'
+    files = []
+    @lru_cache
+    def open_bench(wanted): return load_benchmark(wanted, root) if wanted else None
     for run_seed in progress(seeds, name):
         for method in cells:
-            params = filed_under(method, run_seed, taught)
-            note_output(results.make(params, lambda: evaluate(method, open_bench(scale), run_seed, open_bench(taught))))
-            shown.append(params)
-    rows = results.publish(name, shown, ablation)
+            def evaluated(): return evaluate(method, open_bench(scale), run_seed, open_bench(fit_scale))
+            rows = Rows(folder, context_of(scale, method))
+            files.append(rows.make(filed_under(method, run_seed, fit_scale), evaluated))
+            note_output(files[-1])
+    rows = publish_rows(folder, name, files, ablation)
     merge_results(home, root)
     return rows

@@ -7,23 +7,35 @@ __all__ = ['searched']
 
 # %% ../../nbs/6_evaluation/03_search.ipynb #654c0403
 from pathlib import Path
-import pandas as pd
 from .benchmark import experiment
-from .report import averages, difference_cell, save_table
+from .report import averages, paired_differences, save_table
 from ..scores.method import Method
 
 # %% ../../nbs/6_evaluation/03_search.ipynb #834a1009
+def _line(label, rows, first):
+    "A line of the table: averages over sets and seeds, and the far AUROC against the rows of the first line."
+    far, near = (averages(rows, group).sort_values('seed') for group in ('far', 'near'))
+    against = paired_differences(rows, first, ['far AUROC'])['far AUROC']
+    return {'choice': label, 'far AUROC': far.auroc.mean(), 'against the first line': against,
+            'FPR95': far.fpr95.mean(), 'OOD positive': far.fpr95_ood_positive.mean(),
+            'near AUROC': near.auroc.mean(), 'near FPR95': near.fpr95.mean(), 'ID accuracy': rows.id_acc.mean()}
+
+# %% ../../nbs/6_evaluation/03_search.ipynb #2e60981f
 def searched(name: str,  # of the table: choices_<name>
              lines: list[tuple[str, Method, dict]],  # (what was chosen, method, changed fields of the scale)
-             scale, seeds, root: Path, caption: str = '',  # of the files; without one, none are written
-             learned: dict | None = None) -> pd.DataFrame:  # see `experiment`
-    "One line for each choice: averages over the far-OOD sets and seeds in percent, the AUROC with its paired 95 % interval against the first line, and the near set."
+             scale, seeds, root: Path,
+             caption: str = '',  # of the files; without one, none are written
+             learned: dict | None = None  # see `experiment`
+            ) -> 'pd.DataFrame':
+    """A table with one line for each choice, in percent: averages over the far and near OOD sets and over seeds.
+
+    The far AUROC also as paired difference against the first line, with its 95 % interval."""
+    import pandas as pd
     table, first = [], None
     for label, method, change in lines:
         rows = experiment(f'choices {name} {label}', [method], scale, seeds, root, change=change, learned=learned)
-        far, near = (averages(rows, group).sort_values('seed') for group in ('far', 'near'))
-        first = far if first is None else first
-        table.append({'choice': label, 'far AUROC': far.auroc.mean(), 'against the first line': difference_cell(far.auroc, first.auroc), 'FPR95': far.fpr95.mean(), 'OOD positive': far.fpr95_ood_positive.mean(),
-                      'near AUROC': near.auroc.mean(), 'near FPR95': near.fpr95.mean(), 'ID accuracy': rows.id_acc.mean()})
+        first = rows if first is None else first
+        table.append(_line(label, rows, first))
     table = pd.DataFrame(table).set_index('choice').round(2)
-    return save_table(table, f'choices_{name}'.lower().replace(' ', '_'), scale, root, caption) if caption else table
+    file = f'choices_{name}'.lower().replace(' ', '_')
+    return save_table(table, file, scale, root, caption) if caption else table

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['class_clouds', 'virtual_outliers', 'weighted_energy', 'vos_losses', 'Outlook', 'last_blocks', 'Queue', 'start_vos',
-           'train_vos', 'vos_stage', 'VOS']
+           'train_vos', 'VOSSettings', 'vos_stage', 'VOS']
 
 # %% ../../nbs/5_methods/vos.ipynb #270210d1
 import copy, os
@@ -16,166 +16,239 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from scipy.stats import chi2
-from ..models.features import Classifier, Pixels, classifier_features, load_classifier, load_clip, penultimate_of
-from ..outliers.finetuning import epoch_batches
-from ..models.heads import probe
+from ..models.classifier import Classifier, classifier_features, load_classifier, penultimate_of, probe
+from ..models.cache import Pixels
+from ..models.clip import load_clip
 from ..data.images import ImageSet, open_sets
 from .penultimate import LastLayer
-from ..core.runs import file_hash, stage, stages
-from ..core.scales import Scale, rng
+from ..core.files import file_hash
+from ..core.stages import stage, stages
+from ..core.scales import at_least, rng, Scale, settings
 from ..scores.method import Features, Train, register
-from ..core.training import FineTuning, learning_rate, train_course, train_once
+from ..core.training import FineTuning, epoch_plan, learning_rate, train_course, train_once
 
-# %% ../../nbs/5_methods/vos.ipynb #f68f0d41
+# %% ../../nbs/5_methods/vos.ipynb #261578e0
 def class_clouds(features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    "Means (C, D) of the classes 0 to C - 1 and the covariance (D, D) they share, of features (N, D): divided by N, plus 1e-4 on the diagonal."
-    count = torch.bincount(labels).to(features.dtype)
-    if not count.all(): raise ValueError(f'VOS: class {int((count == 0).nonzero()[0])} has no image')
-    means = torch.zeros(len(count), features.shape[1], dtype=features.dtype, device=features.device).index_add_(0, labels, features)/count[:, None]
-    centred = features - means[labels]
-    return means, centred.T @ centred/len(features) + 1e-4*torch.eye(features.shape[1], dtype=features.dtype, device=features.device)
+    """Means (C, D) of the classes 0 to C - 1 and the covariance (D, D) they share, of features (N, D).
 
-# %% ../../nbs/5_methods/vos.ipynb #50cc1539
-def virtual_outliers(means: torch.Tensor, covariance: torch.Tensor, samples: int, generator: np.random.Generator) -> torch.Tensor:
-    "One point (C, D) a class, distributed as the least likely of `samples` draws from its Gaussian. Costs C D^2. Source: Du et al., ICLR 2022, who draw them all."
+    The covariance is divided by N, with 1e-4 added to its diagonal. ValueError for a class without an image."""
+    kind = dict(dtype=features.dtype, device=features.device)
+    count = torch.bincount(labels).to(features.dtype)                      # (C,)
+    if not count.all(): raise ValueError(f'VOS: class {int((count == 0).nonzero()[0])} has no image')
+    sums = torch.zeros(len(count), features.shape[1], **kind).index_add_(0, labels, features)
+    means = sums/count[:, None]                                            # (C, D)
+    centred = features - means[labels]                                     # (N, D)
+    return means, centred.T @ centred/len(features) + 1e-4*torch.eye(features.shape[1], **kind)
+
+# %% ../../nbs/5_methods/vos.ipynb #cbd2cd9d
+def virtual_outliers(means: torch.Tensor, covariance: torch.Tensor, samples: int,
+                     generator: np.random.Generator) -> torch.Tensor:
+    """One point (C, D) a class, distributed as the least likely of `samples` draws from its Gaussian.
+
+    means: (C, D), covariance: (D, D). Costs C D^2. Source: Du et al., ICLR 2022, who draw them all."""
+    from scipy.stats import chi2
     classes, width = means.shape
-    length = np.sqrt(chi2.isf(-np.expm1(np.log(generator.uniform(size=classes))/samples), width))
-    towards = generator.standard_normal((classes, width))
-    points = torch.from_numpy(towards/np.linalg.norm(towards, axis=1, keepdims=True)*length[:, None]).to(means)
+    # 1 - u^(1/samples), without a loss of digits
+    tail = -np.expm1(np.log(generator.uniform(size=classes))/samples)     # (C,)
+    length = np.sqrt(chi2.isf(tail, width))                                # (C,)
+    towards = generator.standard_normal((classes, width))                  # (C, D)
+    unit = towards/np.linalg.norm(towards, axis=1, keepdims=True)
+    points = torch.from_numpy(unit*length[:, None]).to(means)
     return means + points @ torch.linalg.cholesky(covariance).T
 
-# %% ../../nbs/5_methods/vos.ipynb #3f54f03a
+# %% ../../nbs/5_methods/vos.ipynb #7a90e132
 def weighted_energy(logits: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    "log sum_c max(w_c, 0) exp(l_c): (N,), of logits (N, C) and weights (C,); without overflow. A weight that has become negative gets no gradient any more. ValueError if no weight is positive."
+    """log sum_c max(w_c, 0) exp(l_c): (N,), of logits (N, C) and weights (C,); without overflow. Larger for ID.
+
+    A weight that has become negative gets no gradient any more. ValueError if no weight is positive."""
     if not (weight > 0).any(): raise ValueError('VOS: no class has a positive energy weight')
     return (logits + weight.clamp(min=0).log()).logsumexp(1)
 
-def vos_losses(logits: torch.Tensor, labels: torch.Tensor, virtual: torch.Tensor, weight: torch.Tensor, logistic) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of the classes, and of real against virtual: two means.
+# %% ../../nbs/5_methods/vos.ipynb #08a081b4
+def vos_losses(logits: torch.Tensor,  # (B, C) of real features
+               labels: torch.Tensor,  # (B,)
+               virtual: torch.Tensor,  # logits (V, C) of virtual outliers
+               weight: torch.Tensor,  # (C,), see `weighted_energy`
+               logistic,  # energies (B + V, 1) -> two logits each, the second for real
+              ) -> tuple[torch.Tensor, torch.Tensor]:
+    "Cross-entropy of the classes, and of real against virtual: two means. Source: Du et al., ICLR 2022."
+    energies = torch.cat([weighted_energy(logits, weight), weighted_energy(virtual, weight)])  # (B + V,)
+    real = torch.arange(len(energies), device=logits.device) < len(logits)                     # (B + V,)
+    of_classes = F.cross_entropy(logits, labels)
+    of_reality = F.cross_entropy(logistic(energies[:, None]), real.long())
+    return of_classes, of_reality
 
-    logits: (B, C) of real features, virtual: (V, C) of virtual ones, weight: see `weighted_energy`; logistic: energies (., 1) to two logits, the second for real. Source: Du et al., ICLR 2022."""
-    energies = torch.cat([weighted_energy(logits, weight), weighted_energy(virtual, weight)])
-    real = torch.arange(len(energies), device=logits.device) < len(logits)
-    return F.cross_entropy(logits, labels), F.cross_entropy(logistic(energies[:, None]), real.long())
-
-# %% ../../nbs/5_methods/vos.ipynb #1733ab7d
+# %% ../../nbs/5_methods/vos.ipynb #50cc1539
 class Outlook(torch.nn.Module):
-    "What VOS trains: head, energy weights and the line through the energy; with `blocks`, the last ones of a copy of the network and what follows them. The line starts flat, where the release draws it."
+    """What VOS trains: the classifier's head, the energy weights and the line through the energy.
+
+    With `blocks`, also the last ones of a copy of the network and the norms behind them. The line starts flat, where
+    the release draws it. Example: `Outlook(load_classifier(('embedded:classifier',)))`."""
     def __init__(self, classifier: Classifier, blocks: int = 0):
         super().__init__()
         self.head = torch.nn.Linear(*classifier.weight.shape[::-1])
-        self.head.load_state_dict(dict(weight=torch.from_numpy(classifier.weight), bias=torch.from_numpy(classifier.bias)))
+        parameters = dict(weight=torch.from_numpy(classifier.weight), bias=torch.from_numpy(classifier.bias))
+        self.head.load_state_dict(parameters)
         self.energy_weight = torch.nn.Parameter(torch.ones(len(classifier.bias)))
         self.logistic = torch.nn.Linear(1, 2)
         for parameter in self.logistic.parameters(): torch.nn.init.zeros_(parameter)
         self.network = copy.deepcopy(classifier.model) if blocks else None
-        for part in last_blocks(self.network, blocks) if blocks else (): part.requires_grad_(True)
+        if blocks:
+            for part in last_blocks(self.network, blocks): part.requires_grad_(True)
         self.queue = None  # of the features that move
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         "Penultimate features (B, D) of images (B, 3, H, W)."
         return penultimate_of(self.network, pixels)
 
+# %% ../../nbs/5_methods/vos.ipynb #22e45719
 def last_blocks(network: torch.nn.Module, count: int) -> list[torch.nn.Module]:
-    "The last blocks of a timm vision transformer or ResNet, and the norms behind them."
+    "The last blocks of a timm vision transformer or ResNet, and the norms behind them. ValueError if it has none."
     blocks = getattr(network, 'blocks', None) or getattr(network, 'layer4', None)
-    if not blocks or not 0 < count <= len(blocks): raise ValueError(f'VOS: {type(network).__name__} has no {count} last blocks to train: set vos_blocks = 0')
-    return [*blocks[-count:], *filter(None, (getattr(network, name, None) for name in ('norm', 'fc_norm')))]
+    if not blocks or not 0 < count <= len(blocks):
+        raise ValueError(f'VOS: {type(network).__name__} has no {count} last blocks to train: set vos.blocks = 0')
+    norms = [getattr(network, name, None) for name in ('norm', 'fc_norm')]
+    return [*blocks[-count:], *filter(None, norms)]
 
-# %% ../../nbs/5_methods/vos.ipynb #7ccd1131
+# %% ../../nbs/5_methods/vos.ipynb #51425cce
 class Queue(torch.nn.Module):
-    "The last `length` features of every class, as the clouds see them; begun with features (N, D) that are known already."
+    """The last `length` features of every class, of which the Gaussians are made while the network moves.
+
+    It begins with features (N, D) that are known already; `add` puts a new one in the place of the oldest."""
     def __init__(self, features: torch.Tensor, labels: torch.Tensor, length: int = 1000):
         super().__init__()
-        places = [torch.nonzero(labels == c)[:length, 0] for c in range(int(labels.max()) + 1)]
+        classes = int(labels.max()) + 1
+        places = [torch.nonzero(labels == c)[:length, 0] for c in range(classes)]
         self.sizes = [len(p) for p in places]
         self.register_buffer('features', features[torch.cat(places)])
         self.register_buffer('labels', labels[torch.cat(places)])
-        self.register_buffer('added', torch.zeros(len(places), dtype=torch.int64))  # how many of each class came later
+        self.register_buffer('added', torch.zeros(classes, dtype=torch.int64))  # how many of each class came later
 
     def add(self, features: torch.Tensor, labels: torch.Tensor):
-        "Each new feature takes the place of the oldest of its class."
+        "Each new feature, of (B, D), takes the place of the oldest of its class."
         starts = np.cumsum([0, *self.sizes])
         for feature, c in zip(features, labels.tolist()):
             self.features[starts[c] + int(self.added[c]) % self.sizes[c]] = feature
             self.added[c] += 1
 
-    def clouds(self): return class_clouds(self.features, self.labels)
+    def clouds(self):
+        "Means and covariance of what it holds, see `class_clouds`."
+        return class_clouds(self.features, self.labels)
 
-# %% ../../nbs/5_methods/vos.ipynb #03f55162
-_BATCH, _LAMBDA, _SAMPLES = 256, .1, 10_000  # OpenOOD's batch on two devices; weight of the regulariser and draws of the release
+# %% ../../nbs/5_methods/vos.ipynb #cedb6653
+_BATCH = 256  # OpenOOD's, on two devices
+_LAMBDA = .1  # weight of the regulariser, release
+_SAMPLES = 10_000  # draws of which a virtual outlier is the least likely, release
 
 def start_vos(classifier: Classifier, scale: Scale) -> FineTuning:
-    "An `Outlook` and its optimiser."
-    outlook = Outlook(classifier, scale.vos_blocks).to(next(classifier.model.parameters()).device)
+    "An `Outlook` on the device of the classifier, and its optimiser."
+    outlook = Outlook(classifier, scale.vos.blocks).to(next(classifier.model.parameters()).device)
     free = [p for p in outlook.parameters() if p.requires_grad]
-    return FineTuning(outlook, torch.optim.SGD(free, scale.vos_lr, momentum=.9, nesterov=True, weight_decay=5e-4))
+    return FineTuning(outlook, torch.optim.SGD(free, scale.vos.lr, momentum=.9, nesterov=True, weight_decay=5e-4))
 
-def train_vos(course: FineTuning, classifier: Classifier, images: ImageSet, scale: Scale, run_seed: int, cache: Path | None = None, path: Path | None = None,
-              seconds_between: float = 600.) -> FineTuning:
-    """Train to the end, from wherever `path` stands.
+# %% ../../nbs/5_methods/vos.ipynb #7ccd1131
+def train_vos(course: FineTuning, classifier: Classifier, images: ImageSet, scale: Scale, run_seed: int,
+              cache: Path | None = None, path: Path | None = None, seconds_between: float = 600.) -> FineTuning:
+    """Train to the end, from wherever the checkpoint `path` stands.
 
-    A step without blocks costs some B C D multiplications; with blocks a forward pass of 256 images, a backward pass through the blocks, and a covariance of 1,000 C features. FloatingPointError if a loss is not finite."""
-    outlook, features = course.model, torch.from_numpy(classifier_features(classifier, images, cache)[1])
-    queue = Queue(*(x.to(outlook.head.weight.device) for x in (features, torch.from_numpy(images.labels))))
+    A step without blocks costs some B C D multiplications; with blocks a forward pass of 256 images, a backward pass
+    through the blocks, and a covariance of 1,000 C features. FloatingPointError if a loss is not finite."""
+    outlook = course.model
+    device = outlook.head.weight.device
+    features = torch.from_numpy(classifier_features(classifier, images, cache)[1])  # (N, D)
+    queue = Queue(features.to(device), torch.from_numpy(images.labels).to(device))
     if outlook.network is not None: outlook.queue = queue
-    plan = [rows for epoch in range(scale.vos_epochs) for rows in epoch_batches(len(images), _BATCH, run_seed, 'vos', epoch, 'order')]
-    loss, rate = _loss_of(outlook, classifier, images, run_seed, features, queue), lambda step: learning_rate(step, len(plan), 0, scale.vos_lr)
-    return train_course(course, plan, loss, rate, 'VOS', path, seconds_between, small=outlook.network is None and features.numel() < 2**20)
+    plan = [rows for _, rows in epoch_plan(len(images), scale.vos.epochs, _BATCH, run_seed, 'vos')]
+    def rate(step): return learning_rate(step, len(plan), 0, scale.vos.lr)
+    loss = _loss_of(outlook, classifier, images, run_seed, features, queue)
+    small = outlook.network is None and features.numel() < 2**20
+    return train_course(course, plan, loss, rate, 'VOS', path, seconds_between, small=small)
 
+# %% ../../nbs/5_methods/vos.ipynb #e5ea55d9
 def _loss_of(outlook, classifier, images, run_seed, features, queue):
-    labels, device, still = torch.from_numpy(images.labels), queue.features.device, outlook.queue is None
+    "The loss of a step: (number of the step, rows of its images) -> scalar."
+    labels = torch.from_numpy(images.labels)
+    device = queue.features.device
+    still = outlook.queue is None  # the features do not move
     known_clouds = queue.clouds() if still else None
     def loss(step, rows):
-        real = features[rows].to(device)
-        if not still:
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool: pixels = list(pool.map(lambda i: classifier.transform(images.read(i)), rows.tolist()))
-            real = outlook.features(torch.stack(pixels).to(device))
-        virtual = virtual_outliers(*(known_clouds if still else queue.clouds()), _SAMPLES, rng(run_seed, 'vos', step, 'outliers'))
-        known, outside = vos_losses(outlook.head(real), labels[rows].to(device), outlook.head(virtual), outlook.energy_weight, outlook.logistic)
+        real = features[rows].to(device) if still else outlook.features(_read(classifier, images, rows).to(device))
+        clouds = known_clouds if still else queue.clouds()
+        virtual = virtual_outliers(*clouds, _SAMPLES, rng(run_seed, 'vos', step, 'outliers'))
+        of_classes, of_reality = vos_losses(outlook.head(real), labels[rows].to(device), outlook.head(virtual),
+                                            outlook.energy_weight, outlook.logistic)
         if not still: queue.add(real.detach(), labels[rows])
-        return known + _LAMBDA*outside
+        return of_classes + _LAMBDA*of_reality
     return loss
 
-# %% ../../nbs/5_methods/vos.ipynb #e0f8078d
-@stage('vos', needs=('images',), seeded=True, shared=True, uses=('clip', 'finetuned', 'vos_epochs', 'vos_lr', 'vos_blocks'), version=stages['probe'].version)  # the head it may start from
+def _read(classifier, images, rows):
+    "The images (B, 3, H, W) of some rows, as the classifier sees them."
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return torch.stack(list(pool.map(lambda i: classifier.transform(images.read(i)), rows.tolist())))
+
+# %% ../../nbs/5_methods/vos.ipynb #6cda5e9b
+@settings('vos', mini=dict(blocks=0))
+@dataclass(frozen=True)
+class VOSSettings:
+    "Fine-tuning of VOS, as OpenOOD does it for ImageNet."
+    epochs: int = 30
+    lr: float = 1e-3
+    blocks: int = 1  # of the network, trained beside the head
+
+    def __post_init__(self):
+        at_least(self, 1, 'epochs')
+        at_least(self, 0, 'lr blocks')
+
+# %% ../../nbs/5_methods/vos.ipynb #e323691d
+@stage('vos', needs=('images',), seeded=True, shared=True, uses=('clip', 'finetuned', 'vos'),
+       version=stages['probe'].version)  # the head it may start from
 def vos_stage(job):
     "vos.safetensors: all that was trained, under the names of `Outlook`; training.json holds the loss of every step."
     def train(checkpoint):
         images = open_sets(job.inputs['images'])['train']
         if job.scale.finetuned: classifier = load_classifier(job.scale.finetuned)
         else: classifier = probe(load_clip(job.scale.clip), images, job.cache)
-        return train_vos(start_vos(classifier, job.scale), classifier, images, job.scale, job.seed, job.cache, checkpoint)
+        course = start_vos(classifier, job.scale)
+        return train_vos(course, classifier, images, job.scale, job.seed, job.cache, checkpoint)
     def keep(course):
         free = {name for name, p in course.model.named_parameters() if p.requires_grad}
-        save_file({k: v.cpu().contiguous() for k, v in course.model.state_dict().items() if k in free}, job.folder/'vos.safetensors')
+        tensors = {k: v.cpu().contiguous() for k, v in course.model.state_dict().items() if k in free}
+        save_file(tensors, job.folder/'vos.safetensors')
     train_once(job, train, keep)
 
+# %% ../../nbs/5_methods/vos.ipynb #19a926fe
 @register
 @dataclass
 class VOS(LastLayer):
-    "The weighted energy of a classifier that was trained against virtual outliers."
+    "The weighted energy of a classifier that was trained against virtual outliers: features drawn where a class ends."
     name: ClassVar[str] = 'VOS'
-    source: ClassVar[str] = "Du et al., ICLR 2022, weighted energy; loss checked against pytorch-ood, schedule of OpenOOD"
+    source: ClassVar[str] = ("Du et al., ICLR 2022, weighted energy; loss checked against pytorch-ood, "
+                             "schedule of OpenOOD")
+    stages: ClassVar[tuple[str, ...]] = ('vos',)
     needs: ClassVar[tuple] = (('finetuned', 'pixels'), ('finetuned', 'penultimate'), ('finetuned', 'logits'))
 
     def fit(self, train: Train):
-        folder = train.stage('vos')
-        self.tensors, self.key = load_file(folder/'vos.safetensors'), file_hash(folder/'vos.safetensors')[:12]
+        file = train.stage('vos')/'vos.safetensors'
+        self.tensors = load_file(file)
+        self.key = file_hash(file)[:12]
         return self
 
     def assess(self, test: Features) -> tuple[np.ndarray, np.ndarray]:
+        "Scores (N,) and classes (N,) by the head that was trained."
         features = self.penultimate(test)
         if any(name.startswith('network.') for name in self.tensors): features = self.tuned(test[self.needs[0]])
-        logits = torch.from_numpy(features) @ self.tensors['head.weight'].T + self.tensors['head.bias']
-        return weighted_energy(logits.double(), self.tensors['energy_weight'].double()).numpy(), logits.argmax(1).numpy()
+        logits = torch.from_numpy(features) @ self.tensors['head.weight'].T + self.tensors['head.bias']  # (N, C)
+        scores = weighted_energy(logits.double(), self.tensors['energy_weight'].double())
+        return scores.numpy(), logits.argmax(1).numpy()
 
     def tuned(self, pixels: Pixels) -> np.ndarray:
         "Penultimate features (N, D) of the network with the blocks that were trained."
         network = copy.deepcopy(pixels.network.model)
-        strange = network.load_state_dict({k.removeprefix('network.'): v for k, v in self.tensors.items() if k.startswith('network.')}, strict=False).unexpected_keys
-        if strange: raise ValueError(f'VOS: it was trained on another network than {type(network).__name__}, which has no {strange[0]}')
+        trained = {k.removeprefix('network.'): v for k, v in self.tensors.items() if k.startswith('network.')}
+        strange = network.load_state_dict(trained, strict=False).unexpected_keys
+        if strange:
+            raise ValueError(f'VOS: it was trained on another network than {type(network).__name__}, '
+                             f'which has no {strange[0]}')
         def forward(batch): return {'penultimate': penultimate_of(network, batch)}
         return pixels.through(forward, f'VOS {self.key}')['penultimate']
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['put_question', 'Lister', 'read_image_text', 'load_lister', 'standin_processor', 'lister_config', 'ask', 'forms',
            'parse_answer', 'context_prompt', 'read_answers', 'describe', 'context_quality', 'read_answer', 'Answers',
-           'Asker', 'write_contexts', 'read_contexts', 'make_contexts']
+           'Asker', 'write_contexts', 'read_contexts', 'ContextSettings', 'make_contexts']
 
 # %% ../../nbs/4_outliers/00_context.ipynb #96413d28
 import hashlib, json, re, warnings
@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from PIL import Image
-from tokenizers.processors import TemplateProcessing
-from transformers import (AutoConfig, AutoModelForImageTextToText, AutoProcessor, CLIPImageProcessor, CLIPTokenizer,
-                          LlavaForConditionalGeneration, LlavaProcessor)
-from ..models.features import built, device, locate_model, models_used, openai_bpe, readable, whole
+from ..models.hub import built, device, locate_model, models_used, readable, whole
+from ..models.clip import openai_bpe
 from ..models.hub import lent, read_settings
 from ..data.images import open_sets, read_lines, read_selection
-from ..core.runs import atomic_write, digest, file_hash, folder_hash, make_folder, remembered, stage
+from ..core.files import atomic_write, digest, file_hash, folder_hash, make_folder
+from ..models.hub import remembered
+from ..core.stages import stage
+from ..core.scales import at_least, need, settings
+
 
 # %% ../../nbs/4_outliers/00_context.ipynb #0a613d78
 def put_question(question: str,  # with {name} and the image placeholder
@@ -38,7 +40,7 @@ def put_question(question: str,  # with {name} and the image placeholder
 # %% ../../nbs/4_outliers/00_context.ipynb #11ae93b6
 @dataclass(frozen=True, eq=False)
 class Lister:
-    "A model that answers questions about pictures, and the processor that feeds it."
+    "A vision-language model that answers questions about pictures, and the processor that feeds it."
     model: torch.nn.Module
     processor: object
     hash: str  # of what decides its answers: a hub's commit, or the content of a folder
@@ -48,45 +50,65 @@ def read_image_text(name: str, folder: Path,  # see `locate_model`
                     kind: str = 'answerer'  # see `lent`; 'model' for one that may come without a vocabulary
                    ) -> Lister:
     "The image-text-to-text model in a folder: float32 on CPU, bfloat16 on CUDA; safetensors."
+    from transformers import AutoModelForImageTextToText, AutoProcessor
     dtype = torch.bfloat16 if device().type == 'cuda' else torch.float32
     if name.startswith('random:'): return drawn(name, folder, dtype)
     with lent(folder, kind) as place, readable(folder):
-        model, found = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype, use_safetensors=True,
-                                                                   output_loading_info=True)
+        model, report = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype, use_safetensors=True,
+                                                                    output_loading_info=True)
         processor = AutoProcessor.from_pretrained(place)
-    whole(folder, found)
-    return Lister(model.eval().requires_grad_(False).to(device()), processor, models_used[name] or folder_hash(folder))
+    whole(folder, report)
+    model = model.eval().requires_grad_(False).to(device())
+    return Lister(model, processor, models_used[name] or folder_hash(folder))
 
 @remembered(1)
 def load_lister(ids: tuple[str, ...]  # model ids, tried in order, see `find_model`
                ) -> Lister:
-    "The first lister found, see `read_image_text`."
-    return read_image_text(*locate_model(ids, 'lister'), lambda *found: _random_lister(*found))  # defined below
+    "The first vision-language model of `ids` that can be found, see `read_image_text`. One is kept in memory."
+    def drawn(name, folder, dtype): return _random_lister(name, folder, dtype)  # it is defined below
+    return read_image_text(*locate_model(ids, 'context_model'), drawn)
 
-# %% ../../nbs/4_outliers/00_context.ipynb #7e8faea1
-def standin_processor(folder: Path) -> LlavaProcessor:
-    "A processor for the LLaVA whose configuration is in `folder`, published settings and all, with word pieces of CLIP."
+# %% ../../nbs/4_outliers/00_context.ipynb #2817db9c
+def standin_processor(folder: Path):
+    """A LlavaProcessor for the LLaVA whose configuration is in `folder`, with word pieces of CLIP.
+
+    All published settings are kept."""
+    from transformers import CLIPImageProcessor, LlavaProcessor
     files = 'config', 'processor_config', 'tokenizer_config'
     config, settings, special = (read_settings(folder/f'{name}.json') for name in files)
-    fixed = [special[f'{kind}_token'] for kind in ('unk', 'bos', 'eos')]  # ids 0, 1, 2, as Llama's
-    tokens, merges = openai_bpe()
-    words = [*fixed, *tokens[:config['image_token_index'] - len(fixed)], special.pop('image_token'), special['pad_token']]
-    known = {word: i for i, word in enumerate(words)}
-    tokenizer = CLIPTokenizer(vocab=known, merges=[pair for pair in merges if {*pair, ''.join(pair)} <= known.keys()],
-                              extra_special_tokens={'image_token': settings['image_token']}, **special)
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing('<s> $A', special_tokens=[('<s>', 1)])  # opens a text, closes none
+    tokenizer = _standin_tokenizer(config['image_token_index'], settings['image_token'], special)
     settings.pop('processor_class')
     with lent(folder, 'model') as place:
         return LlavaProcessor(CLIPImageProcessor.from_pretrained(place), tokenizer, **settings)
 
+def _standin_tokenizer(image_index, image_token, special):
+    "A tokenizer whose picture token has the id `image_index`; it opens a text and closes none."
+    from tokenizers.processors import TemplateProcessing
+    from transformers import CLIPTokenizer
+    fixed = [special[f'{kind}_token'] for kind in ('unk', 'bos', 'eos')]  # ids 0, 1, 2, as Llama's
+    tokens, merges = openai_bpe()
+    words = [*fixed, *tokens[:image_index - len(fixed)], special.pop('image_token'), special['pad_token']]
+    known = {word: i for i, word in enumerate(words)}
+    merges = [pair for pair in merges if {*pair, ''.join(pair)} <= known.keys()]
+    tokenizer = CLIPTokenizer(vocab=known, merges=merges, extra_special_tokens={'image_token': image_token}, **special)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing('<s> $A', special_tokens=[('<s>', 1)])
+    return tokenizer
+
+# %% ../../nbs/4_outliers/00_context.ipynb #7e8faea1
 def lister_config(name: str, folder: Path):
-    "The configuration in a folder, with as many layers in both transformers as an id such as 'random:lister-4' asks for."
+    """The configuration in a folder.
+
+    An id such as 'random:lister-4' asks for 4 layers in both transformers."""
+    from transformers import AutoConfig
     with lent(folder, 'model') as place: config = AutoConfig.from_pretrained(place)
-    if depth := name.partition('random:lister-')[2]: config.text_config.num_hidden_layers = config.vision_config.num_hidden_layers = int(depth)
+    if depth := name.partition('random:lister-')[2]:
+        config.text_config.num_hidden_layers = int(depth)
+        config.vision_config.num_hidden_layers = int(depth)
     return config
 
 def _random_lister(name, folder, dtype):
     "The published architecture with random weights; of 'random:lister-4' both transformers have 4 layers."
+    from transformers import LlavaForConditionalGeneration
     model = built(LlavaForConditionalGeneration, lister_config(name, folder), 0, device(), dtype)
     return Lister(model, standin_processor(folder), digest([name, device().type, folder_hash(folder)]))
 
@@ -118,11 +140,11 @@ def forms(name: str) -> set[str]:
     "The lower-case name with its last word in singular and plural, by the regular rules."
     name = ' '.join(name.lower().replace('_', ' ').split())
     if not name: raise ValueError('the class to leave out has no name: the selection must give one')
-    found = {name}
+    numbers = {name}
     for one, many in _PLURALS:
-        if name.endswith(one): found.add(name.removesuffix(one) + many)
-        if name.endswith(many): found.add(name.removesuffix(many) + one)
-    return found - {''}
+        if name.endswith(one): numbers.add(name.removesuffix(one) + many)
+        if name.endswith(many): numbers.add(name.removesuffix(many) + one)
+    return numbers - {''}
 
 # %% ../../nbs/4_outliers/00_context.ipynb #2a169f0c
 _LIST_MARK = re.compile(r'^\s*(?:[-*•–]+|\(?\d+[.):])\s*')
@@ -158,14 +180,14 @@ def context_prompt(items: tuple[str, ...],
 # %% ../../nbs/4_outliers/00_context.ipynb #5bd916c4
 def read_answers(rows: list[dict],  # with 'path' and 'name'
                  answers: list[str],  # raw, one for each row
-                 scale,  # gives question, context_chars, context_prompt
+                 scale,  # with the settings `context`
                  image_token: str = '<image>') -> list[dict]:
     "One record per row: path, name, question, raw answer, items, prompt. Warns of empty lists."
     records = []
     for row, answer in zip(rows, answers, strict=True):
         items = parse_answer(answer, row['name'])
-        question = put_question(scale.question, row['name'], image_token)
-        prompt = context_prompt(items, scale.context_prompt, scale.context_chars)
+        question = put_question(scale.context.question, row['name'], image_token)
+        prompt = context_prompt(items, scale.context.prompt, scale.context.max_chars)
         records.append(dict(path=row['path'], name=row['name'], question=question, answer=answer,
                             items=items, prompt=prompt))
     if empty := [r['path'] for r in records if not r['items']]:
@@ -176,10 +198,10 @@ def read_answers(rows: list[dict],  # with 'path' and 'name'
 def describe(rows: list[dict],
              images: list[Image.Image],  # the picture of each row, RGB
              lister: Lister,
-             scale,  # gives question, context_tokens, context_chars, context_prompt
+             scale,  # with the settings `context`
             ) -> list[dict]:
     "The records of `read_answers` for pictures in memory, asked about in one batch."
-    answers = ask(lister, images, [r['name'] for r in rows], scale.question, scale.context_tokens)
+    answers = ask(lister, images, [r['name'] for r in rows], scale.context.question, scale.context.max_new_tokens)
     return read_answers(rows, answers, scale, lister.processor.image_token)
 
 # %% ../../nbs/4_outliers/00_context.ipynb #d2e80ff8
@@ -190,28 +212,33 @@ def context_quality(items: list[tuple[str, ...]],  # for each picture, the thing
     "Recall and precision of context objects, share of places named; fractions, nan without any."
     if len(items) != len(truth):
         raise ValueError(f'{len(items)} lists and {len(truth)} truths: give one for each picture')
+    def count(sets): return sum(len(s) for s in sets)
+    def share(part, whole): return part/whole if whole else float('nan')
     pairs = [(set(i), set(t)) for i, t in zip(items, truth)]
-    count = lambda sets: sum(len(s) for s in sets)
-    share = lambda part, whole: part/whole if whole else float('nan')
     hits = count((i & t) - places for i, t in pairs)
     return dict(recall=share(hits, count(t - places for _, t in pairs)),
                 precision=share(hits, count(i - places for i, _ in pairs)),
                 place=share(count(i & t & places for i, t in pairs),
                             count(t & places for _, t in pairs)))
 
-# %% ../../nbs/4_outliers/00_context.ipynb #fb58478e
+# %% ../../nbs/4_outliers/00_context.ipynb #d88ef5c9
 def read_answer(path: Path) -> str:
     "The answer in a file, compared with the hash that stands in it. ValueError if it is not what was written."
     try:
-        told = json.loads(Path(path).read_text(encoding='utf-8'))
-        known, answer = told.pop('written', None), told['answer']  # earlier versions wrote no hash
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError): raise ValueError('it is damaged') from None
-    if known in (None, digest([path.name, told])) and isinstance(answer, str): return answer
+        record = json.loads(Path(path).read_text(encoding='utf-8'))
+        written = record.pop('written', None)  # earlier versions wrote no hash
+        answer = record['answer']
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ValueError('it is damaged') from None
+    if written in (None, digest([path.name, record])) and isinstance(answer, str): return answer
     raise ValueError('it is not what was written')
 
+# %% ../../nbs/4_outliers/00_context.ipynb #fb58478e
 @dataclass(frozen=True)
 class Answers:
-    "Raw answers on disk, one small file per picture and class."
+    """Raw answers on disk, one small file per picture and class.
+
+    Example: `answers = Answers(folder)`, then `answers.write(picture, 'cow', 'moon , ocean')`."""
     folder: Path  # for one model, question and length
 
     def path(self, picture: Path, name: str) -> Path:
@@ -230,8 +257,9 @@ class Answers:
         "Keep an answer, whole or not at all."
         path = self.path(picture, name)
         make_folder(path.parent)
-        told = dict(name=name, answer=answer)
-        atomic_write(path, json.dumps(told | dict(written=digest([path.name, told])), ensure_ascii=False))
+        record = dict(name=name, answer=answer)
+        written = digest([path.name, record])
+        atomic_write(path, json.dumps(record | dict(written=written), ensure_ascii=False))
 
 # %% ../../nbs/4_outliers/00_context.ipynb #5db10f14
 @dataclass
@@ -247,7 +275,9 @@ class Asker:
         answers = []
         while len(answers) < len(images):
             part = slice(len(answers), len(answers) + self.room)
-            try: answers += ask(self.lister, images[part], names[part], self.question, self.max_new_tokens); continue
+            try:
+                answers += ask(self.lister, images[part], names[part], self.question, self.max_new_tokens)
+                continue
             except torch.OutOfMemoryError:
                 if len(images[part]) == 1: raise
             self.room = len(images[part])//2
@@ -267,21 +297,41 @@ def read_contexts(folder: Path) -> list[dict]:
         raise FileNotFoundError(f'no contexts.jsonl below {folder}: run the stage contexts first')
     return [r | dict(items=tuple(r['items'])) for file in files for r in read_lines(file)]
 
+# %% ../../nbs/4_outliers/00_context.ipynb #8341ce58
+@settings('context', mini=dict(
+    question='<image> list the elements of this picture except the {name} . assistant :', max_new_tokens=12))
+@dataclass(frozen=True)
+class ContextSettings:
+    "What the vision-language model is asked about an ID image, and the prompt that its answer becomes."
+    question: str = ('USER: <image>\nList everything in this picture except the {name}, as short nouns separated by '
+                     'commas. ASSISTANT:')
+    max_new_tokens: int = 48  # longest answer, in tokens
+    max_chars: int = 73  # of the context in the prompt; release: CLIP's 77 tokens are the reason
+    prompt: str = 'A photo only remain {context}.'  # release, word for word
+
+    def __post_init__(self):
+        at_least(self, 1, 'max_new_tokens')
+        at_least(self, 0, 'max_chars')
+        need(self, '{name}' in self.question, 'question', 'a text with {name} for the class to leave out')
+        need(self, '{context}' in self.prompt, 'prompt', 'a text with {context}')
+
 # %% ../../nbs/4_outliers/00_context.ipynb #2fc488d4
 @stage('contexts', needs=('images', 'selection'), shared=True,
-       uses=('lister', 'question', 'context_tokens', 'context_chars', 'context_prompt'))
+       uses=('context_model', 'context'))
 def make_contexts(job):
     "A context prompt for every selected image."
     scale, train = job.scale, open_sets(job.inputs['images'])['train']
-    lister = load_lister(scale.lister)
-    asker = Asker(lister, scale.question, scale.context_tokens)
-    drawer = Answers(job.cache/'answers'/digest([lister.hash, scale.question, scale.context_tokens, *(['turned'] if train.orient else [])]))
+    lister = load_lister(scale.context_model)
+    asker = Asker(lister, scale.context.question, scale.context.max_new_tokens)
+    asked = [lister.hash, scale.context.question, scale.context.max_new_tokens, *(['turned'] if train.orient else [])]
+    cached = Answers(job.cache/'answers'/digest(asked))
     def make(rows, folder):
-        known = [drawer.read(train.path(r['path']), r['name']) for r in rows]
-        fresh = [i for i, answer in enumerate(known) if answer is None]
-        for i, answer in zip(fresh, asker([train.read(rows[i]['path']) for i in fresh], [rows[i]['name'] for i in fresh])):
-            drawer.write(train.path(rows[i]['path']), rows[i]['name'], answer)
-            known[i] = answer
-        write_contexts(folder, read_answers(rows, known, scale, lister.processor.image_token))
+        paths, names = [r['path'] for r in rows], [r['name'] for r in rows]
+        answers = [cached.read(train.path(path), name) for path, name in zip(paths, names)]
+        fresh = [i for i, answer in enumerate(answers) if answer is None]
+        for i, answer in zip(fresh, asker([train.read(paths[i]) for i in fresh], [names[i] for i in fresh])):
+            cached.write(train.path(paths[i]), names[i], answer)
+            answers[i] = answer
+        write_contexts(folder, read_answers(rows, answers, scale, lister.processor.image_token))
     job.batches(read_selection(job.inputs['selection']), 32, make)
     load_lister.cache_clear()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OPENOOD_PROMPTS', 'fill', 'negative_prompts', 'as_unit', 'row_quantiles', 'similarity_quantiles', 'ranked',
            'neg_mining', 'openood_mining', 'Negatives', 'mine', 'save_negatives', 'read_negatives', 'openood_pool',
-           'mine_openood', 'negatives_stage', 'write_openood', 'openood_stage']
+           'mine_openood', 'OpenOODSettings', 'negatives_stage', 'write_openood', 'openood_stage']
 
 # %% ../../nbs/3_scores/00_negatives.ipynb #3f872b3e
 import json
@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
-from ..models.features import Clip, load_clip, text_features, unit
+from ..models.clip import Clip, load_clip, text_features, unit
 from ..data.images import open_sets
-from ..core.runs import stage, understood
-from ..core.scales import Scale
+from ..core.stages import stage
+from ..core.files import understood
+from ..core.scales import at_least, Scale, settings
 from ..data.words import Pool, corpus_words, make_pool, pool
 
 # %% ../../nbs/3_scores/00_negatives.ipynb #df772bcc
@@ -55,26 +56,31 @@ def _checked_part(value, name):
     raise ValueError(f'{name} must be a number from 0 to 1, not {value!r:.50}')
 
 def row_quantiles(cosines: torch.Tensor, quantile: float = .95, interpolate: bool = True) -> torch.Tensor:
-    "Quantile of every row, (K, C) -> (K,). `interpolate`: NegLabel; without, OpenOOD-VLM: rank int(quantile * C)."
-    _checked_part(quantile, 'quantile')
-    if interpolate: return torch.quantile(cosines, quantile, dim=1)
-    classes = cosines.shape[1]
-    return cosines.sort(1).values[:, min(int(quantile*classes), classes - 1)]
+    """Quantile of every row, (K, C) -> (K,).
 
+    interpolate: between neighbouring values, as NegLabel. Without: the value at rank int(quantile C), as OpenOOD-VLM.
+    """
+    _checked_part(quantile, 'quantile')
+    if interpolate: return torch.quantile(cosines, quantile, dim=1)  # (K,)
+    classes = cosines.shape[1]
+    return cosines.sort(1).values[:, min(int(quantile*classes), classes - 1)]  # (K,)
+
+# %% ../../nbs/3_scores/00_negatives.ipynb #d1bef2fa
 def similarity_quantiles(negatives, labels, quantile: float = .95, interpolate: bool = True,
                          twin: float | None = None, block: int = 1000) -> np.ndarray:
     """Quantile of each candidate's cosines to the ID labels, see `row_quantiles`: (K,) float64.
 
-    negatives: (K, D), labels: (C, D), rows of unit length. A candidate with a cosine above `twin`
-    counts as 1 (CSP). `block`: rows at once, a matter of memory. ValueError on rows of another
-    length. Sources: multi_modal.py of NegLabel and CSP, OpenOOD-VLM's clip_fixed_ood_prompt.py."""
+    negatives: (K, D), labels: (C, D), rows of unit length. A candidate with a cosine above `twin` counts as 1 (CSP).
+    block: rows at once, a matter of memory. ValueError on rows of another length.
+    Sources: multi_modal.py of NegLabel and CSP, OpenOOD-VLM's clip_fixed_ood_prompt.py."""
     negatives, labels = as_unit(negatives, 'negatives'), as_unit(labels, 'labels')
-    found = []
-    for part in negatives.split(max(1, min(block, 2**24//len(labels)))):
-        cosines = part @ labels.T
-        found.append(row_quantiles(cosines, quantile, interpolate))
-        if twin is not None: found[-1][cosines.amax(1) > twin] = 1
-    return torch.cat(found).numpy()
+    quantiles = []
+    for rows in negatives.split(max(1, min(block, 2**24//len(labels)))):
+        cosines = rows @ labels.T  # (block, C)
+        part = row_quantiles(cosines, quantile, interpolate)  # (block,)
+        if twin is not None: part[cosines.amax(1) > twin] = 1
+        quantiles.append(part)
+    return torch.cat(quantiles).numpy()
 
 # %% ../../nbs/3_scores/00_negatives.ipynb #34f05aed
 def ranked(closeness, pos) -> dict[str, np.ndarray]:
@@ -85,13 +91,13 @@ def ranked(closeness, pos) -> dict[str, np.ndarray]:
     rows = {part: np.flatnonzero(pos == part) for part in ('noun', 'adj')}
     return {part: r[np.argsort(closeness[r], kind='stable')] for part, r in rows.items()}
 
+# %% ../../nbs/3_scores/00_negatives.ipynb #e246c86c
 def neg_mining(negatives, labels, pos, fraction: float = .15, quantile: float = .95, twin: float | None = None):
     """NegLabel's NegMining: (selected, quantiles), (M,) int64 indices and (K,) float64.
 
-    negatives: (K, D) text features of the candidates, labels: (C, D) of the classes, rows of unit
-    length; pos: the candidates' K parts of speech. Selected are, ascending by quantile, the lowest
-    int(fraction * n) nouns, then adjectives. `twin`: see `similarity_quantiles`. ValueError if
-    nothing would be left."""
+    negatives: (K, D) text features of the candidates, labels: (C, D) of the classes, rows of unit length; pos: the
+    candidates' K parts of speech. Selected are, ascending by quantile, the lowest int(fraction n) nouns, then
+    adjectives. twin: see `similarity_quantiles`. ValueError if nothing would be left."""
     _checked_part(fraction, 'fraction')
     closeness = similarity_quantiles(negatives, labels, quantile, twin=twin)
     parts = ranked(closeness, pos).values()
@@ -104,21 +110,25 @@ def neg_mining(negatives, labels, pos, fraction: float = .15, quantile: float = 
 def openood_mining(closeness, pos, total: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
     """OpenOOD-VLM's choice: (selected, rest), (total,) and (K - total,) int64 indices.
 
-    closeness: (K,), see `similarity_quantiles` without interpolation; pos: K parts of speech. The
-    lowest int(total * adjectives / K) adjectives, then nouns up to `total`; the rest in the same
-    order. ValueError if there are fewer candidates than `total`.
+    closeness: (K,), see `similarity_quantiles` without interpolation; pos: K parts of speech. The lowest
+    int(total adjectives / K) adjectives, then nouns up to `total`; the rest in the same order. ValueError if there
+    are fewer candidates than `total`.
     Source: clip_fixed_ood_prompt.py, get_selected_ood_text_list."""
     if not 1 <= total <= len(pos):
-        raise ValueError(f'{total} negative labels from {len(pos)} candidates: set openood_total to 1 ... {len(pos)}')
+        raise ValueError(f'{total} negative labels from {len(pos)} candidates: '
+                         f'set openood.n_negatives to 1 ... {len(pos)}')
     nouns, adjectives = ranked(closeness, pos).values()
     few = int(total*len(adjectives)/len(pos))
-    take = lambda rows: np.concatenate([adjectives[rows[0]], nouns[rows[1]]])
-    return take((slice(few), slice(total - few))), take((slice(few, None), slice(total - few, None)))
+    selected = np.concatenate([adjectives[:few], nouns[:total - few]])  # (total,)
+    rest = np.concatenate([adjectives[few:], nouns[total - few:]])  # (K - total,)
+    return selected, rest
 
 # %% ../../nbs/3_scores/00_negatives.ipynb #1340c329
 @dataclass(frozen=True, eq=False)
 class Negatives:
-    "Mined negative labels and the text features, raw, of them and of the ID class names."
+    """Mined negative labels, and the raw text features of them and of the ID class names.
+
+    `mine(clip, ('cat', 'dog'), pool('wordnet'), scale).words` are the labels."""
     names: tuple[str, ...]  # C class names
     words: tuple[str, ...]  # M negative labels, one part of speech after the other, farthest from ID first
     pos: tuple[str, ...]  # M parts of speech
@@ -128,17 +138,22 @@ class Negatives:
     prompts: tuple[str, ...]  # the templates behind the features
     rest: np.ndarray  # (K, D) float32, candidates that were not chosen but are still listened to
 
-def mine(clip: Clip, names, candidates: Pool, scale: Scale, cache: Path | None = None) -> Negatives:
-    "Negative labels for C class names, with the scale's prompts, fraction and quantile; see `text_features` for `cache`."
+def mine(clip: Clip, names, candidates: Pool, scale: Scale,
+         cache: Path | None = None  # of text features
+        ) -> Negatives:
+    "Negative labels for C class names by NegMining, with the scale's prompts, fraction and quantile."
     text = text_features(clip, fill(names, scale.id_prompt), cache)
-    features = text_features(clip, negative_prompts(candidates, scale.noun_prompt, scale.adj_prompt), cache)
+    prompts = negative_prompts(candidates, scale.noun_prompt, scale.adj_prompt)
+    features = text_features(clip, prompts, cache)  # (K, D)
     kept, quantiles = neg_mining(unit(features), unit(text), candidates.pos,
                                  scale.fraction, scale.quantile)
-    chosen, prompts = candidates.take(kept), (scale.id_prompt, scale.noun_prompt, scale.adj_prompt)
-    return Negatives(tuple(names), chosen.words, chosen.pos, text, features[kept], quantiles[kept], prompts, text[:0])
+    chosen = candidates.take(kept)
+    return Negatives(names=tuple(names), words=chosen.words, pos=chosen.pos, text=text, features=features[kept],
+                     quantiles=quantiles[kept], prompts=(scale.id_prompt, scale.noun_prompt, scale.adj_prompt),
+                     rest=text[:0])
 
 # %% ../../nbs/3_scores/00_negatives.ipynb #0fd9924d
-def save_negatives(negatives: Negatives, folder):
+def save_negatives(negatives: Negatives, folder: Path):
     "Write `negatives.safetensors` (the arrays) and `negatives.json` (the words) to a folder."
     arrays = {name: np.ascontiguousarray(getattr(negatives, name))
               for name in ('text', 'features', 'quantiles', 'rest')}
@@ -147,49 +162,67 @@ def save_negatives(negatives: Negatives, folder):
     written = json.dumps(lists, ensure_ascii=False, indent=0)
     (Path(folder)/'negatives.json').write_text(written, encoding='utf-8')
 
-def read_negatives(folder) -> Negatives:
-    "What `save_negatives` wrote. FileNotFoundError if it is not there."
+def read_negatives(folder: Path) -> Negatives:
+    "What `save_negatives` wrote. FileNotFoundError if it is not there; ValueError if it is damaged."
     folder = Path(folder)
     if not (folder/'negatives.safetensors').exists():
         raise FileNotFoundError(f'{folder} holds no negatives.safetensors: mine negatives first')
     with understood(folder/'negatives.json'):
         lists = json.loads((folder/'negatives.json').read_text(encoding='utf-8'))
         lists = {name: tuple(values) for name, values in lists.items()}
-    with understood(folder/'negatives.safetensors'): return Negatives(**lists, **load_file(folder/'negatives.safetensors'))
+    with understood(folder/'negatives.safetensors'):
+        return Negatives(**lists, **load_file(folder/'negatives.safetensors'))
 
 # %% ../../nbs/3_scores/00_negatives.ipynb #421c9c45
 OPENOOD_PROMPTS = 'The nice {}.', 'This is a {} photo.'  # classes and nouns, adjectives
 
 def openood_pool(pairs, names, clean: bool = True) -> Pool:
     "A pool without the class names, from (word, list) pairs; a word that is both counts as noun."
-    found, names = make_pool(sorted(pairs, key=lambda pair: not pair[1].startswith('noun')), clean), set(names)
-    return found.take([i for i, word in enumerate(found.words) if word not in names])
+    words = make_pool(sorted(pairs, key=lambda pair: not pair[1].startswith('noun')), clean)
+    names = set(names)
+    return words.take([i for i, word in enumerate(words.words) if word not in names])
 
-def mine_openood(clip: Clip, names, candidates: Pool, total: int, quantile: float = .95, cache: Path | None = None) -> Negatives:
+def mine_openood(clip: Clip, names, candidates: Pool,
+                 total: int,  # negative labels
+                 quantile: float = .95,
+                 cache: Path | None = None  # of text features
+                ) -> Negatives:
     "Negative labels for C class names as OpenOOD-VLM chooses them, with all other candidates as `rest`."
     noun, adj = OPENOOD_PROMPTS
-    text = text_features(clip, fill(names, noun), cache)
-    features = text_features(clip, negative_prompts(candidates, noun, adj), cache)
+    text = text_features(clip, fill(names, noun), cache)  # (C, D)
+    features = text_features(clip, negative_prompts(candidates, noun, adj), cache)  # (K, D)
     quantiles = similarity_quantiles(unit(features), unit(text), quantile, interpolate=False)
     kept, rest = openood_mining(quantiles, candidates.pos, total)
     chosen = candidates.take(kept)
-    return Negatives(tuple(names), chosen.words, chosen.pos, text, features[kept], quantiles[kept], (noun, noun, adj), features[rest])
+    return Negatives(names=tuple(names), words=chosen.words, pos=chosen.pos, text=text, features=features[kept],
+                     quantiles=quantiles[kept], prompts=(noun, noun, adj), rest=features[rest])
+
+# %% ../../nbs/3_scores/00_negatives.ipynb #639fbb31
+@settings('openood', paper_random=dict(n_negatives=99), mini=dict(n_negatives=99))
+@dataclass(frozen=True)
+class OpenOODSettings:
+    "Negative labels as OpenOOD-VLM mines them."
+    n_negatives: int = 10_000  # for AdaNeg and TANL; OpenOOD-VLM
+
+    def __post_init__(self): at_least(self, 1, 'n_negatives')
 
 # %% ../../nbs/3_scores/00_negatives.ipynb #8f49065b
 @stage('negatives', needs=('images',),
-       uses=('clip', 'corpus', 'clean', 'id_prompt', 'noun_prompt', 'adj_prompt', 'fraction', 'quantile'))
+       uses=('clip', 'corpus', 'drop_nonwords', 'id_prompt', 'noun_prompt', 'adj_prompt', 'fraction', 'quantile'))
 def negatives_stage(job):
-    "Mined negatives for the classes of the training folders; see `read_negatives`."
+    "Negatives by NegMining for the classes of the training folders, as `save_negatives` writes them."
     names, scale = open_sets(job.inputs['images'])['train'].classes, job.scale
-    save_negatives(mine(load_clip(scale.clip), names, pool(scale.corpus, scale.clean), scale, job.cache), job.folder)
+    candidates = pool(scale.corpus, scale.drop_nonwords)
+    save_negatives(mine(load_clip(scale.clip), names, candidates, scale, job.cache), job.folder)
 
 def write_openood(job, total: int):
-    "Fill a stage's folder with `total` negatives by OpenOOD-VLM's recipe, and all other candidates; see `mine_openood`."
+    "Fill a stage's folder with `total` negatives by OpenOOD-VLM's recipe and all other candidates, see `mine_openood`."
     names, scale = open_sets(job.inputs['images'])['train'].classes, job.scale
-    candidates = openood_pool(corpus_words(scale.corpus), names, scale.clean)
-    save_negatives(mine_openood(load_clip(scale.clip), names, candidates, total, scale.quantile, job.cache), job.folder)
+    candidates = openood_pool(corpus_words(scale.corpus), names, scale.drop_nonwords)
+    negatives = mine_openood(load_clip(scale.clip), names, candidates, total, scale.quantile, job.cache)
+    save_negatives(negatives, job.folder)
 
-@stage('negatives_openood', needs=('images',), uses=('clip', 'corpus', 'clean', 'quantile', 'openood_total'))
+@stage('negatives_openood', needs=('images',), uses=('clip', 'corpus', 'drop_nonwords', 'quantile', 'openood'))
 def openood_stage(job):
-    "See `write_openood`."
-    write_openood(job, job.scale.openood_total)
+    "`openood.n_negatives` negatives by OpenOOD-VLM's recipe and all other candidates, for AdaNeg and TANL."
+    write_openood(job, job.scale.openood.n_negatives)

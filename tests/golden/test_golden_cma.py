@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from synood.methods.cma import cma_loss, contrast_step, learning_rate
+from synood.methods.cma import cma_loss, contrast_step
+from synood.core.training import learning_rate
 from synood.evaluation.metrics import aupr, auroc, fpr95, id_accuracy
-from synood.scores.method import mcm, neglabel
+from synood.scores.head import mcm, neglabel
 
 FOLDER = Path(__file__).parent/'seeds'
 
@@ -37,65 +38,68 @@ def assert_close(mine, theirs, terms):
 
 @pytest.mark.parametrize('alignment', ['0', '0.001', '1'])
 def test_loss_and_gradients(alignment):
-    found = golden('cma_loss')
-    leaves = [torch.tensor(found[key], requires_grad=True) for key in ('img', 'txt', 'logit_scale')]
+    arrays = golden('cma_loss')
+    leaves = [torch.tensor(arrays[key], requires_grad=True) for key in ('img', 'txt', 'logit_scale')]
     loss = cma_loss(leaves[0], leaves[1], leaves[2].exp(), float(alignment))
-    np.testing.assert_allclose(loss.item(), found[f'lam{alignment}.loss'], rtol=1e-6)
+    np.testing.assert_allclose(loss.item(), arrays[f'lam{alignment}.loss'], rtol=1e-6)
     for gradient, key in zip(torch.autograd.grad(loss, leaves), ('g_img', 'g_txt', 'g_logit_scale')):
-        assert_close(gradient, found[f'lam{alignment}.{key}'], found[f'lam0.{key}'])
+        assert_close(gradient, arrays[f'lam{alignment}.{key}'], arrays[f'lam0.{key}'])
 
 
 @pytest.mark.parametrize('chunk', [8, 3])
 @pytest.mark.parametrize('alignment', ['0', '0.001', '1'])
 def test_gradients_of_the_parameters(alignment, chunk):
-    found = golden('cma_loss')
-    towers = Towers(found['Wi'], found['E'], found['logit_scale'])
-    present, rows = torch.tensor(found['y']).unique(return_inverse=True)
-    contrast_step(towers, torch.tensor(found['X']), present, rows, float(alignment), chunk)
+    arrays = golden('cma_loss')
+    towers = Towers(arrays['Wi'], arrays['E'], arrays['logit_scale'])
+    present, rows = torch.tensor(arrays['y']).unique(return_inverse=True)
+    contrast_step(towers, torch.tensor(arrays['X']), present, rows, float(alignment), chunk)
     for name, parameter in towers.named_parameters():
-        assert_close(parameter.grad, found[f'lam{alignment}.g_{name}'], found[f'lam0.g_{name}'])
+        assert_close(parameter.grad, arrays[f'lam{alignment}.g_{name}'], arrays[f'lam0.g_{name}'])
 
 
 @pytest.mark.parametrize('chunk', [8, 3])
 def test_four_steps_of_training(chunk):
-    found = golden('cma_train')
-    towers = Towers(found['Wi0'], found['E0'], found['logit_scale0'])
-    optimiser = torch.optim.AdamW(towers.parameters(), lr=0., weight_decay=float(found['weight_decay']))
-    total, warmup = int(found['first_cycle_steps']), int(found['warmup'])
+    arrays = golden('cma_train')
+    towers = Towers(arrays['Wi0'], arrays['E0'], arrays['logit_scale0'])
+    optimiser = torch.optim.AdamW(towers.parameters(), lr=0., weight_decay=float(arrays['weight_decay']))
+    total, warmup = int(arrays['first_cycle_steps']), int(arrays['warmup'])
     for step in range(4):
-        rate = learning_rate(step, total, warmup, float(found['lr']))
-        np.testing.assert_allclose(rate, found['lrs'][step], rtol=1e-12)
+        rate = learning_rate(step, total, warmup, float(arrays['lr']))
+        np.testing.assert_allclose(rate, arrays['lrs'][step], rtol=1e-12)
         for group in optimiser.param_groups: group['lr'] = rate
-        present, rows = torch.tensor(found[f'y{step}']).unique(return_inverse=True)
-        loss = contrast_step(towers, torch.tensor(found[f'X{step}']), present, rows, float(found['lam']), chunk)
-        np.testing.assert_allclose(loss, found['losses'][step], rtol=1e-6)
+        present, rows = torch.tensor(arrays[f'y{step}']).unique(return_inverse=True)
+        loss = contrast_step(towers, torch.tensor(arrays[f'X{step}']), present, rows, float(arrays['lam']), chunk)
+        np.testing.assert_allclose(loss, arrays['losses'][step], rtol=1e-6)
         optimiser.step()
     for name, parameter in towers.named_parameters():
-        np.testing.assert_allclose(parameter.detach(), found[f'p.{name}'], atol=1e-6)
+        np.testing.assert_allclose(parameter.detach(), arrays[f'p.{name}'], atol=1e-6)
 
 
 def test_schedule():
-    found = golden('cma_sched')
-    settings = int(found['first_cycle_steps']), int(found['warmup']), float(found['max_lr'])
-    rates = [learning_rate(step, *settings) for step in range(len(found['lr_at_step']))]
-    np.testing.assert_allclose(rates, found['lr_at_step'], rtol=1e-12, atol=1e-20)
+    arrays = golden('cma_sched')
+    settings = int(arrays['first_cycle_steps']), int(arrays['warmup']), float(arrays['max_lr'])
+    rates = [learning_rate(step, *settings) for step in range(len(arrays['lr_at_step']))]
+    np.testing.assert_allclose(rates, arrays['lr_at_step'], rtol=1e-12, atol=1e-20)
 
 
 @pytest.mark.parametrize('kind', ['id', 'ood'])
 def test_scores(kind):
-    found = golden('cma_score')
-    images = found[f'img_{kind}']
-    mass = neglabel(images, found['text_id'], found['text_neg'], .01, groups=1)
-    np.testing.assert_allclose(mass, found[f'neglabel_{kind}'].ravel(), atol=2e-6)  # both in float32, at temperature .01
-    np.testing.assert_allclose(mcm(images @ found['text_id'].T), found[f'mcm_{kind}'].ravel(), atol=1e-6)
+    arrays = golden('cma_score')
+    images = arrays[f'img_{kind}']
+    mass = neglabel(images, arrays['text_id'], arrays['text_neg'], .01, groups=1)
+    # both in float32, at temperature .01
+    np.testing.assert_allclose(mass, arrays[f'neglabel_{kind}'].ravel(), atol=2e-6)
+    np.testing.assert_allclose(mcm(images @ arrays['text_id'].T), arrays[f'mcm_{kind}'].ravel(), atol=1e-6)
 
 
 def test_both_conventions_of_the_metrics():
-    found = golden('metrics')
-    scores = found['conf_id'], found['conf_ood']
-    theirs = {side: dict(zip(map(str, found[f'{side}_names']), found[side])) for side in ('openood', 'cma')}
-    ours = {'auroc': auroc(*scores), 'aupr_in': aupr(*scores, rule='trapezoid'), 'aupr_out': aupr(*scores, 'ood', 'trapezoid')}
-    openood = {**ours, 'fpr': fpr95(*scores, positive='ood'), 'acc': id_accuracy(found['pred'], found['label'])}
+    arrays = golden('metrics')
+    scores = arrays['conf_id'], arrays['conf_ood']
+    theirs = {side: dict(zip(map(str, arrays[f'{side}_names']), arrays[side])) for side in ('openood', 'cma')}
+    ours = {'auroc': auroc(*scores),
+            'aupr_in': aupr(*scores, rule='trapezoid'),
+            'aupr_out': aupr(*scores, 'ood', 'trapezoid')}
+    openood = {**ours, 'fpr': fpr95(*scores, positive='ood'), 'acc': id_accuracy(arrays['pred'], arrays['label'])}
     cma = {**ours, 'fpr_at_95_tpr': fpr95(*scores, rule='interpolated')}
     for side, mine in (('openood', openood), ('cma', cma)):
         for name, value in mine.items(): assert abs(value - theirs[side][name]) < 1e-9, (side, name)

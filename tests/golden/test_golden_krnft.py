@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from synood.models.features import unit
+from synood.models.clip import unit
 from synood.data.images import few_shot
 from synood.methods.krnft import (NFTLearner, choose_views, group_odds, id_crop_loss, kd_loss,
                           krnft_losses, learned_cosines, ood_crop_loss, train_learner)
 from synood.scores.negatives import OPENOOD_PROMPTS, openood_mining, row_quantiles
-from synood.scores.method import group_columns, neglabel
+from synood.scores.head import group_columns, neglabel
 
 FOLDER = Path(__file__).parent/'seeds'
 
@@ -19,36 +19,36 @@ def golden(name):
     return dict(np.load(FOLDER/f'krnft_{name}_a.npz', allow_pickle=False))
 
 
-def learner(found, prefix, kind='binary', **rows):
+def learner(arrays, prefix, kind='binary', **rows):
     "A learner with the parameters of a golden file, by their published names."
-    state = {key.removeprefix(prefix): torch.tensor(value) for key, value in found.items() if key.startswith(prefix)}
-    made = NFTLearner(512, len(state['scaling_meta_net.linear1.bias']), kind, **rows)
-    made.load_state_dict({key: value for key, value in state.items() if key != 'out'})
-    return made
+    state = {key.removeprefix(prefix): torch.tensor(value) for key, value in arrays.items() if key.startswith(prefix)}
+    model = NFTLearner(512, len(state['scaling_meta_net.linear1.bias']), kind, **rows)
+    model.load_state_dict({key: value for key, value in state.items() if key != 'out'})
+    return model
 
 
-def text_of(found):
-    return torch.tensor(found['base']).split([int(found['n_cls']), len(found['base']) - int(found['n_cls'])])
+def text_of(arrays):
+    return torch.tensor(arrays['base']).split([int(arrays['n_cls']), len(arrays['base']) - int(arrays['n_cls'])])
 
 
 def test_forward():
-    found = golden('forward')
-    text, image = text_of(found), torch.tensor(found['im'])
-    made = learner(found, 'p.')
-    np.testing.assert_allclose(made(*text, image)[0].detach(), found['out32'], atol=1e-6)
-    cosines = learned_cosines(made, *text, image, image[None])
-    np.testing.assert_allclose(float(found['ret_scale'])*cosines[0].detach(), found['logits'], atol=1e-4)
+    arrays = golden('forward')
+    text, image = text_of(arrays), torch.tensor(arrays['im'])
+    model = learner(arrays, 'p.')
+    np.testing.assert_allclose(model(*text, image)[0].detach(), arrays['out32'], atol=1e-6)
+    cosines = learned_cosines(model, *text, image, image[None])
+    np.testing.assert_allclose(float(arrays['ret_scale'])*cosines[0].detach(), arrays['logits'], atol=1e-4)
     fresh = NFTLearner(512, 4)(*text, image)[0].detach().numpy()
-    assert np.abs(fresh - found['base']).max() == found['init_maxdev'] == 0
+    assert np.abs(fresh - arrays['base']).max() == arrays['init_maxdev'] == 0
 
 
 @pytest.mark.parametrize('kind', ['csc', 'uni', 'constant'])
 def test_variants(kind):
-    found = golden('variants')
-    text, image = text_of(found), torch.tensor(found['im'])
+    arrays = golden('variants')
+    text, image = text_of(arrays), torch.tensor(arrays['im'])
     rows = dict(classes=len(text[0]), negatives=len(text[1])) if kind == 'csc' else {}
-    made = learner(found, f'{kind}.', kind, **rows)
-    np.testing.assert_allclose(made(*text, image)[0].detach(), found[f'{kind}.out'], atol=1e-6)
+    model = learner(arrays, f'{kind}.', kind, **rows)
+    np.testing.assert_allclose(model(*text, image)[0].detach(), arrays[f'{kind}.out'], atol=1e-6)
 
 
 @pytest.fixture(params=[p.name for p in sorted(FOLDER.glob('krnft_loss_*.npz'))])
@@ -60,7 +60,8 @@ def test_losses_and_their_gradients(case):
     classes, groups = int(case['n_cls']), int(case['n_group'])
     columns = torch.tensor(group_columns(int(case['ood_num']), groups))
     assert (columns.ravel().numpy() == case['perm']).all()
-    rows, teacher = torch.tensor(case['pf'], requires_grad=True), torch.tensor(case['te'])
+    rows = torch.tensor(case['pf'], requires_grad=True)
+    teacher = torch.tensor(case['te'])
     of_id, of_ood = (float(case['logit_scale'])*torch.tensor(case[key]) @ rows.T for key in ('fi', 'fo'))
     losses = {'lin': id_crop_loss(of_id, torch.tensor(case['targets_in']), classes, columns),
               'lout': ood_crop_loss(of_ood, classes, columns),
@@ -73,33 +74,36 @@ def test_losses_and_their_gradients(case):
 
 
 def test_grouping():
-    found = golden('grouping')
-    x, classes, groups = torch.tensor(found['x']), int(found['n_cls']), int(found['n_group'])
-    columns = torch.tensor(group_columns(x.shape[1] - classes, groups))
-    mine = torch.cat([x[:, None, :classes].expand(-1, groups, -1), x[:, classes:][:, columns]], 2)
-    np.testing.assert_array_equal(mine, found['permuted'])
+    arrays = golden('grouping')
+    x = torch.tensor(arrays['x'])  # (N, C + M)
+    classes, groups = int(arrays['n_cls']), int(arrays['n_group'])
+    columns = torch.tensor(group_columns(x.shape[1] - classes, groups))  # (G, M/G)
+    names = x[:, None, :classes].expand(-1, groups, -1)  # (N, G, C)
+    negatives = x[:, classes:][:, columns]  # (N, G, M/G)
+    mine = torch.cat([names, negatives], 2)
+    np.testing.assert_array_equal(mine, arrays['permuted'])
     in_order = torch.arange(columns.numel()).reshape(groups, -1)
     mass = group_odds(x, classes, in_order)[1].sigmoid()
-    np.testing.assert_allclose(mass, found['plain_softmax'][..., :classes].sum(2), atol=1e-6)
+    np.testing.assert_allclose(mass, arrays['plain_softmax'][..., :classes].sum(2), atol=1e-6)
 
 
 @pytest.mark.parametrize('name', ['grads', 'grads2'])
 def test_gradients_through_the_learner(name):
-    found = golden(name)
-    made, text = learner(found, 'p.'), text_of(found)
-    columns = torch.tensor(group_columns(len(text[1]), int(found.get('n_group', 5))))
-    tensors = {key: torch.tensor(found[key]) for key in ('fi', 'fo', 'im')}
-    losses = krnft_losses(made, *text, tensors['im'], tensors['fi'], tensors['fo'],
-                          torch.tensor(found['y']).ravel(), columns)
+    arrays = golden(name)
+    model, text = learner(arrays, 'p.'), text_of(arrays)
+    columns = torch.tensor(group_columns(len(text[1]), int(arrays.get('n_group', 5))))
+    tensors = {key: torch.tensor(arrays[key]) for key in ('fi', 'fo', 'im')}
+    losses = krnft_losses(model, *text, tensors['im'], tensors['fi'], tensors['fo'],
+                          torch.tensor(arrays['y']).ravel(), columns)
     losses = dict(lin=losses['lin'], lout=losses['lout'], lkg=losses['lkd'],
                   total=losses['lin'] + .3*losses['lout'] + 10*losses['lkd'])
     checked = 0
     for loss, value in losses.items():
-        if loss in found: np.testing.assert_allclose(value.item(), found[loss], rtol=1e-4, atol=1e-4)
-        wanted = {key: found[f'g_{loss}.{key}'] for key, _ in made.named_parameters() if f'g_{loss}.{key}' in found}
+        if loss in arrays: np.testing.assert_allclose(value.item(), arrays[loss], rtol=1e-4, atol=1e-4)
+        wanted = {key: arrays[f'g_{loss}.{key}'] for key, _ in model.named_parameters() if f'g_{loss}.{key}' in arrays}
         if not wanted: continue
-        gradients = torch.autograd.grad(value, list(made.parameters()), retain_graph=True, allow_unused=True)
-        for (key, parameter), gradient in zip(made.named_parameters(), gradients):
+        gradients = torch.autograd.grad(value, list(model.parameters()), retain_graph=True, allow_unused=True)
+        for (key, parameter), gradient in zip(model.named_parameters(), gradients):
             gradient = torch.zeros_like(parameter) if gradient is None else gradient
             np.testing.assert_allclose(gradient, wanted[key], rtol=1e-4, atol=1e-4*max(1, np.abs(wanted[key]).max()))
             checked += 1
@@ -108,60 +112,64 @@ def test_gradients_through_the_learner(name):
 
 @pytest.mark.parametrize('key', [k for k in golden('score') if k.startswith('conf_g')])
 def test_scores(key):
-    found = golden('score')
+    arrays = golden('score')
     groups, order = key.removeprefix('conf_g').split('_')
-    classes = int(found['n_cls'])
-    got = neglabel(found['imf'], found['tf'][:classes], found['tf'][classes:], .01, int(groups), 0 if order == 'perm' else None)
-    np.testing.assert_allclose(got, found[key], atol=1e-5)
-    assert ((found['imf'] @ found['tf'][:classes].T).argmax(1) == found['pred']).all()
+    classes = int(arrays['n_cls'])
+    seed = 0 if order == 'perm' else None
+    scores = neglabel(arrays['imf'], arrays['tf'][:classes], arrays['tf'][classes:], .01, int(groups), seed)
+    np.testing.assert_allclose(scores, arrays[key], atol=1e-5)
+    assert ((arrays['imf'] @ arrays['tf'][:classes].T).argmax(1) == arrays['pred']).all()
 
 
 @pytest.mark.parametrize('key', ['shot4_seed0', 'shot4_seed1', 'shot8_seed0', 'shot8_seed1'])
 def test_few_shots(key):
     shots, seed = (int(part[4:]) for part in key.split('_'))
-    found = golden('fewshot')
-    np.testing.assert_array_equal(few_shot(found['labels'], shots, seed, repeat=True), found[key])
+    arrays = golden('fewshot')
+    np.testing.assert_array_equal(few_shot(arrays['labels'], shots, seed, repeat=True), arrays[key])
 
 
 def test_choice_of_crops():
-    found = {key: torch.tensor(value) for key, value in golden('select').items() if key != 'prompt'}
-    views = choose_views(found['crops'], found['text'], found['y'], int(found['n_selection']))
+    arrays = {key: torch.tensor(value) for key, value in golden('select').items() if key != 'prompt'}
+    views = choose_views(arrays['crops'], arrays['text'], arrays['y'], int(arrays['n_selection']))
     for mine, theirs in ((views.id_crops, 'feat_in'), (views.ood_crops, 'feat_out'), (views.condition, 'top1')):
-        np.testing.assert_allclose(mine, found[theirs], atol=1e-6)
-    assert (found['targets_in'] == views.labels[:, None]).all()
+        np.testing.assert_allclose(mine, arrays[theirs], atol=1e-6)
+    assert (arrays['targets_in'] == views.labels[:, None]).all()
 
 
 def test_three_steps_of_training():
-    found = golden('train')
-    made, text = learner(found, 'p0.'), text_of(found)
-    crops, ys = torch.tensor(found['crops']), torch.tensor(found['ys']).ravel()
-    views = choose_views(crops, torch.tensor(found['text_rank']), ys, int(found['n_selection']))
-    columns = torch.tensor(group_columns(len(text[1]), int(found['n_group'])))
-    losses = train_learner(made, *text, views, torch.arange(3), columns, float(found['lr']))
-    for name, parameter in made.named_parameters():
-        np.testing.assert_allclose(parameter.detach(), found[f'f32.{name}'], atol=1e-5)
-    logged = [[float(part.split(':')[1]) for part in str(line).split('\t')[3:6]] for line in found['f32.log']]
+    arrays = golden('train')
+    model, text = learner(arrays, 'p0.'), text_of(arrays)
+    crops = torch.tensor(arrays['crops'])
+    ys = torch.tensor(arrays['ys']).ravel()
+    views = choose_views(crops, torch.tensor(arrays['text_rank']), ys, int(arrays['n_selection']))
+    columns = torch.tensor(group_columns(len(text[1]), int(arrays['n_group'])))
+    losses = train_learner(model, *text, views, torch.arange(3), columns, float(arrays['lr'])).losses
+    for name, parameter in model.named_parameters():
+        np.testing.assert_allclose(parameter.detach(), arrays[f'f32.{name}'], atol=1e-5)
+    logged = [[float(part.split(':')[1]) for part in str(line).split('\t')[3:6]] for line in arrays['f32.log']]
     np.testing.assert_allclose(losses, logged, atol=1e-5)
 
 
 def test_text_features():
-    found = golden('textfeat')
-    classes, nouns = int(found['n_cls']), int(found['n_noun'])
-    raw = found['raw'].astype(np.float32)
-    np.testing.assert_allclose(unit(raw), found['out'], atol=2e-3)
+    arrays = golden('textfeat')
+    classes, nouns = int(arrays['n_cls']), int(arrays['n_noun'])
+    raw = arrays['raw'].astype(np.float32)
+    np.testing.assert_allclose(unit(raw), arrays['out'], atol=2e-3)
     # positives, adjectives, nouns; CLIP's tokenizers lower the case
-    prompts = [str(prompt).lower() for prompt in found['prompts']]
+    prompts = [str(prompt).lower() for prompt in arrays['prompts']]
     adjectives = slice(classes, len(prompts) - nouns)
-    for template, part in ((OPENOOD_PROMPTS[1], prompts[adjectives]), (OPENOOD_PROMPTS[0], prompts[:classes] + prompts[-nouns:])):
+    noun_template, adjective_template = OPENOOD_PROMPTS[0], OPENOOD_PROMPTS[1]
+    for template, part in ((adjective_template, prompts[adjectives]),
+                           (noun_template, prompts[:classes] + prompts[-nouns:])):
         before, after = template.lower().split('{}')
         assert all(prompt.startswith(before) and prompt.endswith(after) for prompt in part)
 
 
 def test_choice_of_negatives():
-    found = golden('negsel')
-    cosines = torch.tensor(np.concatenate([found['cos_adj'], found['cos_noun']]))
-    pos = ['adj']*len(found['cos_adj']) + ['noun']*len(found['cos_noun'])
-    kept, rest = openood_mining(row_quantiles(cosines, interpolate=False), pos, int(found['total']))
-    first = len(found['cos_adj'])
-    np.testing.assert_array_equal(kept, [*found['sel_adj'], *(first + found['sel_noun'])])
-    np.testing.assert_array_equal(rest, [*found['unsel_adj'], *(first + found['unsel_noun'])])
+    arrays = golden('negsel')
+    cosines = torch.tensor(np.concatenate([arrays['cos_adj'], arrays['cos_noun']]))
+    pos = ['adj']*len(arrays['cos_adj']) + ['noun']*len(arrays['cos_noun'])
+    kept, rest = openood_mining(row_quantiles(cosines, interpolate=False), pos, int(arrays['total']))
+    first = len(arrays['cos_adj'])
+    np.testing.assert_array_equal(kept, [*arrays['sel_adj'], *(first + arrays['sel_noun'])])
+    np.testing.assert_array_equal(rest, [*arrays['unsel_adj'], *(first + arrays['unsel_noun'])])

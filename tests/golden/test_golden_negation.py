@@ -1,4 +1,4 @@
-"""LSN and CLIPN against vectors from their public code: losses and scores, and the double softmax that is not copied."""
+"""LSN and CLIPN against vectors from their public code: losses, scores, and the double softmax that is not copied."""
 from pathlib import Path
 
 import numpy as np
@@ -6,11 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from synood.methods.negation import READINGS, SHARPNESS, clipn_losses, likeness, lsn_score, refusal_logits, refusal_losses
+from synood.methods.clipn import READINGS, clipn_losses
 from synood.methods.coop import class_cosines
-from synood.scores.method import mcm
+from synood.methods.lsn import SHARPNESS, likeness, lsn_score, refusal_logits, refusal_losses
+from synood.scores.head import mcm
 
-GOLDEN = {key: torch.from_numpy(value) for key, value in np.load(Path(__file__).parent/'baselines'/'clip_trained_a.npz', allow_pickle=False).items()}
+BASELINE = np.load(Path(__file__).parent/'baselines'/'clip_trained_a.npz', allow_pickle=False)
+GOLDEN = {key: torch.from_numpy(value) for key, value in BASELINE.items()}
 IMAGES, TEXT, LABELS = (GOLDEN[key] for key in ('img', 'txt', 'label'))
 NO = torch.stack([GOLDEN[f'lsn_no{k}'] for k in (1, 2, 3)])
 
@@ -19,8 +21,8 @@ def cosines(text):
     return (IMAGES.double() @ text.double().mT).numpy()
 
 
-def close(found, key, tolerance=2e-6):
-    np.testing.assert_allclose(np.asarray(found), GOLDEN[key].numpy(), rtol=tolerance, atol=1e-6)
+def close(ours, key, tolerance=2e-6):
+    np.testing.assert_allclose(np.asarray(ours), GOLDEN[key].numpy(), rtol=tolerance, atol=1e-6)
 
 
 def test_lsn_losses():
@@ -42,13 +44,14 @@ def test_lsn_score():
 def test_clipn_losses():
     images, yes, no = (GOLDEN[f'clipn_{key}'] for key in ('img', 'txt_yes', 'txt_no'))
     losses = clipn_losses(images, yes, no, float(GOLDEN['clipn_scale']))
-    for found, key in zip(losses, ('bin_yes', 'bin_no', 'tso')):
-        close(found, f'clipn_{key}')
+    for loss, key in zip(losses, ('bin_yes', 'bin_no', 'tso')):
+        close(loss, f'clipn_{key}')
     close(losses.sum()/2, 'clipn_total')
     close(1 + (yes*no).sum(1).mean(), 'clipn_tso_cosine')  # the release's other distance, which it does not train with
 
 
 @pytest.mark.parametrize('reading', ['atd', 'ctw'])
 def test_clipn_scores(reading):
-    found = READINGS[reading](100*cosines(TEXT), 100*cosines(GOLDEN['clipn_cls_no']))
-    close(found, f'clipn_{reading}')  # all of them 1: these vectors pin the direction, the formulas are worked by hand in 14c_negation
+    scores = READINGS[reading](100*cosines(TEXT), 100*cosines(GOLDEN['clipn_cls_no']))
+    # all of them are 1: these vectors pin the direction; the notebook clipn works the formulas by hand
+    close(scores, f'clipn_{reading}')

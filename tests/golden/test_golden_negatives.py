@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from synood.models.features import unit
+from synood.models.clip import unit
 from synood.scores.negatives import (fill, neg_mining, negative_prompts, openood_mining, row_quantiles,
                               similarity_quantiles)
 from synood.data.words import make_pool, read_words
@@ -87,6 +87,6 @@ def test_openood_selection_and_rest(name):
     nouns = len(cosines['noun'])
     closeness = row_quantiles(torch.cat([cosines['noun'], cosines['adj']]), interpolate=False)
     pos = ['noun']*nouns + ['adj']*len(cosines['adj'])
-    for kind, found in zip(('sel', 'unsel'), openood_mining(closeness, pos, int(OPENOOD[f'{name}__total']))):
+    for kind, chosen in zip(('sel', 'unsel'), openood_mining(closeness, pos, int(OPENOOD[f'{name}__total']))):
         wanted = [*OPENOOD[f'{name}__{kind}_adj'] + nouns, *OPENOOD[f'{name}__{kind}_noun']]
-        assert list(found) == wanted
+        assert list(chosen) == wanted

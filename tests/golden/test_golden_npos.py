@@ -8,16 +8,17 @@ import torch.nn.functional as F
 
 from synood.methods.npos import boundary, kth_distances, logit_norm, outliers
 
-GOLDEN = {key: torch.from_numpy(value) for key, value in np.load(Path(__file__).parent/'baselines'/'clip_trained_a.npz', allow_pickle=False).items() if value.dtype.kind in 'fi'}
+BASELINE = np.load(Path(__file__).parent/'baselines'/'clip_trained_a.npz', allow_pickle=False)
+GOLDEN = {key: torch.from_numpy(value) for key, value in BASELINE.items() if value.dtype.kind in 'fi'}
 QUEUE, NOISE, CHOSEN = (GOLDEN[f'npos_{key}'] for key in ('queue', 'noise', 'chosen_boundary'))
 K, SELECT, SIGMA, KEEP = 10, 8, .1, 2
 
 
 def test_boundary():
-    found = boundary(QUEUE, K, SELECT)
-    np.testing.assert_array_equal(found, GOLDEN['npos_boundary_idx'])
-    np.testing.assert_allclose(kth_distances(QUEUE, QUEUE, K)[found], GOLDEN['npos_boundary_kdist_sq'], rtol=1e-5)
-    assert set(CHOSEN.tolist()) <= set(found.tolist())
+    edge = boundary(QUEUE, K, SELECT)
+    np.testing.assert_array_equal(edge, GOLDEN['npos_boundary_idx'])
+    np.testing.assert_allclose(kth_distances(QUEUE, QUEUE, K)[edge], GOLDEN['npos_boundary_kdist_sq'], rtol=1e-5)
+    assert set(CHOSEN.tolist()) <= set(edge.tolist())
 
 
 def test_the_feature_itself_counts_as_a_neighbour():
@@ -26,9 +27,9 @@ def test_the_feature_itself_counts_as_a_neighbour():
 
 
 def test_outliers_are_kept_for_every_point():
-    found = outliers(QUEUE[CHOSEN], NOISE, QUEUE, K, SIGMA, KEEP)
-    assert found.shape == (3, KEEP, 32)
-    np.testing.assert_allclose(found.flatten(0, 1), GOLDEN['npos_outliers_blockwise'], rtol=1e-5, atol=1e-5)
+    kept = outliers(QUEUE[CHOSEN], NOISE, QUEUE, K, SIGMA, KEEP)
+    assert kept.shape == (3, KEEP, 32)
+    np.testing.assert_allclose(kept.flatten(0, 1), GOLDEN['npos_outliers_blockwise'], rtol=1e-5, atol=1e-5)
 
 
 def mixed(points):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from synood.models.features import unit
-from synood.scores.method import group_columns, grouped_mass, mcm, neglabel
+from synood.models.clip import unit
+from synood.scores.head import group_columns, grouped_mass, mcm, neglabel
 
 FOLDER = Path(__file__).parent/'vlm'
 MCM, NEGLABEL, PERMUTATIONS = (np.load(FOLDER/f'{name}.npz', allow_pickle=False)
@@ -36,8 +36,8 @@ def test_mcm_on_scaled_logits(case, tau):
 
 def grouped_keys(pattern):
     "(case, number of groups) of the arrays whose name fits."
-    found = (re.fullmatch(rf'(\w+)__{pattern}', key) for key in NEGLABEL.files)
-    return sorted((match[1], int(match[2])) for match in found if match)
+    matches = (re.fullmatch(rf'(\w+)__{pattern}', key) for key in NEGLABEL.files)
+    return sorted((match[1], int(match[2])) for match in matches if match)
 
 
 def features(case):

@@ -10,16 +10,20 @@ from scipy.linalg import pinvh
 from scipy.special import softmax
 
 from synood.evaluation.metrics import auroc, fpr95
-from synood.methods.penultimate import ASHB, ASHP, ASHS, DICE, KNN, RMDS, GradNorm, ReAct, ViM, ash, dice_weight, gradnorm, knn, react
+from synood.methods.penultimate import (ASHB, ASHP, ASHS, DICE, KNN, RMDS, GradNorm, ReAct, ViM, ash, dice_weight,
+                                        gradnorm, knn, react)
 from synood.core.scales import get_scale
 from synood.scores.method import Train
-from synood.methods.logits import GEN, MSP, Energy, MaxLogit, energy, gen, msp, odin_logits
+from synood.methods.logits import GEN, MSP, Energy, MaxLogit, energy_score, gen, msp, odin_logits
 from synood.methods.vos import class_clouds, vos_losses, weighted_energy
 
 FOLDER = Path(__file__).parent/'baselines'
-GOLDEN, NET, CLOUDS = (dict(np.load(FOLDER/f'{name}.npz', allow_pickle=False)) for name in ('posthoc_a', 'odin_a', 'vos_a'))
-W, B, TRAIN, LABELS, TEST, LOGITS = (GOLDEN[key] for key in ('w', 'b', 'train_feat', 'train_label', 'test_feat', 'test_logits'))
-LAST_LAYER = [GradNorm(), ReAct(), DICE(), ASHP(percentile=65), ASHB(percentile=65), ASHS(percentile=65), KNN(k=5), RMDS(), ViM(dim=16)]
+GOLDEN, NET, CLOUDS = (dict(np.load(FOLDER/f'{name}.npz', allow_pickle=False))
+                       for name in ('posthoc_a', 'odin_a', 'vos_a'))
+W, B, TRAIN, LABELS, TEST, LOGITS = (GOLDEN[key] for key in ('w', 'b', 'train_feat', 'train_label', 'test_feat',
+                                                             'test_logits'))
+LAST_LAYER = [GradNorm(), ReAct(), DICE(), ASHP(percentile=65), ASHB(percentile=65), ASHS(percentile=65), KNN(k=5),
+              RMDS(), ViM(dim=16)]
 ALL = [MSP(), MaxLogit(), Energy(), GEN(), *LAST_LAYER]
 
 
@@ -30,7 +34,8 @@ def features(method, z, logits):
 
 
 def fitted(method, z=TRAIN, labels=LABELS, weight=W, bias=B):
-    known = Train(features(method, z, z @ weight.T + bias), labels, np.eye(2), np.eye(2), 1., head=(weight, bias), scale=get_scale('mini'))
+    known = Train(features(method, z, z @ weight.T + bias), labels, np.eye(2), np.eye(2), 1., head=(weight, bias),
+                  scale=get_scale('mini'))
     return replace(method).fit(known)
 
 
@@ -38,8 +43,8 @@ def scores(method, z=TEST, logits=None):
     return method.score(features(method, z, z @ W.T + B if logits is None else logits))
 
 
-def close(found, key):
-    np.testing.assert_allclose(found, GOLDEN[key], rtol=1e-4, atol=1e-6)
+def close(ours, key):
+    np.testing.assert_allclose(ours, GOLDEN[key], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize('library', ['openood', 'pytorch_ood'])
@@ -55,13 +60,14 @@ def test_gen(gamma, top):
     def published(p):
         largest = np.sort(p, axis=1)[:, -top:]
         return -(largest**gamma*(1 - largest)**gamma).sum(1)
-    found, theirs = scores(GEN(gamma=gamma, top=top), logits=LOGITS), GOLDEN[f'gen_g{gamma}_M{top}__openood']
-    np.testing.assert_allclose(found, published(softmax(LOGITS.astype(np.float64), axis=1)), rtol=1e-4)
+    ours = scores(GEN(gamma=gamma, top=top), logits=LOGITS)
+    theirs = GOLDEN[f'gen_g{gamma}_M{top}__openood']
+    np.testing.assert_allclose(ours, published(softmax(LOGITS.astype(np.float64), axis=1)), rtol=1e-4)
     np.testing.assert_allclose(theirs, published(torch.from_numpy(LOGITS).softmax(1).numpy()), rtol=1e-4)
     # in single precision 1 - p of a sure image is rounded, by a tenth of it and more: there OpenOOD's own number is off
     sure = 1 - softmax(LOGITS.astype(np.float64), axis=1).max(1) < 1e-4
-    np.testing.assert_allclose(found[~sure], theirs[~sure], rtol=1e-4)
-    assert np.abs(found/theirs - 1)[sure].max() > .01
+    np.testing.assert_allclose(ours[~sure], theirs[~sure], rtol=1e-4)
+    assert np.abs(ours/theirs - 1)[sure].max() > .01
 
 
 def test_gradnorm():
@@ -93,8 +99,10 @@ def test_ash(key):
 
 @pytest.mark.parametrize('library', ['openood', 'pytorch_ood'])
 def test_vim(library):
-    found, theirs = scores(fitted(ViM(dim=int(GOLDEN['vim_dim']))), logits=LOGITS), GOLDEN[f'vim__{library}']
-    np.testing.assert_allclose(found, theirs, rtol=1e-4, atol=1e-5*np.abs(theirs).max())  # a difference of two numbers in float32
+    ours = scores(fitted(ViM(dim=int(GOLDEN['vim_dim']))), logits=LOGITS)
+    theirs = GOLDEN[f'vim__{library}']
+    tolerance = 1e-5*np.abs(theirs).max()  # a difference of two numbers in float32
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=tolerance)
 
 
 @pytest.mark.parametrize('k', [1, 5, 20])
@@ -105,11 +113,11 @@ def test_knn(k):
 
 
 def test_rmds():
-    found = scores(fitted(RMDS()))
-    close(found, 'rmds__openood')
+    ours = scores(fitted(RMDS()))
+    close(ours, 'rmds__openood')
     # pytorch-ood then did not divide the background's scatter: what was left is close to plain Mahalanobis
     wrong, plain = GOLDEN['rmds__pytorch_ood'], GOLDEN['mds__openood']
-    assert np.abs(found - wrong).min() > 1 and np.abs(wrong - plain).max() < .05*np.abs(plain).max()
+    assert np.abs(ours - wrong).min() > 1 and np.abs(wrong - plain).max() < .05*np.abs(plain).max()
 
 
 class Small(torch.nn.Module):
@@ -117,7 +125,8 @@ class Small(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.c, self.fc = torch.nn.Conv2d(3, 6, 3, padding=1), torch.nn.Linear(96, 10)
-        self.load_state_dict({key[4:].replace('_', '.'): torch.from_numpy(value) for key, value in NET.items() if key.startswith('net_')})
+        weights = {key[4:]: torch.from_numpy(value) for key, value in NET.items() if key.startswith('net_')}
+        self.load_state_dict({key.replace('_', '.'): value for key, value in weights.items()})
 
     def forward(self, x): return self.fc(F.avg_pool2d(F.relu(self.c(x)), 2).flatten(1))
 
@@ -125,9 +134,10 @@ class Small(torch.nn.Module):
 @pytest.mark.parametrize('epsilon, temperature', [(.0014, 1000), (.0014, 1), (0., 1000), (.05, 1000)])
 def test_odin(epsilon, temperature):
     key, model, x = f'eps{epsilon}_T{temperature}', Small().eval().requires_grad_(False), torch.from_numpy(NET['x'])
-    found = msp(odin_logits(model, x, NET['std'], temperature, epsilon).numpy().astype(np.float64), temperature)
-    np.testing.assert_allclose(found, NET[f'{key}__openood'], rtol=1e-6)  # tight: at 1,000 the scores themselves differ by parts in ten thousand
-    np.testing.assert_allclose(found, NET[f'{key}__pytorch_ood_prep_ce_plus_tempered_softmax'], rtol=1e-6)
+    ours = msp(odin_logits(model, x, NET['std'], temperature, epsilon).numpy().astype(np.float64), temperature)
+    # tight: at 1,000 the scores themselves differ by parts in ten thousand
+    np.testing.assert_allclose(ours, NET[f'{key}__openood'], rtol=1e-6)
+    np.testing.assert_allclose(ours, NET[f'{key}__pytorch_ood_prep_ce_plus_tempered_softmax'], rtol=1e-6)
     seen = []
     def watched(pixels):
         seen.append(pixels.detach())
@@ -135,7 +145,7 @@ def test_odin(epsilon, temperature):
     odin_logits(watched, x, NET['std'], temperature, epsilon)
     np.testing.assert_allclose(seen[1], NET[f'{key}__xhat_ce'], atol=1e-6)
     # as shipped, pytorch-ood follows another loss and forgets the temperature at the end
-    if temperature > 1: assert np.abs(found - -np.abs(NET[f'{key}__pytorch_ood'])).min() > .01
+    if temperature > 1: assert np.abs(ours - -np.abs(NET[f'{key}__pytorch_ood'])).min() > .01
     if epsilon: assert np.abs(seen[1].numpy() - NET[f'{key}__xhat_pytorch_ood_default_nll']).max() > epsilon
 
 
@@ -147,14 +157,18 @@ def test_vos():
     far = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), centred.mT, upper=False).square().sum(1)
     np.testing.assert_array_equal(np.sort(far.topk(3).indices), np.sort(CLOUDS['lowest_density_idx']))
     weight, bias = (torch.from_numpy(CLOUDS[key]) for key in ('fc_w', 'fc_b'))
-    logits, outside, energy_weight = feature @ weight.T + bias, virtual @ weight.T + bias, torch.from_numpy(CLOUDS['energy_w'][0])
+    logits = feature @ weight.T + bias
+    outside = virtual @ weight.T + bias
+    energy_weight = torch.from_numpy(CLOUDS['energy_w'][0])
     np.testing.assert_allclose(weighted_energy(logits, energy_weight), CLOUDS['energy_in'], rtol=1e-4)
     np.testing.assert_allclose(weighted_energy(logits, energy_weight), CLOUDS['weighted_energy_score'], rtol=1e-4)
     np.testing.assert_allclose(weighted_energy(outside, energy_weight), CLOUDS['energy_out'], rtol=1e-4)
-    minus = lambda energies: F.linear(-energies, torch.from_numpy(CLOUDS['lr_w']), torch.from_numpy(CLOUDS['lr_b']))  # pytorch-ood's sign
-    known, regulariser = vos_losses(logits, torch.from_numpy(CLOUDS['label']), outside, energy_weight, minus)
+    line = [torch.from_numpy(CLOUDS[key]) for key in ('lr_w', 'lr_b')]
+    def of_minus(energies): return F.linear(-energies, *line)  # pytorch-ood's sign
+    known, regulariser = vos_losses(logits, torch.from_numpy(CLOUDS['label']), outside, energy_weight, of_minus)
     np.testing.assert_allclose([known.item(), regulariser.item()], [CLOUDS['ce'], CLOUDS['reg_loss']], rtol=1e-4)
-    np.testing.assert_allclose(known.item()*20/26 + .1*regulariser.item(), CLOUDS['total_loss_pytorch_ood'], rtol=1e-4)  # its mean counts the virtual ones
+    total = known.item()*20/26 + .1*regulariser.item()  # pytorch-ood's mean counts the virtual ones
+    np.testing.assert_allclose(total, CLOUDS['total_loss_pytorch_ood'], rtol=1e-4)
 
 
 @pytest.mark.parametrize('method', ALL, ids=lambda m: m.name)
@@ -165,14 +179,19 @@ def test_what_a_score_may_not_depend_on(method):
     whole = scores(method, z)
     assert whole.dtype == np.float64 and whole.shape == (300,)
     np.testing.assert_allclose(scores(method, z[order]), whole[order], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(np.concatenate([scores(method, part) for part in np.array_split(z, 7)]), whole, rtol=1e-5, atol=1e-5)
+    parts = np.concatenate([scores(method, part) for part in np.array_split(z, 7)])
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(scores(method, z.astype(np.float64)), whole, rtol=1e-5, atol=1e-5)
     many = np.tile(z, (20, 1))  # more rows than a block
     np.testing.assert_allclose(scores(method, many), np.tile(whole, 20), rtol=1e-5, atol=1e-5)
 
 
+def gradnorm_of(logits): return gradnorm(TEST, logits)
+def maxlogit_of(logits): return scores(MaxLogit(), logits=logits)
+
+
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
-@pytest.mark.parametrize('score', [msp, energy, gen, lambda logits: gradnorm(TEST, logits), lambda logits: scores(MaxLogit(), logits=logits)])
+@pytest.mark.parametrize('score', [msp, energy_score, gen, gradnorm_of, maxlogit_of])
 def test_logits_that_are_no_numbers(score, bad):
     logits = LOGITS.copy()
     logits[5, 3] = bad
@@ -186,7 +205,7 @@ def test_features_that_are_no_numbers(method):
     with pytest.raises(ValueError, match='image 5'): scores(fitted(method), z)
 
 
-@pytest.mark.parametrize('score', [msp, energy, gen])
+@pytest.mark.parametrize('score', [msp, energy_score, gen])
 def test_one_class_is_not_enough(score):
     with pytest.raises(ValueError, match='two classes or more'): score(LOGITS[:, :1])
 
@@ -200,13 +219,14 @@ def test_rmds_of_few_images_is_the_one_of_their_span():
     z, groups = TRAIN[:10].astype(np.float64), np.arange(10) % 2
     means = np.stack([z[groups == c].mean(0) for c in (0, 1)])
     inner, outer = (pinvh(x.T @ x/10) for x in (z - means[groups], z - z.mean(0)))
-    d = lambda x, mean, p: ((x - mean) @ p*(x - mean)).sum(1)
-    expected = -np.minimum(*(d(TEST, mean, inner) for mean in means)) + d(TEST, z.mean(0), outer)
+    def distance(mean, precision): return ((TEST - mean) @ precision*(TEST - mean)).sum(1)
+    expected = -np.minimum(*(distance(mean, inner) for mean in means)) + distance(z.mean(0), outer)
     np.testing.assert_allclose(scores(fitted(RMDS(), TRAIN[:10], groups)), expected, rtol=1e-4)
 
 
 def test_vim_needs_a_residual():
-    with pytest.raises(ValueError, match='the 10 training features have no residual outside 16 directions'): fitted(ViM(dim=16), TRAIN[:10])
+    with pytest.raises(ValueError, match='the 10 training features have no residual outside 16 directions'):
+        fitted(ViM(dim=16), TRAIN[:10])
 
 
 @pytest.mark.parametrize('method', LAST_LAYER, ids=lambda m: m.name)
@@ -218,10 +238,16 @@ def test_equal_images_get_equal_scores(method):
 
 def test_arrays_are_left_alone():
     before = TEST.copy()
-    ash(TEST, 65, 's'), react(TEST, .5), dice_weight(W, TRAIN.mean(0), 70), gradnorm(TEST, LOGITS), knn(TRAIN, TEST, 3), energy(LOGITS)
+    ash(TEST, 65, 's')
+    react(TEST, .5)
+    dice_weight(W, TRAIN.mean(0), 70)
+    gradnorm(TEST, LOGITS)
+    knn(TRAIN, TEST, 3)
+    energy_score(LOGITS)
     np.testing.assert_array_equal(TEST, before)
     np.testing.assert_array_equal(LOGITS, np.load(FOLDER/'posthoc_a.npz')['test_logits'])
 
 
 def test_a_missing_class_of_vos_is_named():
-    with pytest.raises(ValueError, match='class 1 has no image'): class_clouds(torch.zeros(3, 2), torch.tensor([0, 2, 2]))
+    with pytest.raises(ValueError, match='class 1 has no image'):
+        class_clouds(torch.zeros(3, 2), torch.tensor([0, 2, 2]))

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from synood.methods import tanl
-from synood.models.features import unit
+from synood.models.clip import unit
 from synood.scores.negatives import fill, neg_mining
-from synood.scores.method import Train, neglabel
+from synood.scores.method import Train
+from synood.scores.head import neglabel
 from synood.data.words import read_words
-from synood.methods.zeroshot import (CSP_PHRASES, CSP_SUPERCLASSES, CSP_TEMPLATES, AdaNeg,
-                             OpenOODNegLabel, conjugated, csp_pool)
+from synood.methods.csp import CSP_PHRASES, CSP_SUPERCLASSES, CSP_TEMPLATES, conjugated, csp_pool
+from synood.methods.adaneg import AdaNeg, OpenOODNegLabel
 
 FOLDER = Path(__file__).parent/'vlm'
 CSP_, ADANEG, TANL_ = (np.load(FOLDER/f'{name}.npz', allow_pickle=False)
@@ -125,8 +126,8 @@ def test_adaneg_memory(case):
 def test_adaneg_with_the_adaptive_gap(case):
     method, scores, _ = adaneg(case, adaptive_gap=True)
     np.testing.assert_allclose(scores, ADANEG[f'{case}__adagap_mean_combine_conf'], **CLOSE)
-    sure_id = sum(method.gate.recent)
-    assert [sure_id, len(method.gate.recent) - sure_id] == list(ADANEG[f'{case}__adagap_counts'])
+    n_surely_id = sum(method.gate.recent)
+    assert [n_surely_id, len(method.gate.recent) - n_surely_id] == list(ADANEG[f'{case}__adagap_counts'])
 
 
 def test_adaneg_depends_on_batches_and_order_as_published():
@@ -165,11 +166,14 @@ def test_tanl(case, monkeypatch):
     method.words = np.concatenate([get('txt_neg'), get('txt_unselected')])
     method.shuffles = get('perm_pos'), get('perm_noise')
     thresholds = []
-    found = tanl.otsu
-    monkeypatch.setattr(tanl, 'otsu', lambda seen: thresholds.append(found(seen)) or thresholds[-1])
+    real_otsu = tanl.otsu
+    def watched_otsu(scores):
+        thresholds.append(real_otsu(scores))
+        return thresholds[-1]
+    monkeypatch.setattr(tanl, 'otsu', watched_otsu)
     scores, classes = method.assess({('clip', 'image'): get('img')})
     np.testing.assert_allclose(thresholds, get('thres'), atol=1e-7)
     np.testing.assert_allclose(scores, get('conf'), **CLOSE)
     assert (classes == get('pred')).all()
-    np.testing.assert_allclose(method.id_fired.numpy(), get('final_queue_pos'), **CLOSE)
-    np.testing.assert_allclose(method.ood_fired.numpy(), get('final_queue_neg'), **CLOSE)
+    np.testing.assert_allclose(method.id_activations.numpy(), get('final_queue_pos'), **CLOSE)
+    np.testing.assert_allclose(method.ood_activations.numpy(), get('final_queue_neg'), **CLOSE)

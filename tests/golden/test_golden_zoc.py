@@ -15,7 +15,8 @@ ALL = [np.arange(len(WORDS))]*len(IMAGES)
 def test_one_less_the_mass_of_the_candidates():
     np.testing.assert_allclose(1 - zoc_score(IMAGES, TEXT, WORDS, ALL), MASS, rtol=1e-4, atol=1e-12)
     # with the two lists exchanged it is that mass itself, to all its digits
-    np.testing.assert_allclose(zoc_score(IMAGES, WORDS, TEXT, [np.arange(len(TEXT))]*len(IMAGES)), MASS, rtol=1e-4, atol=0)
+    exchanged = zoc_score(IMAGES, WORDS, TEXT, [np.arange(len(TEXT))]*len(IMAGES))
+    np.testing.assert_allclose(exchanged, MASS, rtol=1e-4, atol=0)
 
 
 def test_the_method_computes_the_same():
@@ -31,8 +32,8 @@ def test_the_method_computes_the_same():
 @pytest.mark.parametrize('scale', [1., 20., 100.])
 def test_lists_of_different_length(scale):
     lists = [np.arange(i) for i in range(len(IMAGES))]
-    found = zoc_score(IMAGES, TEXT, WORDS, lists, scale, chunk=4)
-    for image, rows, score in zip(IMAGES.astype(np.float64), lists, found):
+    scores = zoc_score(IMAGES, TEXT, WORDS, lists, scale, chunk=4)
+    for image, rows, score in zip(IMAGES.astype(np.float64), lists, scores):
         p = np.exp(scale*np.concatenate([TEXT, WORDS[rows]]) @ image)
         np.testing.assert_allclose(score, p[:len(TEXT)].sum()/p.sum(), rtol=1e-6)
-    assert found[0] == 1
+    assert scores[0] == 1

@@ -40,7 +40,8 @@ def many(folder, count, seed=0):
 
 
 def synood(*arguments, **more):
-    return subprocess.Popen([sys.executable, '-m', 'synood', *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+    return subprocess.Popen([sys.executable, '-m', 'synood', *map(str, arguments)], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, **more)
 
 
 def test_stopped_by_ctrl_c_it_goes_on(detector, tmp_path):
@@ -70,9 +71,10 @@ def test_stopped_by_ctrl_c_it_goes_on(detector, tmp_path):
 def test_two_at_once_do_not_mix(detector, tmp_path):
     photos, out = many(tmp_path/'photos', 200), tmp_path/'scores.csv'
     both = [synood('score', photos, '--detector', detector, '--out', out) for _ in range(2)]
-    told = [p.communicate(timeout=120)[1] for p in both]
+    errors = [p.communicate(timeout=120)[1] for p in both]
     assert 0 in {p.returncode for p in both} and {p.returncode for p in both} <= {0, 2}
-    for process, err in zip(both, told): assert process.returncode == 0 or 'is being written by another process' in err
+    for process, error in zip(both, errors):
+        assert process.returncode == 0 or 'is being written by another process' in error
     assert len(list(csv.DictReader(out.open()))) == 200
 
 
@@ -92,9 +94,9 @@ def test_two_detectors_do_not_take_turns_at_one_table(detector, tmp_path):
     deadline = time.time() + 120
     while not list(tmp_path.glob('.scores.csv.*.part.json')) and time.time() < deadline: time.sleep(.02)
     second = synood('score', photos, '--detector', tmp_path/'other', '--out', out)
-    told = second.communicate(timeout=120)[1]
+    errors = second.communicate(timeout=120)[1]
     assert first.poll() is None or second.returncode == 0
-    if second.returncode: assert second.returncode == 2 and 'is being written by another process' in told
+    if second.returncode: assert second.returncode == 2 and 'is being written by another process' in errors
     first.communicate(timeout=120)
     assert len(list(csv.DictReader(out.open()))) == 600
 
@@ -121,7 +123,8 @@ def test_a_link_keeps_being_one_and_what_is_no_file_is_kept(detector, tmp_path):
 
 def test_nothing_but_results_may_stand_where_results_go(detector, tmp_path):
     photos = many(tmp_path/'photos', 8)
-    for place, message in ((photos/'0.png', 'is a picture'), (detector/'scores.csv', 'folder of the detector'), (tmp_path/'photos'/'0.png'/'x.csv', 'no folder')):
+    for place, message in ((photos/'0.png', 'is a picture'), (detector/'scores.csv', 'folder of the detector'),
+                           (tmp_path/'photos'/'0.png'/'x.csv', 'no folder')):
         with pytest.raises((OSError, ValueError), match=message): check_table(place, detector)
     if os.geteuid():
         (tmp_path/'locked').mkdir(mode=0o500)
@@ -129,7 +132,8 @@ def test_nothing_but_results_may_stand_where_results_go(detector, tmp_path):
 
 
 def test_a_table_whose_parts_disagree_is_not_gone_on_with(detector, tmp_path):
-    photos, out, judge = many(tmp_path/'photos', 12), tmp_path/'s.csv', OODDetector.load(detector)
+    photos, out = many(tmp_path/'photos', 12), tmp_path/'s.csv'
+    judge = OODDetector.load(detector)
 
     class Stopped:
         def stream(self, images, skip=0):

@@ -85,13 +85,13 @@ def test_who_has_no_login_is_told_nothing(served, zero_shot, pictures):
     for path in ('config', 'gradio_api/info'):
         with pytest.raises(HTTPError, match='401'): urlopen(url + path)
     client = gradio_client.Client(url, verbose=False, download_files=False, auth=('ann', 'a:b'))
-    said = client.predict(gradio_client.handle_file(pictures/'known.png'), api_name='/judge')[1]
-    assert '<p class="so-word">ID</p>' in said
+    page = client.predict(gradio_client.handle_file(pictures/'known.png'), api_name='/judge')[1]
+    assert '<p class="so-word">ID</p>' in page
 
 
 def test_behind_a_proxy_it_names_its_sub_path(served, zero_shot):
-    said = json.loads(urlopen(served(zero_shot, root_path='/ood/') + 'config').read())
-    assert urlsplit(said['root']).path == '/ood'
+    config = json.loads(urlopen(served(zero_shot, root_path='/ood/') + 'config').read())
+    assert urlsplit(config['root']).path == '/ood'
 
 
 def test_a_slow_machine_is_waited_for(served, zero_shot, monkeypatch):
@@ -109,8 +109,8 @@ def test_an_open_address_is_told_and_a_password_is_not(served, zero_shot, capfd)
     served(zero_shot, host='0.0.0.0')
     assert 'whoever reaches 0.0.0.0 can use the demo' in capfd.readouterr().err
     served(zero_shot, host='0.0.0.0', login={'ann': 'secret'})
-    said = ''.join(capfd.readouterr())
-    assert 'whoever' not in said and 'secret' not in said
+    printed = ''.join(capfd.readouterr())
+    assert 'whoever' not in printed and 'secret' not in printed
 
 
 # ---- in a browser -----------------------------------------------------------------------------
@@ -129,24 +129,24 @@ def browser():
 @pytest.fixture
 def outside(monkeypatch):
     "Addresses beyond this machine that this process connects to, looks up or that a page asks for."
-    found, connect, look_up = [], socket.socket.connect, socket.getaddrinfo
+    hosts, connect, look_up = [], socket.socket.connect, socket.getaddrinfo
 
     def is_local(host):
         return host in (None, 'localhost', '::1', '') or str(host).startswith('127.')
 
     def watched_connect(self, address):
         if self.family in (socket.AF_INET, socket.AF_INET6) and not is_local(address[0]):
-            found.append(address[0])
+            hosts.append(address[0])
         return connect(self, address)
 
     def watched_look_up(host, *args, **kwargs):
         if not is_local(host):
-            found.append(host)
+            hosts.append(host)
         return look_up(host, *args, **kwargs)
 
     monkeypatch.setattr(socket.socket, 'connect', watched_connect)
     monkeypatch.setattr(socket, 'getaddrinfo', watched_look_up)
-    return found
+    return hosts
 
 
 @pytest.fixture
@@ -215,13 +215,15 @@ def test_page_fits_a_phone_and_shows_the_verdict(served, opened, zero_shot, sche
     tab.wait_for_selector('.so-ood')
     tab.wait_for_function("document.querySelector('.so-word').getBoundingClientRect().bottom < innerHeight")
     assert tab.evaluate('document.documentElement.scrollWidth') <= 390
-    light = sum(map(int, tab.evaluate("getComputedStyle(document.querySelector('.so')).backgroundColor").strip('rgb()').split(','))) > 3*128
+    colour = tab.evaluate("getComputedStyle(document.querySelector('.so')).backgroundColor")
+    light = sum(map(int, colour.strip('rgb()').split(','))) > 3*128
     assert light == (scheme == 'light')
 
 
 @pytest.mark.slow
 def test_labels_never_become_markup(served, opened, zero_shot, pictures):
-    nasty = replace(zero_shot, names=(NASTY, *zero_shot.names[1:]), negative_names=(f'{NASTY} moss', *zero_shot.negative_names[1:]),
+    nasty = replace(zero_shot, names=(NASTY, *zero_shot.names[1:]),
+                    negative_names=(f'{NASTY} moss', *zero_shot.negative_names[1:]),
                     text=zero_shot.text[[2, *range(1, 20)]], threshold=1e-9)
     tab = opened(served(nasty))
     assert NASTY in upload(tab, pictures/'known.png', '.so-id')

@@ -17,7 +17,9 @@ def detector(): return OODDetector.from_names(['cat', 'house', 'tree'])
 def hub(tmp_path, monkeypatch):
     "A cache into which what is uploaded is put as if it had been downloaded."
     shelf = tmp_path/'cache'/'models--me--cats'
-    monkeypatch.setattr(huggingface_hub.HfApi, 'create_repo', lambda self, repo_id, **k: huggingface_hub.RepoUrl(f'https://huggingface.co/{repo_id}'))
+
+    def create(self, repo_id, **k): return huggingface_hub.RepoUrl(f'https://huggingface.co/{repo_id}')
+    monkeypatch.setattr(huggingface_hub.HfApi, 'create_repo', create)
 
     def upload(self, *, repo_id, folder_path, **k):
         shutil.copytree(folder_path, shelf/'snapshots'/COMMIT)
@@ -32,7 +34,8 @@ def test_published_and_fetched(detector, hub):
     files = {p.name for p in (hub/'snapshots'/COMMIT).iterdir()}
     assert files == {'README.md', 'detector.json', 'detector.safetensors'}
     card = huggingface_hub.ModelCard.load(hub/'snapshots'/COMMIT/'README.md')
-    assert card.data.library_name == 'synood' and 'Classes: cat, house, tree' in card.text and 'promises nothing yet' in card.text
+    assert card.data.library_name == 'synood'
+    assert 'Classes: cat, house, tree' in card.text and 'promises nothing yet' in card.text
     again = OODDetector.from_pretrained('me/cats', cache_dir=hub.parent, local_files_only=True)
     assert again.names == detector.names and (again.text == detector.text).all() and again.threshold is None
 

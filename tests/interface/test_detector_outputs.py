@@ -15,9 +15,10 @@ import yaml
 from PIL import Image
 
 from hostile_names import BROKEN, FILES, NAMES
-from synood.detector import OODDetector, _card
-from synood.models.features import load_clip
-from synood.core.runs import embedded_folder
+import synood.detector.labels
+from synood.detector import OODDetector
+from synood.models.clip import load_clip
+from synood.core.files import embedded_folder
 from synood.core.scales import get_scale
 
 
@@ -63,7 +64,7 @@ def test_figure_and_table(hostile):
 
 
 def test_card(hostile):
-    card = _card(hostile)
+    card = hostile.generate_model_card()
     head, body = str(card).split('---\n', 2)[1:]
     assert yaml.safe_load(head) == dict(library_name='synood', tags=['out-of-distribution-detection'])
     assert not any(text in body for text in ('<b>', '<script>', '\n# title'))
@@ -82,8 +83,8 @@ def test_exported_script_with_all_file_names(hostile, tmp_path):
     lines = done.stdout.decode('ascii', 'replace').split('\n')
     assert (done.returncode, len(lines) - 1) == (1, len(paths)) and b'Traceback' not in done.stderr
     assert all(len(line.split('\t')) == 6 for line in lines[:-1]) and b'\r' not in done.stdout
-    told, found = done.stderr.decode().splitlines()
-    assert found.endswith('none\\nat all.png: there is no such image file')
+    origin_line, missing_line = done.stderr.decode().splitlines()
+    assert missing_line.endswith('none\\nat all.png: there is no such image file')
     assert not (tmp_path/'EXECUTED').exists()
 
 
@@ -141,11 +142,11 @@ def test_its_own_network_comes_along_without_what_lies_beside_it(tmp_path):
     shutil.copytree(embedded_folder('clip'), tmp_path/'network')
     (tmp_path/'network'/'LICENSE').write_text('')
     (tmp_path/'network'/'README.md').write_text('')
-    detector = OODDetector.from_names(['cat', 'house'], replace(get_scale('mini'), clip=(str(tmp_path/'network'),)))
+    detector = OODDetector.from_names(['cat', 'house'], get_scale('mini').replace(clip=(str(tmp_path/'network'),)))
     detector.save(tmp_path/'detector')
     assert not (tmp_path/'detector'/'clip'/'LICENSE').exists()
     assert OODDetector.load(tmp_path/'detector').clip_hash == load_clip((str(tmp_path/'network'),)).hash
-    assert str(tmp_path) not in str(_card(detector))
+    assert str(tmp_path) not in str(detector.generate_model_card())
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='modes are those of posix')
@@ -166,19 +167,18 @@ def test_publishing_offline_is_one_line(hostile, monkeypatch):
 
 
 def test_word_lists_are_encoded_once(tmp_path, monkeypatch):
-    import synood.detector as detector
-    import synood.models.features as features
+    import synood.models.clip as clip_module
     monkeypatch.setenv('SYNOOD_CACHE', str(tmp_path/'kept'))
-    monkeypatch.setattr(detector, '_MANY', 10)
-    asked, real = [], features._encode_batch
+    monkeypatch.setattr(synood.detector.labels, 'MANY_WORDS', 10)
+    asked, real = [], clip_module._encode_batch
 
     def counted(clip, prompts):
         asked.append(len(prompts))
         return real(clip, prompts)
-    monkeypatch.setattr(features, '_encode_batch', counted)
+    monkeypatch.setattr(clip_module, '_encode_batch', counted)
     first = OODDetector.from_names(['cat', 'house'])
     assert len(asked) > 2 and list((tmp_path/'kept').glob('*.safetensors'))
     asked.clear()
     assert (OODDetector.from_names(['cat', 'house']).negatives == first.negatives).all() and not asked
-    monkeypatch.setattr(detector, '_MANY', 10**9)
+    monkeypatch.setattr(synood.detector.labels, 'MANY_WORDS', 10**9)
     assert (OODDetector.from_names(['cat', 'house']).negatives == first.negatives).all() and sum(asked) > 100

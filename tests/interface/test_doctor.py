@@ -3,7 +3,6 @@ import io
 import json
 import os
 import shutil
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,17 +14,19 @@ from PIL import Image
 from scipy.io import savemat
 
 from synood.app import cli, doctor
-from synood.core import runs
+from synood.core import stages
+from synood.data import images
 from synood.data.datasets import find_sets, imagenet_names, imagenet_wnids
 from synood.app.doctor import diagnose, verdict
 from synood.data.images import open_sets, protocols
-from synood.core.runs import run_stage
+from synood.core.stages import run_stage
 from synood.core.scales import get_scale
 
 WNIDS = 'n01440764', 'n04008634', 'n04355933'  # classes 0, 744 (the second missile is 744) and 836
 LABELS = [imagenet_wnids().index(w) for w in WNIDS]
 VAL = [(f'ILSVRC2012_val_{k:08d}.JPEG', k % 3) for k in range(1, 10)]  # nine images, three of each class
-FEW = dict(imagenet_train=6, imagenet_val=9, imagenet_openood=6, imagenet_openood_val=3, iNaturalist=6, SUN=4, Places=4, dtd=6,
+FEW = dict(imagenet_train=6, imagenet_val=9, imagenet_openood=6, imagenet_openood_val=3, iNaturalist=6, SUN=4,
+           Places=4, dtd=6,
            textures_openood=4, ssb_hard=4, ninco=3, ninco_clean=2, imagenet_o=2, openimage_o=3, openimage_o_val=1)
 TEXTURES = ['banded_1', 'banded_2', 'bubbly_1', 'bubbly_2', 'woven_1', 'woven_2']  # OpenOOD leaves `bubbly` out
 MOS = dict(imagenet_train=6, imagenet_val=9, iNaturalist=6, SUN=4, Places=4, dtd=6)
@@ -69,8 +70,10 @@ def openood(root):
     imagenet(large/'imagenet_1k'/'val', flat=True, train=large/'imagenet_1k'/'train')
     for part, rows in (('test', VAL[:6]), ('val', VAL[6:])):
         write(lists/f'{part}_imagenet.txt', ''.join(f'imagenet_1k/val/{name} {LABELS[k]}\n' for name, k in rows))
-    sets = dict(inaturalist=[f'inaturalist/images/{k}.jpg' for k in range(6)], ssb_hard=[f'ssb_hard/n0000000{k}/{k}.JPEG' for k in range(4)],
-                ninco=['ninco/Amphiuma_means/1.PNG', 'ninco/Amphiuma_means/2.gif', 'ninco/cat/3.jpeg'], imagenet_o=['imagenet_o/n01440764/a.JPEG', 'imagenet_o/n01440764/b.JPEG'],
+    sets = dict(inaturalist=[f'inaturalist/images/{k}.jpg' for k in range(6)],
+                ssb_hard=[f'ssb_hard/n0000000{k}/{k}.JPEG' for k in range(4)],
+                ninco=['ninco/Amphiuma_means/1.PNG', 'ninco/Amphiuma_means/2.gif', 'ninco/cat/3.jpeg'],
+                imagenet_o=['imagenet_o/n01440764/a.JPEG', 'imagenet_o/n01440764/b.JPEG'],
                 openimage_o=[f'openimage_o/images/{k}.jpg' for k in range(4)])
     for key, names in sets.items():
         for name in names:
@@ -89,8 +92,10 @@ def plain(root, val, pattern, textures, deep=True):
     scenes(pattern, root, textures, deep)
 
 
-mos = partial(plain, val='dataset/id_data/ILSVRC-2012/val', pattern='dataset/ood_data/{}/images', textures='dataset/ood_data/Textures')
-mcm = partial(plain, val='datasets/ImageNet/val', pattern='datasets/ImageNet_OOD_dataset/{}/images', textures='datasets/ImageNet_OOD_dataset/dtd/images')
+mos = partial(plain, val='dataset/id_data/ILSVRC-2012/val', pattern='dataset/ood_data/{}/images',
+              textures='dataset/ood_data/Textures')
+mcm = partial(plain, val='datasets/ImageNet/val', pattern='datasets/ImageNet_OOD_dataset/{}/images',
+              textures='datasets/ImageNet_OOD_dataset/dtd/images')
 locoop = partial(plain, val='data/imagenet/images/val', pattern='data/{}/images', textures='data/Texture/images')
 csp = partial(plain, val='val_per_class', pattern='{}/images', textures='Textures/images_collate', deep=False)
 synood = partial(plain, val='data/ImageNet/val', pattern='data/{}/images', textures='data/dtd/images')
@@ -125,9 +130,12 @@ def openood_vlm(root):
     write(lists/'test_imagenet_all.txt', ''.join(f'imagenet_1k/val/{name} {LABELS[k]}\n' for name, k in VAL))
 
 
-OPENOOD = dict(imagenet_openood=6, imagenet_openood_val=3, textures_openood=4, ssb_hard=4, ninco=3, imagenet_o=2, openimage_o=3, openimage_o_val=1)
-LAYOUTS = {'MOS': (mos, MOS), 'MCM': (mcm, MOS), 'LoCoOp': (locoop, MOS), 'NegLabel': (neglabel, MOS), 'CSP': (csp, MOS), 'CMA': (cma, MOS | OPENOOD), 'SynOOD': (synood, MOS),
-           'OpenOOD': (lambda root: openood(root/'data'), OPENOOD | dict(imagenet_train=6, imagenet_val=9, iNaturalist=6)), 'OpenOOD-VLM': (openood_vlm, MOS | OPENOOD)}
+OPENOOD = dict(imagenet_openood=6, imagenet_openood_val=3, textures_openood=4, ssb_hard=4, ninco=3, imagenet_o=2,
+               openimage_o=3, openimage_o_val=1)
+PLAIN = dict(imagenet_train=6, imagenet_val=9, iNaturalist=6)  # what OpenOOD has of the sets of MOS
+LAYOUTS = {'MOS': (mos, MOS), 'MCM': (mcm, MOS), 'LoCoOp': (locoop, MOS), 'NegLabel': (neglabel, MOS),
+           'CSP': (csp, MOS), 'CMA': (cma, MOS | OPENOOD), 'SynOOD': (synood, MOS),
+           'OpenOOD': (lambda root: openood(root/'data'), OPENOOD | PLAIN), 'OpenOOD-VLM': (openood_vlm, MOS | OPENOOD)}
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +149,7 @@ def costs(monkeypatch):
 @pytest.fixture
 def scale(tmp_path):
     "The scale `mini` on images from a disk: its networks are always there."
-    return replace(get_scale('mini'), name='disk', world='disk', protocol='mos')
+    return get_scale('mini').replace(name='disk', world='disk', protocol='mos')
 
 
 def of(items, check='data'):
@@ -152,19 +160,25 @@ def of(items, check='data'):
 def test_every_set_of_every_layout_is_found(layout, tmp_path):
     build, expected = LAYOUTS[layout]
     build(tmp_path)
-    found = find_sets(tmp_path, counts=FEW)
-    assert {key: len(f.images) for key, f in found.items() if not f.problems} == expected | ({'textures_openood': 4} if 'dtd' in expected else {})
-    assert {f.layout for key, f in found.items() if key in expected} == {layout}
-    val = found['imagenet_val'].images
+    found_sets = find_sets(tmp_path, counts=FEW)
+    if 'dtd' in expected: expected = expected | {'textures_openood': 4}
+    assert {key: len(f.images) for key, f in found_sets.items() if not f.problems} == expected
+    assert {f.layout for key, f in found_sets.items() if key in LAYOUTS[layout][1]} == {layout}
+    val = found_sets['imagenet_val'].images
     assert val.classes == imagenet_names() and val.labels.tolist() == sorted(LABELS[k] for _, k in VAL)
-    assert [Path(f).name for f in val.files] == [name for k in range(3) for name, c in VAL if c == k]  # in any layout the same order
-    assert all((f.images.labels == -1).all() for key, f in found.items() if not key.startswith('imagenet_') or key == 'imagenet_o')
+    # in any layout the same order
+    assert [Path(f).name for f in val.files] == [name for k in range(3) for name, c in VAL if c == k]
+    ood = [f.images for key, f in found_sets.items() if not key.startswith('imagenet_') or key == 'imagenet_o']
+    assert ood and all((images.labels == -1).all() for images in ood)
+    def counts(sets): return {key: len(f.images) for key, f in sets.items()}
     for root in tmp_path.glob('data*'):  # the data folder itself is a root as well
-        assert {key: len(f.images) for key, f in find_sets(root, counts=FEW).items()} == {key: len(f.images) for key, f in found.items()}
+        assert counts(find_sets(root, counts=FEW)) == counts(found_sets)
 
 
 def harm(sets):
-    "Everything at once: what is done to which file; `sets` are those of an intact tree. Returns {what: a path in the findings}."
+    """Everything at once, done to files of `sets`, which are those of an intact tree.
+
+    Returns {what was done: a path in the findings}."""
     plants = [sets['iNaturalist'].images.path(k) for k in range(6)]
     Image.effect_noise((64, 64), 50).save(plants[0])
     plants[0].write_bytes(plants[0].read_bytes()[:-500])
@@ -175,7 +189,8 @@ def harm(sets):
     plants[4].write_bytes(b'')
     (plants[0].parent/'loop').symlink_to('..')
     (plants[0].parent/'itself').symlink_to('itself')
-    return dict(zip(('truncated', '16 bits: scaled to 8', 'CMYK: converted to RGB', '2 frames: the first is used', 'the file is empty'), plants))
+    return dict(zip(('truncated', '16 bits: scaled to 8', 'CMYK: converted to RGB', '2 frames: the first is used',
+                     'the file is empty'), plants))
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
@@ -184,7 +199,8 @@ def test_everything_wrong_is_named_and_nothing_ends_the_rest(layout, scale, tmp_
     build(tmp_path)
     sets = find_sets(tmp_path, counts=FEW)
     harmed = harm(sets)
-    locked, page = sets['imagenet_val'].images.path(0), sets['imagenet_val'].images.path(1)
+    locked = sets['imagenet_val'].images.path(0)
+    page = sets['imagenet_val'].images.path(1)
     write(page, '<!DOCTYPE html>')
     train = sets['imagenet_train'].images
     train.path(0).unlink()  # a wrong count
@@ -201,15 +217,18 @@ def test_everything_wrong_is_named_and_nothing_ends_the_rest(layout, scale, tmp_
     data = of(items)
     assert not [item for item in items if item.finding.startswith('this check stopped')]
     assert data['SUN'].status in ('missing', 'broken') and data['SUN'].finding.startswith('0 images')
-    assert data['imagenet_train'].status == 'broken' and '5 images, 6 expected: an unfinished download' in data['imagenet_train'].finding
+    assert data['imagenet_train'].status == 'broken'
+    assert '5 images, 6 expected: an unfinished download' in data['imagenet_train'].finding
     lines = [line for item in data.values() for line in item.details]
     for what, path in harmed.items():
         assert [line for line in lines if line.startswith(f'{path}: ') and what in line], (what, lines)
     assert [line for line in lines if line.startswith(f'{locked}: ') and 'Permission denied' in line]
     assert [line for line in lines if line.startswith(f'{page}: ') and '<!DOCTYPE' in line]
     assert data['iNaturalist pictures'].status == data['imagenet_val pictures'].status == 'broken'
-    assert data['iNaturalist'].status == 'ok' and 'in the layout of ' + layout in data['iNaturalist'].finding  # the loops add nothing
-    assert '3 unusual' in data['iNaturalist pictures'].finding and '2 of 6 cannot be read' in data['iNaturalist pictures'].finding
+    # the loops add nothing
+    assert data['iNaturalist'].status == 'ok' and 'in the layout of ' + layout in data['iNaturalist'].finding
+    assert '3 unusual' in data['iNaturalist pictures'].finding
+    assert '2 of 6 cannot be read' in data['iNaturalist pictures'].finding
     assert data['imagenet_train pictures'].status == 'ok'
     assert {item.check for item in items} == {'data', 'models', 'machine', 'work', 'cost', 'tables'}
     assert all('\n' not in item.finding + item.remedy + ''.join(item.details) for item in items)
@@ -222,9 +241,12 @@ def test_a_complete_disk_has_status_0_and_a_table_for_every_protocol(scale, tmp_
     write(tmp_path/'NINCO/NINCO_popular_datasets_subsamples/textures/c.JPG')
     items = diagnose(scale, tmp_path, tmp_path/'runs', counts=FEW)
     harm = [item for item in items if item.status in ('missing', 'broken')]
-    assert [(item.check, item.name) for item in harm] == [('work', 'numbers')]  # six pictures are few for a thousand classes
+    # six pictures are few for a thousand classes
+    assert [(item.check, item.name) for item in harm] == [('work', 'numbers')]
     assert '1000 classes' in harm[0].finding
-    assert {name: item.status for name, item in of(items).items() if name.startswith('protocol ')} == {f'protocol {p}': 'ok' for p in ('imagenet', 'mos', 'openood15', 'synood_table2', 'ninco_clean')}
+    protocols_found = {name: item.status for name, item in of(items).items() if name.startswith('protocol ')}
+    names = 'imagenet', 'mos', 'openood15', 'synood_table2', 'ninco_clean'
+    assert protocols_found == {f'protocol {name}': 'ok' for name in names}
     assert {item.status for item in of(items, 'tables').values()} == {'ok'} and len(of(items, 'tables')) == 9
 
 
@@ -240,17 +262,21 @@ def test_a_set_of_another_protocol_only_warns(scale, tmp_path):
 def test_protocols_share_what_is_made_of_the_training_images(scale, tmp_path):
     openood_vlm(tmp_path)
     def key(name, protocol, **more):
-        runs._listing.cache_clear()
-        return runs.stage_key(name, replace(scale, data=str(tmp_path), protocol=protocol, **more), 0)
+        images._listing.cache_clear()
+        return stages.stage_key(name, scale.replace(data=str(tmp_path), protocol=protocol, **more), 0)
     first = key('synthesis', 'mos')
     write(tmp_path/'readme.txt', 'no image')
-    assert first == key('synthesis', 'mos') == key('synthesis', 'synood_table2') == key('synthesis', 'openood15', n_test=1, draws=2)
+    assert first == key('synthesis', 'mos') == key('synthesis', 'synood_table2')
+    assert first == key('synthesis', 'openood15', n_test=1, test_splits=2)
     assert key('images', 'mos') != key('images', 'synood_table2') and first != key('synthesis', 'mos-base')
     next(tmp_path.rglob('train/*/*.JPEG')).unlink()
     assert first != key('synthesis', 'mos')
 
 
-@pytest.mark.parametrize('key, n, cause', [('dtd', 4, "OpenOOD's 43 textures"), ('imagenet_val', 6, "OpenOOD's test part"), ('imagenet_val', 9 + 9, 'every image is there twice'), ('SUN', 3, 'unfinished download or unpacking of SUN.tar.gz')])
+@pytest.mark.parametrize('key, n, cause', [('dtd', 4, "OpenOOD's 43 textures"),
+                                           ('imagenet_val', 6, "OpenOOD's test part"),
+                                           ('imagenet_val', 9 + 9, 'every image is there twice'),
+                                           ('SUN', 3, 'unfinished download or unpacking of SUN.tar.gz')])
 def test_a_wrong_count_has_its_likely_cause(key, n, cause, tmp_path):
     mcm(tmp_path)
     folder = find_sets(tmp_path, (key,), FEW)[key].source
@@ -271,8 +297,9 @@ def test_a_protocol_names_all_that_is_wrong_at_once(tmp_path):
         replace(protocols['synood_table2'], counts=FEW).load(tmp_path)
     message = str(caught.value)
     assert '\n' not in message
-    assert 'imagenet_openood: the list test_imagenet.txt is missing: OpenOOD ships it in benchmark_imglist.zip; put it at' in message
-    assert '1 of 3 files of' in message and 'ninco/cat/3.jpeg for one' in message and 'ninco: 2 images, 3 expected' in message
+    assert ('imagenet_openood: the list test_imagenet.txt is missing: OpenOOD ships it in benchmark_imglist.zip; '
+            'put it at') in message
+    for part in ('1 of 3 files of', 'ninco/cat/3.jpeg for one', 'ninco: 2 images, 3 expected'): assert part in message
     assert 'ssb_hard: ' in message and '4 of 4 files of' in message
 
 
@@ -282,9 +309,11 @@ def test_images_to_tune_on_are_never_in_the_test(tmp_path):
     test = {Path(f).name for f in preset.load(tmp_path)['id'].files}
     assert test == {name for name, _ in VAL[:6]}
     lists = tmp_path/'benchmark_imglist/imagenet'
-    text = (lists/'test_imagenet.txt').read_text().splitlines()[1:] + [f'imagenet_1k/val/{VAL[8][0]} {LABELS[VAL[8][1]]}']
+    text = (lists/'test_imagenet.txt').read_text().splitlines()[1:]
+    text.append(f'imagenet_1k/val/{VAL[8][0]} {LABELS[VAL[8][1]]}')
     (lists/'test_imagenet.txt').write_text('\n'.join(text))
-    with pytest.raises(ValueError, match='1 images are in both test_imagenet.txt and val_imagenet.txt, ILSVRC2012_val_00000009.JPEG for one'):
+    both = '1 images are in both test_imagenet.txt and val_imagenet.txt, ILSVRC2012_val_00000009.JPEG for one'
+    with pytest.raises(ValueError, match=both):
         preset.load(tmp_path)
 
 
@@ -292,7 +321,7 @@ def test_a_run_reads_what_the_doctor_found(scale, tmp_path, monkeypatch):
     neglabel(tmp_path/'disk')
     harm(find_sets(tmp_path/'disk', counts=FEW))  # pictures are read later, links are followed now
     monkeypatch.setitem(protocols, 'few', replace(protocols['mos'], name='few', counts=FEW))
-    few = replace(scale, protocol='few', data=str(tmp_path/'disk'), n_train=1, n_test=2, draws=1, seeds=(0,))
+    few = scale.replace(protocol='few', data=str(tmp_path/'disk'), n_train=1, n_test=2, test_splits=1, seeds=(0,))
     sets = open_sets(run_stage('images', few, (0,), tmp_path/'runs')[0])
     assert {key: len(s) for key, s in sets.items()} == dict(train=3, id=4, iNaturalist=2, SUN=2, Places=2, dtd=2)
     assert sets['train'].classes == sets['id'].classes == imagenet_names() and sets['train'].labels.tolist() == LABELS
@@ -306,10 +335,12 @@ def test_flat_validation_images_by_the_development_kit(tmp_path):
     kit = tmp_path/'ImageNet/ILSVRC2012_devkit_t12/data'
     write(kit/'ILSVRC2012_validation_ground_truth.txt', ''.join(f'{3 - k}\n' for _, k in VAL))  # numbers of its own
     rows = [(3 - k, wnid, 0) for k, wnid in enumerate(WNIDS)]
-    savemat(kit/'meta.mat', dict(synsets=np.array(rows, [('ILSVRC2012_ID', 'O'), ('WNID', 'O'), ('num_children', 'O')])))
-    found = find_sets(tmp_path, ('imagenet_val',), FEW)['imagenet_val']
-    assert found.problems == ()
-    assert {Path(f).name: label for f, label in zip(found.images.files, found.images.labels)} == {name: LABELS[k] for name, k in VAL}
+    columns = [('ILSVRC2012_ID', 'O'), ('WNID', 'O'), ('num_children', 'O')]
+    savemat(kit/'meta.mat', dict(synsets=np.array(rows, columns)))
+    val = find_sets(tmp_path, ('imagenet_val',), FEW)['imagenet_val']
+    assert val.problems == ()
+    labels = {Path(file).name: label for file, label in zip(val.images.files, val.images.labels)}
+    assert labels == {name: LABELS[k] for name, k in VAL}
 
 
 def test_ninco_with_blanks_in_its_names(tmp_path):
@@ -320,21 +351,23 @@ def test_ninco_with_blanks_in_its_names(tmp_path):
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     mcm(tmp_path)
-    locked, usual = tmp_path/'datasets/ImageNet_OOD_dataset/SUN/images', os.scandir
+    locked = tmp_path/'datasets/ImageNet_OOD_dataset/SUN/images'
+    usual = os.scandir
 
     def scandir(folder):
         if Path(folder) == locked:
             raise PermissionError(13, 'Permission denied', str(folder))
         return usual(folder)
     monkeypatch.setattr(os, 'scandir', scandir)
-    found = find_sets(tmp_path, counts=FEW)
-    assert found['SUN'].problems[0] == f'{locked}: this folder cannot be listed: Permission denied'
-    assert not found['Places'].problems
+    sets = find_sets(tmp_path, counts=FEW)
+    assert sets['SUN'].problems[0] == f'{locked}: this folder cannot be listed: Permission denied'
+    assert not sets['Places'].problems
 
 
 def test_a_file_and_a_folder_without_permissions(scale, tmp_path):
     mcm(tmp_path)
-    file, folder = tmp_path/'datasets/ImageNet_OOD_dataset/SUN/images/0.jpg', tmp_path/'datasets/ImageNet_OOD_dataset/Places'
+    file = tmp_path/'datasets/ImageNet_OOD_dataset/SUN/images/0.jpg'
+    folder = tmp_path/'datasets/ImageNet_OOD_dataset/Places'
     file.chmod(0)
     folder.chmod(0)
     if os.access(file, os.R_OK):
@@ -354,20 +387,21 @@ def test_the_command(tmp_path, capsys, monkeypatch):
             cli.main(['doctor', '--root', str(tmp_path/'runs'), *arguments])
         return end.value.code or 0, capsys.readouterr()
 
-    code, said = call('--scale', 'mini')
-    assert code == 0 and 'rendered, nothing needed' in said.out and said.out.endswith('nothing is missing\n')
+    code, printed = call('--scale', 'mini')
+    assert code == 0 and 'rendered, nothing needed' in printed.out and printed.out.endswith('nothing is missing\n')
     synood(tmp_path/'disk')
     (tmp_path/'own.toml').write_text('world = "disk"\nprotocol = "mos"\ndata = "disk"\n')
-    code, said = call('--scale', str(tmp_path/'own.toml'), '--json')
-    told = json.loads(said.out)
-    assert code == told['status'] == 1 and told['scale'] == 'own' and set(told) == {'scale', 'status', 'items'}
-    assert all(set(item) == {'check', 'name', 'status', 'finding', 'remedy', 'details'} for item in told['items'])
-    assert {item['name'] for item in told['items'] if item['status'] == 'broken'} >= {'imagenet_val', 'SUN', 'dtd'}  # of the published numbers
-    assert {item['name'] for item in told['items']} >= {'SUN pictures'}
-    code, said = call('--scale', str(tmp_path/'own.toml'), '--json', '--no-check-images')
-    assert 'SUN pictures' not in said.out
+    code, printed = call('--scale', str(tmp_path/'own.toml'), '--json')
+    report = json.loads(printed.out)
+    assert code == report['status'] == 1 and report['scale'] == 'own' and set(report) == {'scale', 'status', 'items'}
+    assert all(set(item) == {'check', 'name', 'status', 'finding', 'remedy', 'details'} for item in report['items'])
+    # of the published numbers
+    assert {item['name'] for item in report['items'] if item['status'] == 'broken'} >= {'imagenet_val', 'SUN', 'dtd'}
+    assert {item['name'] for item in report['items']} >= {'SUN pictures'}
+    code, printed = call('--scale', str(tmp_path/'own.toml'), '--json', '--no-check-images')
+    assert 'SUN pictures' not in printed.out
     for wrong in (('--scale', 'minni'), ('--data', str(tmp_path/'nowhere')), ('--nonsense',)):
         assert call(*wrong)[0] == 2
     monkeypatch.setattr(doctor, 'matmul_rate', lambda dtype: 1/0)
-    code, said = call('--scale', 'mini')
-    assert code == 1 and 'this check stopped: ZeroDivisionError' in said.out and 'Table 5' in said.out
+    code, printed = call('--scale', 'mini')
+    assert code == 1 and 'this check stopped: ZeroDivisionError' in printed.out and 'Table 5' in printed.out

@@ -15,12 +15,23 @@ PAGE = 'http://127.0.0.1:7860'
 
 
 @pytest.fixture(scope='module')
-def screen(root):
-    "[(language, code)] of the blocks before the README's second paragraph."
-    text = (root/'README.md').read_text(encoding='utf-8')
-    blocks = re.findall(r'^```(\w+)\n(.*?)^```', text[:text.index('\nA classifier that knows')], re.M | re.S)
-    assert [language for language, _ in blocks] == ['sh', 'python', 'sh']
-    return dict(zip(('install', 'python', 'demo'), (code.strip() for _, code in blocks)))
+def readme(root):
+    return (root/'README.md').read_text(encoding='utf-8')
+
+
+def blocks(text):
+    "[(language, code)] of the fenced blocks."
+    return re.findall(r'^```(\w+)\n(.*?)^```', text, re.M | re.S)
+
+
+@pytest.fixture(scope='module')
+def screen(readme):
+    "The first Python, the lines that install, and the line of the demo."
+    (language, python), = blocks(readme[:readme.index('\n## ')])
+    assert language == 'python'
+    (_, commands), (_, cpu_torch) = blocks(readme[readme.index('\n## Install'):readme.index('\n## Two commands')])
+    install, demo = commands.splitlines()
+    return dict(python=python.strip(), install=install, demo=demo, cpu_torch=cpu_torch.strip())
 
 
 @pytest.fixture
@@ -33,22 +44,49 @@ def clone(root, tracked, tmp_path):
     return tmp_path/'clone'
 
 
-def test_it_is_short(screen):
-    assert len(screen['python'].splitlines()) == 3 and len(screen['install'].splitlines()) == len(screen['demo'].splitlines()) == 1
+def test_it_is_short(readme, screen):
+    assert len(readme.split()) <= 1000
+    assert len(screen['python'].splitlines()) == 3
+
+
+def test_it_says_what_it_has_to(readme):
+    heads = re.findall(r'^## (.*)$', readme, re.M)
+    assert heads[:8] == ['What it is, and for whom', 'Why not OpenOOD or pytorch-ood?', 'Install', 'Two commands',
+                         'Results', 'The rooms', 'Change a setting', 'Run one notebook']
+    assert len(re.findall(r'https://arxiv.org/abs/\d{4}\.\d{5}', readme)) == 3
+
+
+def test_its_rows_are_those_of_the_results(readme, root):
+    from synood.evaluation.report import ledger
+    lines = ledger('mini', root/'runs')
+    part = readme[readme.index('\n## Results'):readme.index('\n## The rooms')]
+    rows = [line.strip('| ').split(' | ') for line in part.splitlines() if line.startswith('| ')][1:]
+    assert [row[0] for row in rows] == ['Energy', 'MCM', 'NegLabel', 'AdaNeg', 'SynOOD', 'RMDS']
+    for name, *cells in rows:
+        known = [cell for cell in lines.loc[name].iloc[:4] if cell != 'not in Table 1']
+        assert [cell.strip() for cell in cells if cell.strip()] == known
+
+
+def test_its_rooms_are_the_folders(readme, root):
+    named = re.findall(r'^\| \[(\w+)\]\(nbs/\1/\)', readme, re.M)
+    assert named == [folder.name for folder in sorted((root/'nbs').glob('[0-9]_*'))]
 
 
 def scored(printed):
     "The scores of the cat and of the zigzag."
-    found = dict(re.findall(r'nbs/images/(\w+)\.png +([\d.]+)', printed))
-    return float(found['cat']), float(found['zigzag'])
+    scores = dict(re.findall(r'nbs/images/(\w+)\.png +([\d.]+)', printed))
+    return float(scores['cat']), float(scores['zigzag'])
 
 
-def test_three_lines_of_python(screen, root, clean_python, tmp_path):
+def test_three_lines_of_python(screen, readme, root, clean_python, tmp_path):
     shutil.copytree(root/'nbs'/'images', tmp_path/'nbs'/'images')
     keep = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME', 'VIRTUAL_ENV')}
-    printed = subprocess.run([clean_python, '-c', screen['python']], cwd=tmp_path, env=keep, text=True, capture_output=True, check=True).stdout
-    cat, zigzag = scored(printed)
+    done = subprocess.run([clean_python, '-c', screen['python']], cwd=tmp_path, env=keep, check=True,
+                          text=True, capture_output=True)
+    cat, zigzag = scored(done.stdout)
     assert cat > .3 > 10*zigzag
+    shown = scored(readme)  # the README prints what these lines print
+    assert abs(cat - shown[0]) < 1e-4 and abs(zigzag - shown[1]) < 1e-4
 
 
 def opened(process, seconds):
@@ -68,20 +106,22 @@ def test_the_whole_screen_in_a_fresh_environment(screen, clone):
     keep = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME', 'VIRTUAL_ENV')}
     keep['PATH'] = f"{clone/'fresh'/'bin'}:{keep['PATH']}"
 
-    def sh(line, **more): return subprocess.run(line, shell=True, cwd=clone, env=keep, text=True, capture_output=True, **more)
+    def sh(line, **more):
+        return subprocess.run(line, shell=True, cwd=clone, env=keep, text=True, capture_output=True, **more)
     if sh('pip download --no-deps -d fresh/probe typer').returncode: pytest.skip('no package index can be reached')
     done = sh(screen['install'])
     assert done.returncode == 0, done.stderr
     (clone/'fresh'/'three_lines.py').write_text(screen['python'])
     cat, zigzag = scored(sh('python - < fresh/three_lines.py', check=True).stdout)
     assert cat > .3 > 10*zigzag
-    process = subprocess.Popen(screen['demo'].split('#')[0].split(), cwd=clone, env=keep, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(screen['demo'].split(), cwd=clone, env=keep, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try: answered = opened(process, 180)
     finally:
         process.send_signal(signal.SIGINT)
-        told = process.communicate(timeout=30)[0]
-    assert answered, told
-    assert 'Traceback' not in told
+        printed = process.communicate(timeout=30)[0]
+    assert answered, printed
+    assert 'Traceback' not in printed
 
 
 def test_the_pictures_are_those_of_the_miniature(root):
@@ -92,3 +132,12 @@ def test_the_pictures_are_those_of_the_miniature(root):
     for name, kind, concept in (('cat', 'id', 'cat'), ('zigzag', 'Textures', None)):
         pixels = render(world('dev').sample(kind, rng(0, 'readme', kind, 0), concept), rng(1, 'readme', kind, 0))
         assert (np.asarray(Image.open(root/'nbs'/'images'/f'{name}.png')) == pixels).all()
+
+
+def test_its_settings_are_read(readme, tmp_path):
+    from synood.core.scales import get_scale
+    text, = (code for language, code in blocks(readme) if language == 'toml')
+    (tmp_path/'mine.toml').write_text(text)
+    mine, mini = get_scale(str(tmp_path/'mine.toml')), get_scale('mini')
+    assert (mine.m, mine.synthesis.strength) == (200, .5) != (mini.m, mini.synthesis.strength)
+    assert mine.replace(name='mini', m=mini.m, synthesis=dict(strength=mini.synthesis.strength)) == mini

@@ -1,7 +1,8 @@
-"""report.html at `smoke`: valid HTML of one file, every table and figure on it, hostile text escaped, what is missing named."""
+"""report.html at `smoke`: one file of valid HTML with every table and figure, hostile text escaped, gaps named."""
 import json
 import os
 import re
+import shutil
 import statistics
 from collections import Counter
 from html.parser import HTMLParser
@@ -15,10 +16,10 @@ from synood.evaluation.benchmark import experiment
 from synood.outliers.finetuning import SynOOD
 from synood.app.page import MEASURES, drawn_from, gather, heads, read_sheet, relatives, write_page
 from synood.evaluation.report import averages, figures_folder, save_table, wide
-from synood.core.scales import get_scale, replace
+from synood.core.scales import get_scale
 from synood.scores.method import NegLabel
 
-SMOKE = replace(get_scale('smoke'), steps=2)
+SMOKE = get_scale('smoke').replace(synthesis=dict(steps=2))
 HOSTILE = '"><script>alert(\'x\')</script>&amp;<b | **bold** _it_'
 
 
@@ -28,7 +29,11 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.attributes, self.words, self.cells = [], Counter(), [], [], []
+        self.open = []
+        self.tags = Counter()
+        self.attributes = []
+        self.words = []
+        self.cells = []
         self.feed(text)
         self.close()
         assert self.open == [], f'left open: {self.open}'
@@ -55,7 +60,8 @@ def run(tmp_path_factory):
     root = tmp_path_factory.mktemp('page')/'runs'
     rows = experiment('table1', [NegLabel(), SynOOD()], SMOKE, (0,), root)
     both = pd.concat([rows, averages(rows)])
-    save_table(wide(both, ['method'], [*rows.dataset.unique(), 'Average']), 'table1', SMOKE, root, 'AUROC and FPR95', mark=True)
+    table = wide(both, ['method'], [*rows.dataset.unique(), 'Average'])
+    save_table(table, 'table1', SMOKE, root, 'AUROC and FPR95', mark=True)
     folder = figures_folder(SMOKE, root)
     hostile = pd.DataFrame({HOSTILE: [HOSTILE, 'a\nb'], 'far auroc': ['90.00 ± 1.00', '1e-05']}).set_index(HOSTILE)
     save_table(hostile, 'mine', SMOKE, root, HOSTILE)
@@ -80,7 +86,7 @@ def page(text): return Page(text)
 
 def test_it_is_one_html_file(text, page):
     assert text.startswith('<!doctype html>\n<html lang="en">')
-    assert page.tags['html'] == page.tags['head'] == page.tags['body'] == page.tags['h1'] == page.tags['title'] == 1
+    for name in ('html', 'head', 'body', 'h1', 'title'): assert page.tags[name] == 1
     assert max(Counter(page.of('id')).values()) == 1
     assert all(value and not re.search(r'\s', value) for value in page.of('id'))
 
@@ -124,10 +130,9 @@ def test_every_figure_is_there(run, page):
 
 def test_best_values_are_marked_as_in_the_table(run, text):
     sheet = read_sheet(run[1]/'table1.csv')
-    found = {mark: [c for cells, marks in zip(sheet.rows, sheet.marks) for c, m in zip(cells, marks) if m == mark] for mark in ('strong', 'em')}
-    assert found['strong'] and found['em']
-    for mark, cells in found.items():
-        for cell in cells: assert f'<{mark}>{cell}</{mark}>' in text
+    marked = {(mark, cell) for cells, marks in zip(sheet.rows, sheet.marks) for cell, mark in zip(cells, marks) if mark}
+    assert {mark for mark, _ in marked} == {'strong', 'em'}
+    for mark, cell in marked: assert f'<{mark}>{cell}</{mark}>' in text
 
 
 def test_numbers_lead_to_their_rows(run, text, page):
@@ -135,10 +140,12 @@ def test_numbers_lead_to_their_rows(run, text, page):
     for column in ('params_hash', 'list_hash', 'weights', 'transform', 'prompts'):
         for value in rows[column].unique(): assert value in ''.join(page.words), f'{column} {value}'
     files = sorted((run[0]/'smoke'/'rows').glob('*/*.csv'))
-    assert len(files) == 2 and all(f'0: {path.parent.name}/{path.name}' in ''.join(page.words) for path in files)
+    assert len(files) == 2
+    for path in files: assert f'0: {path.parent.name}/{path.name}' in ''.join(page.words)
     titles = [t for t in page.of('title') if 'line ' in t]
     assert any('iNaturalist: 40' in t and 'SUN' not in t for t in titles)
-    for folder in ('synthesis', 'images', 'contexts', 'selection'): assert f'{folder}/' in text[text.index('id="appendix-c"'):]
+    stages = text[text.index('id="appendix-c"'):]
+    for folder in ('synthesis', 'images', 'contexts', 'selection'): assert f'{folder}/' in stages
 
 
 def test_both_ways_to_count_are_said(text):
@@ -150,18 +157,20 @@ def test_pairs_show_prompt_class_and_energies(run, page, text):
     batch, *_ = (run[0]/'smoke'/'synthesis').glob('seed0-*/00000')
     record = [json.loads(line) for line in (batch/'records.jsonl').read_text().splitlines()][1]
     assert text.count('class="pair"') == 20  # a class each, all that there are
-    assert text.count('class="trio"><img') == 20 and ' → '.join(f'{e:.3f}' for e in record['energies']) in text
-    assert record['prompt'] in ''.join(page.words) and f'Near-boundary image of class {record["name"]}' in page.of('alt')
+    assert text.count('class="trio"><img') == 20
+    assert ' → '.join(f'{energy:.3f}' for energy in record['energies']) in text
+    assert record['prompt'] in ''.join(page.words)
+    assert f'Near-boundary image of class {record["name"]}' in page.of('alt')
     few = write_page(SMOKE, run[0], pairs=3).read_text(encoding='utf-8')
     assert few.count('class="pair"') == 3
 
 
 def test_what_is_missing_is_named(run, text):
-    said = text[text.index('id="missing"'):text.index('id="ledger"')]
-    assert 'Table 2. Near and far: not made at this scale yet; nbs/9_experiments/table2.ipynb makes it' in said
-    assert 'Table 1' not in said and 'synthesis' not in said and 'records of the notebooks' in said
+    section = text[text.index('id="missing"'):text.index('id="ledger"')]
+    assert 'Table 2. Near and far: not made at this scale yet; nbs/9_experiments/table2.ipynb makes it' in section
+    assert 'Table 1' not in section and 'synthesis' not in section and 'records of the notebooks' in section
     sheet = next(p for p in run[1].glob('*.csv') if p.name.startswith('<img'))
-    assert read_sheet(sheet).fault and 'is not there, so the table has no caption and no marks' in said
+    assert read_sheet(sheet).fault and 'is not there, so the table has no caption and no marks' in section
 
 
 def test_a_machine_without_the_runs_has_a_page_too(run, tmp_path):
@@ -179,8 +188,9 @@ def test_the_same_results_give_the_same_bytes(run):
 
 
 def test_lines_are_those_that_give_the_numbers(root):
-    """In the tables of `mini` that the project ships: whatever data set a column is about, its cell is the mean over the linked line."""
-    folder, checked = root/'paper_figures'/'mini', 0
+    """In the tables of `mini` that the project ships, a cell about a data set is the mean over the linked line."""
+    folder = root/'paper_figures'/'mini'
+    checked = 0
     lines = gather(pd.read_csv(folder/'results.csv', dtype=str, keep_default_na=False))
     for path in sorted(p for p in folder.glob('*.csv') if p.name != 'results.csv'):
         sheet = read_sheet(path)
@@ -190,8 +200,29 @@ def test_lines_are_those_that_give_the_numbers(root):
             sources = drawn_from(sheet.columns, cells, relatives(sheet.name, lines))
             for column, dataset, cell in zip(sheet.columns, about, cells):
                 measure = column.split(' ')[-1]
-                found = [[float(row[measure]) for row in line.rows if row['dataset'] == dataset] for line in sources] if measure in MEASURES else []
-                if not any(found): continue
-                assert any(abs(statistics.mean(values) - float(cell.split(' ')[0])) < .0051 for values in found if values), (path.name, cells[:3], column)
+                if measure not in MEASURES: continue
+                values = [[float(row[measure]) for row in line.rows if row['dataset'] == dataset] for line in sources]
+                means = [statistics.mean(of_line) for of_line in values if of_line]
+                if not means: continue
+                shown = float(cell.split(' ')[0])
+                assert any(abs(mean - shown) < .0051 for mean in means), (path.name, cells[:3], column)
                 checked += 1
     assert checked > 500
+
+
+def test_nothing_is_cut_off_at_1200_pixels(root, tmp_path):
+    "The tables of `mini` that the project ships fit into a small window."
+    playwright = pytest.importorskip('playwright.sync_api', reason='the browser is driven by playwright')
+    if not (chromium := shutil.which('chromium')): pytest.skip('there is no chromium on the PATH')
+    shutil.copytree(root/'paper_figures'/'mini', tmp_path/'paper_figures'/'mini')
+    page = write_page('mini', tmp_path/'runs')
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
+        tab = browser.new_page(viewport=dict(width=1200, height=900))
+        tab.goto(page.as_uri())
+        names = tab.eval_on_selector_all('.scroll', '(all) => all.map(one => one.getAttribute("aria-label"))')
+        wide = tab.eval_on_selector_all('.scroll', """(all) => all.filter(one => one.scrollWidth > one.clientWidth)
+                                                            .map(one => one.getAttribute("aria-label"))""")
+        browser.close()
+    assert 'Table table1' in names and wide == []
+    assert page.read_text(encoding='utf-8').count('class="ours"') > 1

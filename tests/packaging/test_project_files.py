@@ -56,7 +56,8 @@ def test_slow_tests_run_weekly_or_when_asked(workflow):
 
 
 # Of the Citation File Format 1.2.0: the keys that this file may use.
-CITATION = {'cff-version', 'message', 'type', 'title', 'abstract', 'authors', 'version', 'license', 'keywords', 'references'}
+CITATION = {'cff-version', 'message', 'type', 'title', 'abstract', 'authors', 'version', 'license', 'keywords',
+            'references'}
 REFERENCE = {'type', 'title', 'authors', 'conference', 'year', 'identifiers', 'notes'}
 
 
@@ -89,5 +90,6 @@ def test_licence_is_the_whole_text(root):
 def test_source_distribution_takes_the_files_along(root):
     included = [name for line in (root/'MANIFEST.in').read_text().splitlines()
                 if line.startswith('include ') for name in line.split()[1:]]
-    assert {'LICENSE', 'README.md', 'CHANGELOG.md', 'CITATION.cff', 'CONTRIBUTING.md', 'settings.ini', 'constraints.txt'} <= set(included)
+    assert {'LICENSE', 'README.md', 'CHANGELOG.md', 'CITATION.cff', 'CONTRIBUTING.md', 'settings.ini',
+            'constraints.txt'} <= set(included)
     assert [name for name in included if not (root/name).is_file()] == []

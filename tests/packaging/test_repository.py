@@ -35,7 +35,7 @@ def test_notebooks_have_a_name_of_their_own_a_number_of_their_room_and_one_kerne
 
 
 def test_no_file_is_unfinished_or_tied_to_one_machine(root, tracked, tools):
-    found = []
+    faults = []
     for name in tracked:
         if name.suffix == '.ipynb':  # tools/nb.py check reads their sources and outputs
             continue
@@ -43,13 +43,15 @@ def test_no_file_is_unfinished_or_tied_to_one_machine(root, tracked, tools):
             lines = (root/name).read_text(encoding='utf-8').splitlines()
         except UnicodeDecodeError:
             continue
-        found += [f'{name}:{number}: {line.strip()[:100]}' for number, line in enumerate(lines, 1)
+        faults += [f'{name}:{number}: {line.strip()[:100]}' for number, line in enumerate(lines, 1)
                   if tools.nb.UNFINISHED.search(line) or tools.nb.LOCAL_PATH.search(line)]
-    assert found == []
+    assert faults == []
 
 
-LOADERS = {'pickle', 'cPickle', '_pickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal'}  # reading a file is running it
-CALLS = {'eval', 'exec', 'yaml.load', 'yaml.unsafe_load', 'yaml.full_load', 'pd.read_pickle', 'pandas.read_pickle', 'torch.hub.load', 'np.lib.format.read_array'}
+# reading a file is running it
+LOADERS = {'pickle', 'cPickle', '_pickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal'}
+CALLS = {'eval', 'exec', 'yaml.load', 'yaml.unsafe_load', 'yaml.full_load', 'pd.read_pickle', 'pandas.read_pickle',
+         'torch.hub.load', 'np.lib.format.read_array'}
 
 
 def unsafe(tree):
@@ -61,7 +63,8 @@ def unsafe(tree):
             names = [alias.name for alias in node.names]
             names += [node.module or ''] if isinstance(node, ast.ImportFrom) else []
             yield from (name for name in names if name.split('.')[0] in LOADERS)
-            yield from (f'{node.module}.{name}' for name in names if isinstance(node, ast.ImportFrom) and f'{node.module}.{name}' in CALLS | {'torch.load'})
+            yield from (f'{node.module}.{name}' for name in names if isinstance(node, ast.ImportFrom)
+                        and f'{node.module}.{name}' in CALLS | {'torch.load'})
         elif isinstance(node, ast.Attribute):
             if ast.unparse(node) == 'torch.load' and id(node) not in careful:
                 yield 'torch.load'
@@ -82,15 +85,18 @@ def code_of(path):
 
 
 def test_nothing_runs_code_from_files(root):
-    files = [path for pattern in ('synood/**/*.py', 'nbs/**/*.ipynb', 'tools/*.py', 'setup.py') for path in sorted(root.glob(pattern))]
+    files = [path for pattern in ('synood/**/*.py', 'nbs/**/*.ipynb', 'tools/*.py', 'setup.py')
+             for path in sorted(root.glob(pattern))]
     assert len(files) > 70
-    found = {str(path): list(unsafe(ast.parse(code_of(path)))) for path in files}
-    assert {name: what for name, what in found.items() if what} == {}
+    faults = {str(path): list(unsafe(ast.parse(code_of(path)))) for path in files}
+    assert {name: what for name, what in faults.items() if what} == {}
 
 
 @pytest.mark.parametrize('source', [
-    'import pickle', 'from pickle import loads', 'import joblib', 'import shelve', 'import marshal', 'torch.load("weights.pt")', 'torch.load("weights.pt", weights_only=False)',
-    'from torch import load', 'eval(text)', 'exec(text)', 'yaml.load(text)', 'pd.read_pickle(name)', 'torch.hub.load("owner/name", "model")',
+    'import pickle', 'from pickle import loads', 'import joblib', 'import shelve', 'import marshal',
+    'torch.load("weights.pt")', 'torch.load("weights.pt", weights_only=False)',
+    'from torch import load', 'eval(text)', 'exec(text)', 'yaml.load(text)', 'pd.read_pickle(name)',
+    'torch.hub.load("owner/name", "model")',
     'AutoModel.from_pretrained(name, trust_remote_code=True)', 'np.load(name, allow_pickle=True)'])
 def test_unsafe_sees_what_it_should(source):
     assert list(unsafe(ast.parse(source)))

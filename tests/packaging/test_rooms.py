@@ -1,4 +1,4 @@
-"""A room imports only from itself and from rooms above it, and no two modules of a room import each other in a circle."""
+"""A room imports only from itself and from rooms above it; no two modules of a room import each other."""
 import ast
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -12,13 +12,13 @@ def imports(path):
     package = path.relative_to(ROOT).with_suffix('').parts[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(node, ast.Import):
-            found = [alias.name.split('.') for alias in node.names]
+            targets = [alias.name.split('.') for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = list(package[:len(package) + 1 - node.level]) if node.level else []
             base += node.module.split('.') if node.module else []
-            found = [base] if len(base) > 2 else [[*base, alias.name] for alias in node.names]
+            targets = [base] if len(base) > 2 else [[*base, alias.name] for alias in node.names]
         else: continue
-        yield from (tuple(parts[1:3]) for parts in found if parts[0] == 'synood' and len(parts) > 2)
+        yield from (tuple(parts[1:3]) for parts in targets if parts[0] == 'synood' and len(parts) > 2)
 
 
 def modules():

@@ -31,8 +31,8 @@ def away(clean_python, tmp_path_factory):
 
 
 def test_wheel_scores_an_image_offline(away, clean_python):
-    made = away(clean_python, '-c', SCRIPT)
-    assert made.returncode == 0, made.stderr
+    done = away(clean_python, '-c', SCRIPT)
+    assert done.returncode == 0, done.stderr
     scored = away(clean_python.parent/'synood', 'score', 'known.png', '--detector', 'detector')
     assert scored.returncode == 0, scored.stderr
     header, line = csv.reader(scored.stdout.splitlines())
@@ -45,7 +45,8 @@ def test_wheel_runs_a_stage_and_says_what_reproduce_needs(away, clean_python):
     assert done.returncode == 0 and '"0": "runs' in done.stdout, done.stderr
     refused = away(clean_python.parent/'synood', 'reproduce', '--scale', 'smoke')
     assert refused.returncode == 2
-    assert refused.stderr.strip().splitlines()[-1].startswith('synood: reproduce runs the notebooks of a source checkout')
+    last = refused.stderr.strip().splitlines()[-1]
+    assert last.startswith('synood: reproduce runs the notebooks of a source checkout')
 
 
 def test_a_missing_detector_is_one_line(away, clean_python):

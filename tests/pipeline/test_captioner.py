@@ -1,21 +1,21 @@
 """Candidates for ZOC from published kinds of captioners, with tiny random weights and without a network."""
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import (BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor, CLIPImageProcessor,
-                          GitConfig, GitForCausalLM, GitProcessor)
+from transformers import (BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor,
+                          CLIPImageProcessor, GitConfig, GitForCausalLM, GitProcessor)
 
 from synood.evaluation.benchmark import load_benchmark, training_data
 from synood.outliers.context import Lister
-from synood.models.features import built, find_model, random_folder
+from synood.models.hub import built, find_model, random_folder
 from synood.core.scales import get_scale
 from synood.methods.zoc import ZOC, blip_processor, candidate_words, captioned_tokens, captioner_namer, load_captioner
 
-WORDS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'cat', 'beach', 'umb', '##rella', 'a', '7', '.', *(f'word{chr(97 + k)}' for k in range(26)), '[DEC]', '[ENC]']
+WORDS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'cat', 'beach', 'umb', '##rella', 'a', '7', '.',
+         *(f'word{chr(97 + k)}' for k in range(26)), '[DEC]', '[ENC]']
 SIZE = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
 PICTURES = [Image.fromarray(np.random.default_rng(k).integers(0, 256, (40, 50, 3), np.uint8)) for k in range(3)]
 
@@ -24,14 +24,18 @@ def tokenizer(): return BertTokenizer(vocab={word: i for i, word in enumerate(WO
 
 
 def blip():
-    text = dict(SIZE, vocab_size=len(WORDS) + 3, encoder_hidden_size=32, bos_token_id=WORDS.index('[DEC]'), sep_token_id=3, pad_token_id=0)  # three outputs that are no token
+    text = dict(SIZE, vocab_size=len(WORDS) + 3, encoder_hidden_size=32,  # three outputs that are no token
+                bos_token_id=WORDS.index('[DEC]'), sep_token_id=3, pad_token_id=0)
     config = BlipConfig(text_config=text, vision_config=dict(SIZE, image_size=32, patch_size=16, initializer_range=.5))
-    return BlipForConditionalGeneration, config, BlipProcessor(BlipImageProcessor(size=dict(height=32, width=32)), tokenizer())
+    processor = BlipProcessor(BlipImageProcessor(size=dict(height=32, width=32)), tokenizer())
+    return BlipForConditionalGeneration, config, processor
 
 
 def git():
-    config = GitConfig(vision_config=dict(SIZE, image_size=32, patch_size=16), vocab_size=len(WORDS), bos_token_id=2, eos_token_id=3, pad_token_id=0, **SIZE)
-    return GitForCausalLM, config, GitProcessor(CLIPImageProcessor(size=dict(shortest_edge=32), crop_size=dict(height=32, width=32)), tokenizer())
+    config = GitConfig(vision_config=dict(SIZE, image_size=32, patch_size=16), vocab_size=len(WORDS), bos_token_id=2,
+                       eos_token_id=3, pad_token_id=0, **SIZE)
+    images = CLIPImageProcessor(size=dict(shortest_edge=32), crop_size=dict(height=32, width=32))
+    return GitForCausalLM, config, GitProcessor(images, tokenizer())
 
 
 @pytest.fixture(params=[blip, git])
@@ -52,10 +56,10 @@ def test_a_folder_gives_the_likeliest_tokens_of_every_step(saved):
     assert tokens.shape == (3, 6, 4) and tokens.dtype == np.int32
     pixels = processor(images=PICTURES, return_tensors='pt')['pixel_values']
     written = model.generate(pixel_values=pixels, max_new_tokens=6, do_sample=False, num_beams=1)
-    for found, sentence in zip(tokens[..., 0].tolist(), written.tolist()):
+    for likeliest, sentence in zip(tokens[..., 0].tolist(), written.tolist()):
         sentence = sentence[1:]  # after the token that opens it
         end = sentence.index(3) + 1 if 3 in sentence else len(sentence)
-        assert found[:end] == sentence[:end]
+        assert likeliest[:end] == sentence[:end]
     assert (captioned_tokens(captioner, PICTURES[1:2], 6, 4) == tokens[1:2]).all()
     assert (captioned_tokens(captioner, PICTURES, 6, 1)[..., 0] == tokens[..., 0]).all()
 
@@ -70,13 +74,14 @@ def test_words_are_whole_and_of_letters(saved):
 
 def test_a_row_by_a_captioner(saved, tmp_path):
     folder = saved[0]
-    scale = replace(get_scale('smoke'), name='tiny', n_test=20, captioner=(str(folder),), captions='', zoc_tokens=3, zoc_top=5)
+    scale = get_scale('smoke').replace(name='tiny', n_test=20, captioner=(str(folder),), captions='',
+                                       zoc=dict(max_new_tokens=3, top_k=5))
     bench = load_benchmark(scale, tmp_path/'runs')
     method, test = ZOC().fit(training_data(bench, ZOC, 0)), bench.features('SUN', ZOC.needs)
     scores, words = method.score(test), method.words(test)
     assert scores.shape == (20,) and ((scores > 0) & (scores <= 1)).all()
-    assert all(scores[i] == 1 for i, said in enumerate(words) if not said)
-    assert ZOC.lacks(scale) == '' and 'a captioner' in ZOC.lacks(replace(scale, captioner=()))
+    assert all(scores[i] == 1 for i, named in enumerate(words) if not named)
+    assert ZOC.lacks(scale) == '' and 'a captioner' in ZOC.lacks(scale.replace(captioner=()))
     assert not list((tmp_path/'runs').rglob('zoc*'))  # no decoder was trained
 
 
@@ -92,13 +97,16 @@ def test_sentences_end_at_a_special_token():
 
 def test_what_is_no_captioner_says_so(saved, monkeypatch):
     folder = saved[0]
-    with pytest.raises(FileNotFoundError, match='tried nobody/nothing .*captioner = '): load_captioner(('nobody/nothing',))
+    with pytest.raises(FileNotFoundError, match='tried nobody/nothing .*captioner = '):
+        load_captioner(('nobody/nothing',))
     for file in folder.glob('token*'): file.unlink()  # transformers then brings a tokenizer without a word
-    with pytest.raises(ValueError, match='whole words cannot be told'): captioner_namer(load_captioner((str(folder),)), 3, 4)
+    with pytest.raises(ValueError, match='whole words cannot be told'):
+        captioner_namer(load_captioner((str(folder),)), 3, 4)
     load_captioner.cache_clear()
     with monkeypatch.context() as patched:
-        patched.setattr('synood.outliers.context.AutoProcessor.from_pretrained', lambda _: tokenizer())
-        with pytest.raises(ValueError, match='a captioner needs a processor with a tokenizer, this one is BertTokenizer'): load_captioner((str(folder),))
+        patched.setattr('transformers.AutoProcessor.from_pretrained', lambda _: tokenizer())
+        with pytest.raises(ValueError, match='needs a processor with a tokenizer, this one is BertTokenizer'):
+            load_captioner((str(folder),))
     (folder/'model.safetensors').rename(folder/'pytorch_model.bin')
     with pytest.raises(ValueError, match='holds no .safetensors'): load_captioner((str(folder),))
 

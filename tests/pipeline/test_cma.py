@@ -11,19 +11,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from synood.core.runs import embedded_folder
+from synood.core.files import embedded_folder
 
 TRAINING = '''
 import sys
-from dataclasses import replace
 from pathlib import Path
 import torch
 from accelerate import PartialState
 from safetensors.torch import save_file
 from synood.methods import cma
-from synood.models.features import load_clip, save_clip
+from synood.models.clip import load_clip, save_clip
 from synood.data.images import open_sets
-from synood.core.runs import run_stage
+from synood.core.stages import run_stage
 from synood.core.scales import get_scale
 
 folder, clip_id, seconds, epochs = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
@@ -33,12 +32,13 @@ def counted(model, *args):
     global steps
     loss, steps = real_step(model, *args), steps + 1
     if steps == 2 and state.is_main_process:  # a step of seven images
-        save_file({name: p.grad.contiguous().clone() for name, p in model.named_parameters()}, folder/'gradients.safetensors')
+        gradients = {name: p.grad.contiguous().clone() for name, p in model.named_parameters()}
+        save_file(gradients, folder/'gradients.safetensors')
     return loss
 
 cma.contrast_step = counted
-scale = replace(get_scale('smoke'), name='tiny', n_train=1, n_test=10, cma_lr=1e-5, cma_batch=7, cma_chunk=4,
-                cma_epochs=epochs, cma_warmup=1, clip=(clip_id,))
+quick = dict(lr=1e-5, batch_size=7, chunk_size=4, epochs=epochs, warmup_steps=1)
+scale = get_scale('smoke').replace(name='tiny', n_train=1, n_test=10, cma=quick, clip=(clip_id,))
 with state.main_process_first():
     images = open_sets(run_stage('images', scale, (0,), folder/'runs')[0])['train']
 clip = load_clip(scale.clip)
@@ -90,15 +90,21 @@ def test_two_processes_train_the_same_network_as_one(script, tmp_path):
     assert max(np.abs(alone[key] - before[key]).max() for key in alone) > 3e-5
 
 
+def saved_at(checkpoint):
+    "When a checkpoint was written; 0: there is none."
+    return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+
+
 def test_killed_at_any_step_it_ends_in_the_same_bits(script, tmp_path):
     settings = ('embedded:clip-small', 0, 12)
     assert ' 36 of 36 steps' in run(script, tmp_path/'straight', *settings)
     folder, draw = tmp_path/'killed', random.Random(0)
     checkpoint = folder/'checkpoint.safetensors'
     for _ in range(2):
-        process = subprocess.Popen(command(script, folder, *settings), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | ALONE)
-        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        while process.poll() is None and not (checkpoint.exists() and checkpoint.stat().st_mtime_ns > before): time.sleep(.005)
+        before = saved_at(checkpoint)
+        process = subprocess.Popen(command(script, folder, *settings), env=os.environ | ALONE,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and saved_at(checkpoint) <= before: time.sleep(.005)
         time.sleep(draw.random()*.3)
         process.send_signal(signal.SIGKILL)
         process.wait()

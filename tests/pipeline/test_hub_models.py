@@ -1,16 +1,15 @@
 """Published model ids, resolved in a local cache without a network."""
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import open_clip
 import pytest
 from PIL import Image
 
-from synood.models import features
-from synood.models.features import encode_images, find_model, load_clip, save_clip
-from synood.core.runs import run_stage
+from synood.models.clip import encode_images, load_clip, save_clip
+from synood.models.hub import find_model, models_used
+from synood.core.stages import run_stage
 from synood.core.scales import get_scale
 
 
@@ -30,13 +29,14 @@ def hub(tmp_path, monkeypatch):
     snapshot.mkdir(parents=True)
     shutil.copy(embedded/'open_clip_model.safetensors', snapshot)
     published = dict(hf_hub='someone/miniature/', **config['preprocess_cfg'])
-    known = lambda *names: published if names == ('Miniature-1', 'published') else {}
-    monkeypatch.setattr(features.open_clip, 'get_pretrained_cfg', known)
+
+    def known(*names): return published if names == ('Miniature-1', 'published') else {}
+    monkeypatch.setattr(open_clip, 'get_pretrained_cfg', known)
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path/'hub'))
     monkeypatch.delenv('SYNOOD_DOWNLOAD', raising=False)
-    usual = features.open_clip.get_tokenizer
+    usual = open_clip.get_tokenizer
     words = usual(f'local-dir:{embedded}')
-    monkeypatch.setattr(features.open_clip, 'get_tokenizer',
+    monkeypatch.setattr(open_clip, 'get_tokenizer',
                         lambda name: words if name == 'Miniature-1' else usual(name))
     return snapshot
 
@@ -69,7 +69,7 @@ def test_nothing_is_downloaded_unless_asked(hub, monkeypatch):
     def download(repository, local_files_only, **patterns):
         asked.append((repository, local_files_only))
         return str(hub)
-    monkeypatch.setattr(features, 'snapshot_download', download)
+    monkeypatch.setattr('huggingface_hub.snapshot_download', download)
     for wish, offline in (('', False), ('1', True), ('1', False)):
         monkeypatch.setenv('SYNOOD_DOWNLOAD', wish)
         monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', offline)
@@ -78,7 +78,8 @@ def test_nothing_is_downloaded_unless_asked(hub, monkeypatch):
 
 
 def test_a_published_clip_that_was_trained_further_is_a_folder_of_its_own(hub, tmp_path):
-    published, kept = load_clip(('Miniature-1/published',)), tmp_path/'kept'
+    published = load_clip(('Miniature-1/published',))
+    kept = tmp_path/'kept'
     kept.mkdir()
     save_clip(published.model, ('Miniature-1/published',), kept)
     config = json.loads((kept/'open_clip_config.json').read_text())
@@ -89,11 +90,13 @@ def test_a_published_clip_that_was_trained_further_is_a_folder_of_its_own(hub, t
         if file.name not in ('open_clip_config.json', 'manifest.json'): shutil.copy(file, kept)
     shutil.copy(find_model(('embedded:clip',))/'merges.txt', kept)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 64, 3), np.uint8))
-    np.testing.assert_array_equal(encode_images(load_clip((str(kept),)), [picture]), encode_images(published, [picture]))
+    again = load_clip((str(kept),))
+    np.testing.assert_array_equal(encode_images(again, [picture]), encode_images(published, [picture]))
 
 
 def test_a_manifest_names_the_revision_that_was_used(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(features, 'models_used', {})
-    scale = replace(get_scale('smoke'), name='tiny', n_train=1, n_test=10, clip=('someone/else', 'Miniature-1/published'))
+    for name in list(models_used): monkeypatch.delitem(models_used, name)
+    ids = 'someone/else', 'Miniature-1/published'
+    scale = get_scale('smoke').replace(name='tiny', n_train=1, n_test=10, clip=ids)
     folder = run_stage('negatives', scale, (0,), tmp_path)[0]
     assert json.loads((folder/'manifest.json').read_text())['models'] == {'Miniature-1/published': hub.name}

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synood.models.features import (classifier_features, encode_images, image_features, load_classifier,
-                             load_clip)
+from synood.models.classifier import classifier_features, load_classifier
+from synood.models.clip import encode_images, image_features, load_clip
 from synood.data.images import check_images, complexity, image_folder, read_image, richest
 
 ODD = (37, 211)
@@ -79,7 +79,7 @@ def test_classifier_features_of_every_variant(variants, tmp_path):
 def test_a_photograph_cut_short_is_named(variants):
     path = variants.path(0)
     path.write_bytes(path.read_bytes()[:path.stat().st_size//2])
-    (found, problem), = check_images(variants)[0]
-    assert found == path and 'truncated' in problem
+    (broken, problem), = check_images(variants)[0]
+    assert broken == path and 'truncated' in problem
     with pytest.raises(ValueError, match=path.name):
         image_features(load_clip(('embedded:clip',)), variants)

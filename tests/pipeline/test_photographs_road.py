@@ -6,12 +6,22 @@ from synood.evaluation.benchmark import experiment
 from synood.detector import OODDetector
 from synood.outliers.finetuning import SynOOD
 from synood.data.images import image_folder, read_image
-from synood.core.runs import run_stage
+from synood.core.stages import run_stage
 from synood.core.scales import get_scale
 from synood.scores.method import NegLabel
 from synood.outliers.synthesis import read_synthetic
 
-TOML = 'base = "smoke"\nworld = "photographs"\ndata = "{data}"\nm = 2\nn_train = 0\nn_test = 0\niterations = 1\nsteps = 4\nbatch = 2\n'
+TOML = """base = "smoke"
+world = "photographs"
+data = "{data}"
+m = 2
+n_train = 0
+n_test = 0
+[synthesis]
+iterations = 1
+steps = 4
+batch_size = 2
+"""
 
 
 @pytest.fixture
@@ -37,9 +47,9 @@ def scale(photos, tmp_path):
 
 def test_the_whole_road_runs_on_photographs(scale, tmp_path):
     with pytest.warns(UserWarning, match='know the miniature and no photographs'):
-        made, records = read_synthetic(run_stage('synthesis', scale, (0,), tmp_path/'runs')[0], 'grad')
+        pictures, records = read_synthetic(run_stage('synthesis', scale, (0,), tmp_path/'runs')[0], 'grad')
     assert [r['name'] for r in records] == ['flower', 'temple']
-    assert all(made.read(i).size == (64, 64) for i in range(2))
+    assert all(pictures.read(i).size == (64, 64) for i in range(2))
     rows = experiment('photographs', [NegLabel(), SynOOD()], get_scale(scale), (0,), tmp_path/'runs')
     assert len(rows) == 10 and np.isfinite(rows.auroc).all() and (rows.n_id == 8).all()
 

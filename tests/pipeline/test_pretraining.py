@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from synood.app.pretraining import (MODELS, SHELVES, Plan, embedded_folder, file_hash, manifest, pretrain, report_card,
-                                shipped_card, trainees)
+from synood.app.pretraining import MODELS, SHELVES, Plan, manifest, pretrain, report_card, shipped_card, trainees
+from synood.core.files import embedded_folder, file_hash
 
 FEW = dict.fromkeys(SHELVES, 12)
 SHORT = {name: Plan(samples=480, batch=12, lr=1e-3, warmup=4, average=.9 if name == 'inpainting' else 0.)
@@ -24,7 +24,7 @@ def school(tmp_path_factory):
 def test_every_recipe_learns(school, name):
     assert sorted(SHORT) == sorted(trainees)
     about = manifest(pretrain(name, school, SHORT, FEW))
-    losses = [loss for _, loss, _ in about['curve']]
+    losses = [loss for _, loss in about['curve']]
     assert len(losses) == 40
     assert sum(losses[-8:]) < .9*sum(losses[:8])
     assert about['samples'] == 480
@@ -46,7 +46,7 @@ def test_killed_and_resumed_is_the_same_network(tmp_path):
         command = [sys.executable, str(script), str(tmp_path/name)]
         if kill:
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-            checkpoint = tmp_path/name/'classifier'/'checkpoint.pt'
+            checkpoint = tmp_path/name/'classifier'/'checkpoint.safetensors'
             while not checkpoint.exists():
                 assert process.poll() is None, 'it ended before its first checkpoint'
                 time.sleep(.05)
@@ -56,7 +56,7 @@ def test_killed_and_resumed_is_the_same_network(tmp_path):
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
         hashes.append(manifest(tmp_path/name/'classifier'/'network')['sha256'])
     assert hashes[0] == hashes[1]
-    assert not (tmp_path/'cut'/'classifier'/'checkpoint.pt').exists()
+    assert not (tmp_path/'cut'/'classifier'/'checkpoint.safetensors').exists()
 
 
 def test_another_plan_does_not_overwrite_a_network(school):
@@ -68,9 +68,9 @@ def test_another_plan_does_not_overwrite_a_network(school):
 @pytest.mark.parametrize('name', MODELS)
 def test_files_are_what_the_manifest_says(name):
     folder, about = embedded_folder(name), manifest(name)
-    found = {p.relative_to(folder).as_posix(): file_hash(p) for p in folder.rglob('*')
+    hashes = {p.relative_to(folder).as_posix(): file_hash(p) for p in folder.rglob('*')
              if p.is_file() and p.name != 'manifest.json'}
-    assert found == about['sha256']
+    assert hashes == about['sha256']
     assert {'recipe', 'samples', 'commit', 'curve', 'metrics', 'built_from', 'packages'} <= set(about)
     assert not about['commit'].endswith('dirty')
     assert about['recipe']['seed'] == 0
@@ -84,9 +84,10 @@ def test_all_weights_together_stay_small():
 def test_recipes_are_the_ones_that_were_run():
     for name in MODELS:
         about = manifest(name)
-        for made in (about, *about['built_from'].values()):
-            recipe = json.loads(json.dumps(vars(trainees[made['name']].plan) | {'mix': trainees[made['name']].mix}))
-            assert made['recipe'].items() >= recipe.items(), made['name']
+        for network in (about, *about['built_from'].values()):
+            trainee = trainees[network['name']]
+            recipe = json.loads(json.dumps(vars(trainee.plan) | {'mix': trainee.mix}))
+            assert network['recipe'].items() >= recipe.items(), network['name']
 
 
 def test_the_report_card_can_be_had_again(tmp_path):

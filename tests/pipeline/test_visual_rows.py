@@ -1,6 +1,6 @@
 """The visual rows of Table 1: what they cost in passes of a network, and what it takes to add one."""
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,15 +8,13 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 import synood.scores.method as scores
 from synood.evaluation.benchmark import experiment, load_benchmark
-from synood.app.cli import app
 from synood.core.scales import get_scale
 from synood.methods.logits import LogitScore
 
-SCALE = replace(get_scale('smoke'), name='tiny', n_test=10, draws=2, seeds=(0, 1))
+SCALE = get_scale('smoke').replace(name='tiny', n_test=10, test_splits=2, seeds=(0, 1))
 
 
 def test_every_network_sees_an_image_once(passes, tmp_path):
@@ -30,7 +28,8 @@ def test_every_network_sees_an_image_once(passes, tmp_path):
     assert passes == {'clip image': images, 'classifier': images}
     odin = experiment('odin', [scores.get_method('ODIN')()], SCALE, root=tmp_path)
     pushed = next(name for name in passes if name.startswith('ODIN'))
-    assert passes == {'clip image': images, 'classifier': images, pushed: images - len(load_benchmark(SCALE, tmp_path).sets['train'])}
+    tested = images - len(load_benchmark(SCALE, tmp_path).sets['train'])
+    assert passes == {'clip image': images, 'classifier': images, pushed: tested}
     assert len(odin) == 2*5
 
 
@@ -54,21 +53,19 @@ def made_up():
     scores._methods.update(before)
 
 
-def test_a_new_method_is_listed(made_up):
-    listed = CliRunner().invoke(app, ['methods']).output
-    assert any(line.split('  ')[0] == made_up and 'made up for a test' in line for line in listed.splitlines())
-
-
 def test_a_new_method_is_in_the_results_and_in_the_table(made_up, tmp_path, monkeypatch):
-    for name in set(scores.methods()) - {'MSP', 'MCM', 'CSP', 'NegLabel', 'NegLabel (OpenOOD)', 'AdaNeg', 'TANL', 'SynOOD', made_up}: monkeypatch.delitem(scores._methods, name)
+    few = {'MSP', 'MCM', 'CSP', 'NegLabel', 'NegLabel (OpenOOD)', 'AdaNeg', 'TANL', 'SynOOD', made_up}
+    for name in set(scores.methods()) - few: monkeypatch.delitem(scores._methods, name)
     matplotlib.use('Agg')
     notebook = json.loads((Path(__file__).parents[2]/'nbs'/'9_experiments'/'table1.ipynb').read_text())
     names = dict(display=lambda *a: None, scale='smoke', seeds=(), root=str(tmp_path/'runs'))
     for cell in notebook['cells']:
-        if cell['cell_type'] == 'code' and ''.join(cell['source']).startswith('#| stage'): exec(''.join(cell['source']), names)
+        source = ''.join(cell['source'])
+        if cell['cell_type'] == 'code' and source.startswith('#| stage'): exec(source, names)
     folder = tmp_path/'paper_figures'/'smoke'
     results = pd.read_csv(folder/'results.csv')
     assert len(results[results.method == made_up]) == 5
     table = pd.read_csv(folder/'table1.csv').set_index('method')
-    assert table.loc[made_up, 'network'] == 'embedded:clip, then a linear head' and table.loc[made_up, 'in the paper'] == 'no'
+    assert table.loc[made_up, 'network'] == 'embedded:clip, then a linear head'
+    assert table.loc[made_up, 'in the paper'] == 'no'
     assert f'| {made_up} |' in (folder/'table1.md').read_text()

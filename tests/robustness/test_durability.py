@@ -1,4 +1,4 @@
-"""What is finished stays: through a power cut, beside other containers, for other users; and what is harmed is named."""
+"""What is finished stays: through a power cut, beside other containers, for other users. What is harmed is named."""
 import ast
 import errno
 import fcntl
@@ -8,19 +8,20 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from synood.core import runs
+from synood.core import files as core_files
+from synood.core import stages
 from synood.app.cli import main
-from synood.models.features import cached, image_features, load_clip
+from synood.models.cache import cached
+from synood.models.clip import image_features, load_clip
 from synood.data.images import image_folder, open_sets
-from synood.core.runs import (atomic_file, atomic_folder, atomic_write, code_hash, file_hash, log_time, run_stage, stage_problem,
-                         sweep, temporary)
+from synood.core.files import atomic_file, atomic_folder, atomic_write, code_hash, file_hash, sweep, temporary
+from synood.core.stages import log_time, run_stage, stage_problem
 from synood.core.scales import get_scale
 
 SMOKE = get_scale('smoke')
@@ -40,16 +41,19 @@ print('found', rows.auroc.mean(), rows.fpr95.mean())
 
 @pytest.fixture
 def loop_disk(tmp_path):
-    "A file system in a file: its folder, and what makes a copy of the file take its place, as a cut of the power would."
+    "A file system in a file: its folder, and a function that leaves what had reached the disk, as a power cut does."
     image, folder = tmp_path/'disk.img', tmp_path/'disk'
     folder.mkdir()
-    if not all(map(shutil.which, ('mkfs.ext4', 'mount'))) or os.getuid(): pytest.skip('root, mkfs.ext4 and mount are needed')
+    if not all(map(shutil.which, ('mkfs.ext4', 'mount'))) or os.getuid():
+        pytest.skip('root, mkfs.ext4 and mount are needed')
     with open(image, 'wb') as f: f.truncate(200*2**20)
     subprocess.run(['mkfs.ext4', '-q', image], check=True)
     mounted = subprocess.run(['mount', '-o', 'loop', image, folder], capture_output=True, text=True)
     if mounted.returncode: pytest.skip(f'no loop device: {mounted.stderr.strip()}')
+
     def cut():
-        subprocess.run(['cp', '--sparse=always', image, tmp_path/'cut.img'], check=True)  # what has reached the disk by now
+        # what has reached the disk by now
+        subprocess.run(['cp', '--sparse=always', image, tmp_path/'cut.img'], check=True)
         subprocess.run(['umount', folder], check=True)
         subprocess.run(['mount', '-o', 'loop', tmp_path/'cut.img', folder], check=True)
     yield folder, cut
@@ -75,7 +79,9 @@ def test_a_power_cut_leaves_nothing_empty(loop_disk):
 
 def operations(monkeypatch):
     "Names of files that were synced and renamed, in order."
-    seen, sync, rename = [], os.fsync, os.replace
+    seen = []
+    sync, rename = os.fsync, os.replace
+
     def synced(handle):
         seen.append(('sync', os.readlink(f'/proc/self/fd/{handle}')))
         sync(handle)
@@ -92,13 +98,16 @@ def test_contents_come_before_names(tmp_path, monkeypatch):
     place, seen = tmp_path.resolve(), operations(monkeypatch)
     atomic_write(place/'a.txt', 'a')
     (_, first), rename, folder = seen
-    assert first.startswith(str(place/'a.txt.tmp-')) and rename == ('rename', str(place/'a.txt')) and folder == ('sync', str(place))
+    assert first.startswith(str(place/'a.txt.tmp-'))
+    assert rename == ('rename', str(place/'a.txt'))
+    assert folder == ('sync', str(place))
     seen.clear()
     with atomic_folder(place/'new'/'folder') as f:
         (f/'deep').mkdir()
         (f/'deep'/'b.txt').write_text('b')
     names = [Path(path).name.split('.tmp-')[0] for _, path in seen]
-    assert names == [place.name, 'b.txt', 'deep', 'folder', 'folder', 'new'] and [kind for kind, _ in seen] == ['sync']*4 + ['rename', 'sync']
+    assert names == [place.name, 'b.txt', 'deep', 'folder', 'folder', 'new']
+    assert [kind for kind, _ in seen] == ['sync']*4 + ['rename', 'sync']
     seen.clear()
     log_time(place/'log', 'toy', 0, 1.)
     assert seen[-1] == ('sync', str(place/'log'/'timings.csv'))
@@ -106,11 +115,13 @@ def test_contents_come_before_names(tmp_path, monkeypatch):
 
 def test_a_stage_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     seen = operations(monkeypatch)
-    final = run_stage('world', replace(SMOKE, name='cut', world='dev', n_train=2, n_test=10), (0,), tmp_path)[0]
+    final = run_stage('world', SMOKE.replace(name='cut', world='dev', n_train=2, n_test=10), (0,), tmp_path)[0]
     end = seen.index(('rename', str(final)))
     part = final.with_name(final.name + '.part')
-    synced = {Path(path).relative_to(part) for kind, path in seen[:end] if kind == 'sync' and Path(path).is_relative_to(part)}
-    assert {p.relative_to(final) for p in final.rglob('*') if p.is_file()} <= synced and seen[end + 1] == ('sync', str(final.parent))
+    synced = {Path(path).relative_to(part) for kind, path in seen[:end]
+              if kind == 'sync' and Path(path).is_relative_to(part)}
+    assert {p.relative_to(final) for p in final.rglob('*') if p.is_file()} <= synced
+    assert seen[end + 1] == ('sync', str(final.parent))
 
 
 def test_a_disk_that_cannot_sync_is_taken_as_it_is_and_a_broken_one_is_not(tmp_path, monkeypatch):
@@ -128,16 +139,17 @@ def test_a_disk_that_cannot_sync_is_taken_as_it_is_and_a_broken_one_is_not(tmp_p
 
 def shaped(path, **parts):
     "A temporary name with another host, process or start."
-    found = runs._OURS.fullmatch(temporary(path).name)
-    host, pid, started = (parts.get(k, found[i]) for i, k in enumerate(('host', 'pid', 'started'), 1))
+    match = core_files._OURS.fullmatch(temporary(path).name)
+    host, pid, started = (parts.get(k, match[i]) for i, k in enumerate(('host', 'pid', 'started'), 1))
     return path.with_name(f'{path.name}.tmp-{host}-{pid}-{started}-0123abcd')
 
 
 @pytest.mark.skipif(not Path('/proc/self/ns/pid').exists(), reason='needs /proc')
 def test_two_containers_on_one_folder_leave_each_other_alone(tmp_path):
     trial = ['unshare', '-pf', '--mount-proc', 'true']
-    if not shutil.which('unshare') or subprocess.run(trial, capture_output=True).returncode: pytest.skip('no namespaces here')
-    script = ('import sys; from pathlib import Path; from synood.core.runs import sweep, temporary; import os\n'
+    if not shutil.which('unshare') or subprocess.run(trial, capture_output=True).returncode:
+        pytest.skip('no namespaces here')
+    script = ('import sys; from pathlib import Path; from synood.core.files import sweep, temporary; import os\n'
               't = temporary(Path(sys.argv[1])/"x"); t.write_text("half"); sweep(t.parent); print(os.getpid(), t.name)')
     inside = ['unshare', '-pf', '--mount-proc', sys.executable, '-c', script, str(tmp_path)]
     mine = temporary(tmp_path/'y')
@@ -146,7 +158,8 @@ def test_two_containers_on_one_folder_leave_each_other_alone(tmp_path):
     second = subprocess.run(inside, capture_output=True, text=True, check=True).stdout.split()
     assert first[0] == second[0] and first[1][:14] != second[1][:14]  # one process number, two names
     sweep(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {mine.name, first[1], second[1]}  # nobody knows whether they still work
+    # all stay: nobody knows whether the other two still work
+    assert {p.name for p in tmp_path.iterdir()} == {mine.name, first[1], second[1]}
 
 
 def test_who_is_dead(tmp_path):
@@ -170,14 +183,17 @@ def test_who_is_dead(tmp_path):
 
 # ---- rights
 
-@pytest.mark.parametrize('mask, file_mode, folder_mode', [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750), (0o002, 0o664, 0o775)])
+@pytest.mark.parametrize('mask, file_mode, folder_mode',
+                         [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750), (0o002, 0o664, 0o775)])
 def test_files_have_the_mode_that_the_umask_asks_for(tmp_path, mask, file_mode, folder_mode):
     before = os.umask(mask)
     try:
-        scale = replace(SMOKE, name=f'mode{mask}', n_train=2, n_test=10)
+        scale = SMOKE.replace(name=f'mode{mask}', n_train=2, n_test=10)
         folders = [run_stage(name, scale, (0,), tmp_path/'runs')[0] for name in ('negatives', 'selection')]
         cached(tmp_path/'runs'/'cache', {'of': 'ones'}, 3, lambda rows: {'one': np.ones((len(rows), 1))})
-        with atomic_file(tmp_path/'runs'/'single') as f: f.write_text('x'); f.chmod(0o600)
+        with atomic_file(tmp_path/'runs'/'single') as f:
+            f.write_text('x')
+            f.chmod(0o600)
     finally: os.umask(before)
     assert (folders[0]/'negatives.safetensors').exists()
     for path in (tmp_path/'runs').rglob('*'):
@@ -191,7 +207,7 @@ def test_what_stands_can_be_used_by_one_who_may_only_read(tmp_path):
     place.mkdir(mode=0o755)
     try:
         before = os.umask(0o022)
-        scale = replace(SMOKE, name='shared', n_train=2, n_test=10)
+        scale = SMOKE.replace(name='shared', n_train=2, n_test=10)
         images = open_sets(run_stage('images', scale, (0,), place/'runs')[0])['id']
         clip = load_clip(SMOKE.clip)
         expected = image_features(clip, images, place/'runs'/'cache')
@@ -199,11 +215,15 @@ def test_what_stands_can_be_used_by_one_who_may_only_read(tmp_path):
         if not (pid := os.fork()):
             status = 1
             try:
-                os.setgroups([]); os.setgid(65534); os.setuid(65534)
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
                 again = open_sets(run_stage('images', scale, (0,), place/'runs')[0])['id']
                 status = 0 if (image_features(clip, again, place/'runs'/'cache') == expected).all() else 3
             except BaseException as e: print(repr(e), file=sys.stderr)
-            finally: sys.stderr.flush(); os._exit(status)
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     finally: shutil.rmtree(place)
 
@@ -218,27 +238,27 @@ def test_a_place_without_locks_is_named(tmp_path, monkeypatch, capsys, code, wor
     monkeypatch.setattr(fcntl, 'flock', refuses)
     monkeypatch.chdir(tmp_path)
     if work == 'features':
-        with pytest.raises(runs.CannotLock, match='locks') as error:
+        with pytest.raises(core_files.CannotLock, match='locks') as error:
             cached(tmp_path/'cache', {'of': 'ones'}, 1, lambda rows: {'one': np.ones((1, 1))})
-        said = str(error.value)
+        message = str(error.value)
     elif work == 'score':
         from synood.app.commands import write_scores
-        with pytest.raises(runs.CannotLock, match='locks') as error:
+        with pytest.raises(core_files.CannotLock, match='locks') as error:
             write_scores(None, tmp_path, tmp_path/'out.csv', False, 'key')
-        said = str(error.value)
+        message = str(error.value)
     else:
         with pytest.raises(SystemExit) as ended: main(['run', 'images', '--scale', 'smoke', '--root', 'the_root'])
-        said = capsys.readouterr().err.strip().splitlines()[-1]
-        assert ended.value.code == 2 and 'the_root' in said
-    assert 'its file system refuses locks' in said and 'local disk' in said and '\n' not in said
+        message = capsys.readouterr().err.strip().splitlines()[-1]
+        assert ended.value.code == 2 and 'the_root' in message
+    assert 'its file system refuses locks' in message and 'local disk' in message and '\n' not in message
 
 
-PACKAGE = Path(runs.__file__).parents[1]
+PACKAGE = Path(core_files.__file__).parents[1]
 
 
 def test_no_module_takes_a_lock_of_its_own():
     for path in PACKAGE.rglob('*.py'):
-        if path.stem != 'runs': assert 'FileLock' not in path.read_text(encoding='utf-8'), path
+        if path.stem != 'files': assert 'FileLock' not in path.read_text(encoding='utf-8'), path
 
 
 # ---- caches
@@ -268,9 +288,11 @@ def pictures(folder, colours):
 
 
 def test_a_file_with_the_old_size_and_time_is_another(tmp_path, later):
-    folder, other = pictures(tmp_path/'a', dict(one='red', two='green')), pictures(tmp_path/'b', dict(one='blue'))
+    folder = pictures(tmp_path/'a', dict(one='red', two='green'))
+    other = pictures(tmp_path/'b', dict(one='blue'))
     clip, cache = load_clip(SMOKE.clip), tmp_path/'cache'
-    first, known = image_features(clip, image_folder(folder, labelled=False), cache), file_hash(folder/'one.bmp')
+    first = image_features(clip, image_folder(folder, labelled=False), cache)
+    known = file_hash(folder/'one.bmp')
     same_size_and_time(other/'one.bmp', folder/'one.bmp')
     assert file_hash(folder/'one.bmp') == file_hash(other/'one.bmp') != known
     again = image_features(clip, image_folder(folder, labelled=False), cache)
@@ -284,7 +306,7 @@ def test_a_file_with_the_old_size_and_time_is_another(tmp_path, later):
 
 
 def test_a_network_with_the_old_size_and_time_is_another(tmp_path, later):
-    from synood.models.features import encode_text, save_clip
+    from synood.models.clip import encode_text, save_clip
     import torch
     folders = [tmp_path/'first', tmp_path/'second']
     clip = load_clip(SMOKE.clip)
@@ -295,18 +317,19 @@ def test_a_network_with_the_old_size_and_time_is_another(tmp_path, later):
             def state_dict(self): return {k: v*factor if k == 'text_projection' else v for k, v in model.items()}
         save_clip(Scaled(), SMOKE.clip, folder)
     ids = (str(folders[0]),)
-    first, key = encode_text(load_clip(ids), ['the nice cat']), runs.stage_key('negatives', replace(SMOKE, clip=ids))
+    first = encode_text(load_clip(ids), ['the nice cat'])
+    key = stages.stage_key('negatives', SMOKE.replace(clip=ids))
     same_size_and_time(folders[1]/'open_clip_model.safetensors', folders[0]/'open_clip_model.safetensors')
     assert not np.allclose(first, encode_text(load_clip(ids), ['the nice cat']))
-    assert key != runs.stage_key('negatives', replace(SMOKE, clip=ids))
+    assert key != stages.stage_key('negatives', SMOKE.replace(clip=ids))
 
 
 def test_a_folder_that_grows_or_changes_is_looked_at_again(tmp_path, later):
     for k, name in enumerate('abcd'): pictures(tmp_path/'data'/name, {str(i): (k*60, i*40, 0) for i in range(2)})
-    scale = replace(SMOKE, name='grow', world='photographs', data=str(tmp_path/'data'), protocol='rehearsal',
-                    n_train=0, n_test=0, m=2)
+    scale = SMOKE.replace(name='grow', world='photographs', data=str(tmp_path/'data'), protocol='rehearsal',
+                          n_train=0, n_test=0, m=2)
     def train(): return open_sets(run_stage('images', scale, (0,), tmp_path/'runs')[0])['train']
-    def key(): return runs.stage_key('images', scale)
+    def key(): return stages.stage_key('images', scale)
     assert len(train()) == 4
     for name in 'abcd': Image.new('RGB', (64, 64), 'white').save(tmp_path/'data'/name/'9.bmp')
     assert len(train()) == 6
@@ -326,12 +349,13 @@ def harms(folder):
     def turn(): big.write_bytes(big.read_bytes()[:-1] + bytes([big.read_bytes()[-1] ^ 1]))
     return dict(lost=files[0].unlink, empty=lambda: files[-1].write_bytes(b''), turned=turn,
                 cut=lambda: os.truncate(big, big.stat().st_size - 1),
-                more=lambda: (folder/'more.txt').write_text(''), unnamed=lambda: (folder/'manifest.json').write_text('{}'))
+                more=lambda: (folder/'more.txt').write_text(''),
+                unnamed=lambda: (folder/'manifest.json').write_text('{}'))
 
 
 @pytest.mark.parametrize('name', ['world', 'images', 'selection', 'negatives', 'contexts'])
 def test_no_stage_is_used_as_something_else(tmp_path, name):
-    scale = replace(SMOKE, name='harm', n_train=2, n_test=10)
+    scale = SMOKE.replace(name='harm', n_train=2, n_test=10)
     folder = run_stage(name, scale, (0,), tmp_path/'runs')[0]
     for harm in harms(folder):
         kept = tmp_path/'kept'
@@ -357,18 +381,18 @@ def test_twins_in_each_others_place(tmp_path):
     swap(*sorted(cache.glob('*.safetensors')))
     with pytest.warns(UserWarning, match='it belongs under another name'): assert (ones('1') == first).all()
     with pytest.warns(UserWarning, match='it belongs under another name'): assert (ones('2') == second).all()
-    folders = [run_stage('world', replace(SMOKE, name='twin', world='dev', n_train=n, n_test=10), (0,), tmp_path)[0]
+    folders = [run_stage('world', SMOKE.replace(name='twin', world='dev', n_train=n, n_test=10), (0,), tmp_path)[0]
                for n in (1, 2)]
     swap(*folders)
     with pytest.raises(ValueError, match='it is the folder .*synood verify --repair'):
-        run_stage('world', replace(SMOKE, name='twin', world='dev', n_train=1, n_test=10), (0,), tmp_path)
+        run_stage('world', SMOKE.replace(name='twin', world='dev', n_train=1, n_test=10), (0,), tmp_path)
 
 
 def test_a_batch_or_a_part_that_was_harmed_before_the_end(tmp_path):
     "What a killed process leaves is as open to harm as what is finished."
     from synood.app.verify import compare, things
-    scale, stop = replace(SMOKE, name='begun', n_train=2), [True]
-    @runs.stage('toy-begun', shared=True)
+    scale, stop = SMOKE.replace(name='begun', n_train=2), [True]
+    @stages.stage('toy-begun', shared=True)
     def begun(job):
         def make(batch, folder):
             if stop and batch == [2]: raise KeyboardInterrupt
@@ -383,8 +407,9 @@ def test_a_batch_or_a_part_that_was_harmed_before_the_end(tmp_path):
         stop.clear()
         with pytest.warns(UserWarning, match='00001 is not what was made before the stop'):
             folder = run_stage('toy-begun', scale, (0,), root)[0]
-    finally: del runs.stages['toy-begun']
-    assert [p.read_text() for p in sorted(folder.glob('*/x'))] == ['[0]', '[1]', '[2]'] and not list(folder.rglob('.made'))
+    finally: del stages.stages['toy-begun']
+    assert [p.read_text() for p in sorted(folder.glob('*/x'))] == ['[0]', '[1]', '[2]']
+    assert not list(folder.rglob('.made'))
 
     def arrays(rows):
         if rows.start == 128 and not stop: raise KeyboardInterrupt
@@ -422,9 +447,9 @@ def test_verify_names_a_detector(tmp_path, capsys):
     assert status()[0] == 0
     file = tmp_path/'runs'/'mine'/'detector.safetensors'
     file.write_bytes(file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1]))
-    code, told = status()
+    code, report = status()
     assert code == 1
-    assert [(d['kind'], d['path'], d['removed']) for d in told['damaged']] == [('detector', str(file.parent), False)]
+    assert [(d['kind'], d['path'], d['removed']) for d in report['damaged']] == [('detector', str(file.parent), False)]
 
 
 # ---- versions
@@ -434,22 +459,24 @@ def test_code_hash_says_what_python_3_11_says():
     if sys.version_info[:2] != (3, 11): pytest.skip('ast.dump of 3.11 is what counts')
     for path in [*PACKAGE.rglob('*.py'), *PACKAGE.with_name('tests').rglob('*.py')]:
         tree = ast.parse(path.read_text(encoding='utf-8'))
-        assert runs._dumped(tree) == ast.dump(tree), path
+        assert core_files._dumped(tree) == ast.dump(tree), path
 
 
 @pytest.mark.parametrize('version', ['3.12', '3.13', '3.14'])
 def test_code_hash_is_the_same_under_other_versions(version, tmp_path):
-    there = [*Path.home().glob(f'.pyenv/versions/{version}*/bin/python'), *filter(None, [shutil.which(f'python{version}')])]
-    found = next((str(p) for p in there if not subprocess.run([p, '-c', ''], capture_output=True).returncode), None)
-    if not found: pytest.skip(f'there is no Python {version} here')
-    source = Path(runs.__file__).read_text(encoding='utf-8')
+    candidates = [*Path.home().glob(f'.pyenv/versions/{version}*/bin/python'), shutil.which(f'python{version}')]
+    working = [str(path) for path in candidates
+               if path and not subprocess.run([path, '-c', ''], capture_output=True).returncode]
+    if not working: pytest.skip(f'there is no Python {version} here')
+    source = Path(core_files.__file__).read_text(encoding='utf-8')
     start, end = source.index('_SINCE = '), source.index('\n# %%', source.index('def code_hash'))
     digest = source[source.index('def digest'):source.index('def mark')]
     script = f'import ast, hashlib, json, sys\nfrom functools import lru_cache\n{digest}{source[start:end]}' \
         '\nfor path in sys.argv[1:]: print(code_hash(open(path, encoding="utf-8").read()))\n'
     (tmp_path/'hash.py').write_text(script, encoding='utf-8')
     files = sorted(PACKAGE.rglob('*.py'))
-    done = subprocess.run([found, str(tmp_path/'hash.py'), *map(str, files)], capture_output=True, text=True, check=True)
+    command = [working[0], str(tmp_path/'hash.py'), *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [code_hash(path.read_text(encoding='utf-8')) for path in files]
 
 
@@ -460,15 +487,15 @@ def test_a_clone_that_pip_never_saw(tmp_path, monkeypatch):
         if name == 'synood': raise importlib.metadata.PackageNotFoundError(name)
         return known(name)
     monkeypatch.setattr(importlib.metadata, 'version', version)
-    assert runs.versions()['synood'] == sys.modules['synood'].__version__
+    assert stages.versions()['synood'] == sys.modules['synood'].__version__
 
 
 # ---- names and texts
 
 def test_names_that_differ_by_capitals_only_are_refused(tmp_path):
-    run_stage('world', replace(SMOKE, name='small', n_train=2, n_test=10), (0,), tmp_path)
+    run_stage('world', SMOKE.replace(name='small', n_train=2, n_test=10), (0,), tmp_path)
     with pytest.raises(ValueError, match='small is there already'):
-        run_stage('world', replace(SMOKE, name='Small', n_train=2, n_test=10), (0,), tmp_path)
+        run_stage('world', SMOKE.replace(name='Small', n_train=2, n_test=10), (0,), tmp_path)
 
 
 def test_every_text_is_utf8(root):

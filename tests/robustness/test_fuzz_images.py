@@ -17,9 +17,10 @@ from synood.detector import OODDetector
 from synood.data.images import check_images, find_files, image_folder, read_image
 
 # pytest resets the filters that `synood.data.images` sets; what a user sees of them, the command shows below.
-pytestmark = [pytest.mark.filterwarnings('ignore::UserWarning'), pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')]
+pytestmark = [pytest.mark.filterwarnings('ignore::UserWarning'),
+              pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')]
 SECONDS = 5  # of work on one file
-BASELINE = 1000  # MB of a process that holds torch and scored one small image; 567 with torch and `synood.data.images` alone
+BASELINE = 1000  # MB of a process with torch that scored one small image; 567 with torch and `synood.data.images` alone
 LARGEST = 1500  # MB that the largest picture adds: libwebp holds one of 89 million pixels four times
 
 
@@ -36,8 +37,9 @@ def saved(detector, tmp_path_factory):
 
 def sources():
     "Valid files of every format, and some photographs if SYNOOD_PHOTOS names a folder."
-    named = os.environ.get('SYNOOD_PHOTOS')
-    return fuzzed.valid(np.random.default_rng(0), sorted(Path(named).glob('*/*.[jJ]*'))[:5] if named else ())
+    photos = os.environ.get('SYNOOD_PHOTOS')
+    photographs = sorted(Path(photos).glob('*/*.[jJ]*'))[:5] if photos else ()
+    return fuzzed.valid(np.random.default_rng(0), photographs)
 
 
 def damaged(folder, count):
@@ -85,13 +87,14 @@ def test_every_valid_file_is_read(tmp_path):
 def test_few_are_read_or_named(few):
     folder, good = few
     for name in find_files(folder, by_content=True):
-        started, held = time.process_time(), len(os.listdir('/dev/fd'))
+        started = time.process_time()
+        n_open = len(os.listdir('/dev/fd'))
         try: assert {read_image(folder/name, orient=orient).mode for orient in (False, True)} == {'RGB'}
         except (ValueError, FileNotFoundError) as e:
             assert str(e).startswith(f'{folder/name}: ') and name not in good
             check_line(str(e).removeprefix(f'{folder/name}: '))
         assert time.process_time() - started < SECONDS, name
-        assert len(os.listdir('/dev/fd')) == held, name
+        assert len(os.listdir('/dev/fd')) == n_open, name
 
 
 def test_check_images_agrees_with_reading(few):
@@ -105,7 +108,7 @@ def test_check_images_agrees_with_reading(few):
 
 def test_few_are_scored_or_named(few, detector):
     folder, good = few
-    (folder/'odd'/'pipe.png').unlink()  # a process that hangs on it could not be stopped here; the command below has a time limit
+    (folder/'odd'/'pipe.png').unlink()  # what hangs on it could not be stopped here; the command below has a time limit
     check_table(pd.concat(detector.stream(folder, size=16)), folder, good)
 
 
@@ -114,20 +117,22 @@ def scored_by_command(folder, saved, *options):
     code = ('import sys; from fuzzed_images import megabytes; from synood.app.cli import main\n'
             'try: main(sys.argv[1:])\n'
             'finally: print(megabytes(), file=sys.stderr)')
-    done = subprocess.run([sys.executable, '-c', code, 'score', str(folder), '--detector', str(saved), *options], capture_output=True,
-                          timeout=600, env=os.environ | dict(PYTHONIOENCODING='utf-8:strict', PYTHONPATH=os.pathsep.join([str(Path(fuzzed.__file__).parent), *sys.path])))
-    *said, peak = done.stderr.decode(errors='surrogateescape').splitlines()
-    peak = float(peak)
-    assert done.returncode == 1, said  # some could not be read
-    ours = [line for line in said if any(word in line for word in ('Warning', 'PIL', 'Traceback', 'Exception'))]
+    path = os.pathsep.join([str(Path(fuzzed.__file__).parent), *sys.path])
+    command = [sys.executable, '-c', code, 'score', str(folder), '--detector', str(saved), *options]
+    done = subprocess.run(command, capture_output=True, timeout=600,
+                          env=os.environ | dict(PYTHONIOENCODING='utf-8:strict', PYTHONPATH=path))
+    *lines, peak = done.stderr.decode(errors='surrogateescape').splitlines()
+    assert done.returncode == 1, lines  # some could not be read
+    ours = [line for line in lines if any(word in line for word in ('Warning', 'PIL', 'Traceback', 'Exception'))]
     assert not ours, ours  # libtiff, in C, writes lines of its own
-    return done.stdout.decode(errors='surrogateescape'), peak
+    return done.stdout.decode(errors='surrogateescape'), float(peak)
 
 
 def test_the_command_names_what_it_cannot_read(few, saved):
     folder, good = few
     text, peak = scored_by_command(folder, saved)
-    check_table(pd.DataFrame(csv.DictReader(io.StringIO(text))).replace('', None), folder, good)  # pandas reads no odd bytes
+    table = pd.DataFrame(csv.DictReader(io.StringIO(text)))  # pandas reads no odd bytes
+    check_table(table.replace('', None), folder, good)
     assert peak < BASELINE + 500
 
 
@@ -137,14 +142,16 @@ def test_many_are_read_or_named_apart(many, tmp_path):
     fuzzed.fill(tmp_path/'large', fuzzed.large())
     rows = []
     for place in (folder, tmp_path):
-        code = subprocess.run([sys.executable, fuzzed.__file__, str(place)], capture_output=True, text=True, timeout=900,
+        command = [sys.executable, fuzzed.__file__, str(place)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900,
                               env=os.environ | dict(PYTHONPATH=os.pathsep.join(sys.path)))
-        assert 'Warning' not in code.stderr and not code.returncode
-        *found, whole = map(json.loads, code.stdout.splitlines())
-        assert len(found) == len(find_files(place, by_content=True))
-        rows += found
+        assert 'Warning' not in done.stderr and not done.returncode
+        *records, whole = map(json.loads, done.stdout.splitlines())
+        assert len(records) == len(find_files(place, by_content=True))
+        rows += records
     table = pd.DataFrame([dict(problem='', crash='', pixels=0) | row for row in rows])
-    print(f'{len(table)} files: {(table.pixels > 0).sum()} read, {(table.problem != "").sum()} named; slowest {table.seconds.max():.1f} s, '
+    print(f'{len(table)} files: {(table.pixels > 0).sum()} read, {(table.problem != "").sum()} named; '
+          f'slowest {table.seconds.max():.1f} s, '
           f'{whole["megabytes"]:.0f} MB before and at most {table.grown.max():.0f} more')
     assert (table.crash == '').all(), table[table.crash != ''].to_dict('records')
     assert ((table.pixels > 0) ^ (table.problem != '')).all()

@@ -3,6 +3,7 @@ import json
 import shutil
 import socket
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
@@ -13,12 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, CLIPTextModel
 
-from synood.models import features
 from synood.outliers.context import ask, load_lister
-from synood.models.features import (built, classify, clip_tokenizer, device, encode_images, encode_text, find_model, load_classifier,
-                             load_clip, models_used, random_folder)
+from synood.models.hub import built, device, find_model, models_used, random_folder
+from synood.models.classifier import classify, load_classifier
+from synood.models.clip import clip_tokenizer, encode_images, encode_text, load_clip
 from synood.core.scales import get_scale
-from synood.outliers.synthesis import _load_painter, blank_latent, blank_text, encode_prompts, load_painter
+from synood.outliers.inpainting import _load_painter, blank_latent, blank_text, encode_prompts, load_painter
 
 OLD, NEW = 'a'*40, 'b'*40  # commits
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 64, 3), np.uint8))
@@ -27,7 +28,7 @@ PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 64, 3),
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     "Hub clients believe they are online; whoever tries, and whoever asks for a download, fails the test."
-    tried, usual = [], features.snapshot_download
+    tried, usual = [], huggingface_hub.snapshot_download
     def cut_off(*where, **_):
         tried.append(where)
         raise OSError('no network in this test')
@@ -36,7 +37,7 @@ def no_network(monkeypatch):
         return usual(repository, **options)
     for owner, name in ((socket, 'getaddrinfo'), (socket, 'create_connection'), (socket.socket, 'connect')):
         monkeypatch.setattr(owner, name, cut_off)
-    monkeypatch.setattr(features, 'snapshot_download', local_only)
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', local_only)
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', False)
     monkeypatch.delenv('SYNOOD_DOWNLOAD', raising=False)
     yield
@@ -104,16 +105,19 @@ def test_a_missing_model_is_one_line_that_says_what_to_do(kind, hub, monkeypatch
     with pytest.raises(FileNotFoundError) as caught:
         LOADERS[kind](('someone/thing', 'someone/else@v3', 'nonsense'))
     message = str(caught.value)
+    setting = 'context_model' if kind == 'lister' else kind
     assert '\n' not in message
-    for part in ('someone/thing (hub someone/thing: not in the local cache)', 'someone/else@v3 (hub someone/else: not in',
-                 'nonsense (neither a folder nor a hub id)', f'{kind} = ["./folder"]', 'SYNOOD_DOWNLOAD=1'):
+    for part in ('someone/thing (hub someone/thing: not in the local cache)',
+                 'someone/else@v3 (hub someone/else: not in', 'nonsense (neither a folder nor a hub id)',
+                 f'{setting} = ["./folder"]', 'SYNOOD_DOWNLOAD=1'):
         assert part in message
 
 
 def test_offline_overrules_the_wish_to_download(hub, monkeypatch):
     monkeypatch.setenv('SYNOOD_DOWNLOAD', '1')
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
-    with pytest.raises(FileNotFoundError, match='not in the local cache.*or unset HF_HUB_OFFLINE and set SYNOOD_DOWNLOAD=1'):
+    advice = 'not in the local cache.*or unset HF_HUB_OFFLINE and set SYNOOD_DOWNLOAD=1'
+    with pytest.raises(FileNotFoundError, match=advice):
         find_model(('someone/thing',), 'clip')
 
 
@@ -133,10 +137,12 @@ def test_a_pin_stands_behind_the_names_of_timm_and_open_clip(hub, tmp_path, monk
     del config['model_cfg']['text_cfg']['hf_tokenizer_name']
     (tmp_path/'Miniature-2.json').write_text(json.dumps(config['model_cfg']))
     open_clip.add_model_config(tmp_path/'Miniature-2.json')
-    known = lambda *names: dict(hf_hub='someone/clip/', **config['preprocess_cfg']) if names == ('Miniature-2', 'published') else {}
-    monkeypatch.setattr(features.open_clip, 'get_pretrained_cfg', known)
+    published = dict(hf_hub='someone/clip/', **config['preprocess_cfg'])
+
+    def known(*names): return published if names == ('Miniature-2', 'published') else {}
+    monkeypatch.setattr(open_clip, 'get_pretrained_cfg', known)
     words = open_clip.get_tokenizer(f'local-dir:{embedded}')
-    monkeypatch.setattr(features.open_clip, 'get_tokenizer', lambda name: words)
+    monkeypatch.setattr(open_clip, 'get_tokenizer', lambda name: words)
     hub('someone/clip', clip)
     old, new = (encode_text(load_clip((f'Miniature-2/published{pin}',)), ['the nice cat']) for pin in ('', '@v2'))
     assert not np.allclose(old, new)
@@ -154,7 +160,8 @@ def test_shards_are_read_whole_or_not_at_all_and_half_precision_twins_are_left_a
     shutil.rmtree(pipe/'unet')
     unet.save_pretrained(pipe/'unet', max_shard_size='8MB')
     assert len(list(lister.glob('model-*-of-*'))) > 1 < len(list((pipe/'unet').glob('*-of-*')))
-    twin = {name: torch.zeros_like(x) for name, x in load_file(pipe/'vae'/'diffusion_pytorch_model.safetensors').items()}
+    weights = load_file(pipe/'vae'/'diffusion_pytorch_model.safetensors')
+    twin = {name: torch.zeros_like(x) for name, x in weights.items()}
     save_file(twin, pipe/'vae'/'diffusion_pytorch_model.fp16.safetensors')
     np.testing.assert_allclose(painted((str(pipe),)), painted(('embedded:inpainting',)), rtol=1e-6)
     np.testing.assert_allclose(total(load_lister((str(lister),)).model), total(whole), rtol=1e-6)
@@ -170,10 +177,10 @@ def test_an_id_as_open_clip_and_timm_write_it_is_the_repository(hub):
         for name in (f'someone/{kind}', f'someone/{kind}@v2'):
             np.testing.assert_array_equal(LOADERS[kind]((f'hf-hub:{name}',)), LOADERS[kind]((name,)))
         assert models_used[f'hf-hub:someone/{kind}@v2'] == NEW
-    for name, said in (('someone/else', r'\(hub someone/else: not in the local cache\).*SYNOOD_DOWNLOAD=1'),
+    for name, message in (('someone/else', r'\(hub someone/else: not in the local cache\).*SYNOOD_DOWNLOAD=1'),
                        ('resnet18', r'\(neither a folder nor a hub id\)'),
                        ('someone/classifier', 'holds no open_clip_config.json: a CLIP is read as open_clip saves it')):
-        with pytest.raises(FileNotFoundError, match=said): load_clip((f'hf-hub:{name}',))
+        with pytest.raises(FileNotFoundError, match=message): load_clip((f'hf-hub:{name}',))
 
 
 @pytest.mark.parametrize('kind', LOADERS)
@@ -193,10 +200,11 @@ ERRORS = TimeoutError(), OSError(''), RuntimeError('\n \n'), KeyError(), ValueEr
 @pytest.mark.parametrize('error', ERRORS, ids=repr)
 def test_whatever_a_hub_says_the_next_id_is_tried(error, monkeypatch):
     def fails(*_, **__): raise error
-    monkeypatch.setattr(features, 'snapshot_download', fails)
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', fails)
     assert find_model(('someone/thing', 'embedded:clip')) == find_model(('embedded:clip',))
-    said = 'one' if str(error).strip() else type(error).__name__
-    with pytest.raises(FileNotFoundError, match=f'hub someone/thing: {said}') as caught: find_model(('someone/thing',))
+    reason = 'one' if str(error).strip() else type(error).__name__
+    with pytest.raises(FileNotFoundError, match=f'hub someone/thing: {reason}') as caught:
+        find_model(('someone/thing',))
     assert '\n' not in str(caught.value) and 'two' not in str(caught.value)
 
 
@@ -253,18 +261,21 @@ def test_the_next_id_stands_in(hub):
 def test_random_weights_are_drawn_for_the_parts_of_a_pipeline():
     home, where = random_folder('inpainting'), device()
     vae = built(AutoencoderKL, home/'vae', seed=0, where=where)
-    unet, text_encoder = (built(cls, home/name, seed=0, where=torch.device('meta'))  # `where`, once there is time and memory
-                          for cls, name in ((UNet2DConditionModel, 'unet'), (CLIPTextModel, 'text_encoder')))
+    meta = torch.device('meta')  # no weights: they would take gigabytes
+    unet = built(UNet2DConditionModel, home/'unet', seed=0, where=meta)
+    text_encoder = built(CLIPTextModel, home/'text_encoder', seed=0, where=meta)
     scheduler = PNDMScheduler.from_config(PNDMScheduler.load_config(home/'scheduler'))
     tokenizer = clip_tokenizer(home/'tokenizer')
     with torch.inference_mode(): seen = vae.decode(torch.ones(1, 4, 8, 8, device=where)).sample
     assert seen.shape == (1, 3, 64, 64) and seen.isfinite().all() and seen.std() > 0
     assert (unet.config.in_channels, unet.config.cross_attention_dim) == (9, text_encoder.config.hidden_size)
-    assert (scheduler.config.prediction_type, tokenizer.model_max_length, vae.config.scaling_factor) == ('epsilon', 77, .18215)
+    assert scheduler.config.prediction_type == 'epsilon'
+    assert (tokenizer.model_max_length, vae.config.scaling_factor) == (77, .18215)
 
 
 @pytest.mark.slow  # three gigabytes and half a minute
 def test_a_random_lister_of_full_width_answers_the_same_alone_and_in_a_batch():
-    lister, question = load_lister(('random:lister-2',)), get_scale('paper').question
+    lister = load_lister(('random:lister-2',))
+    question = get_scale('paper').context.question
     together = ask(lister, [PICTURE, PICTURE.rotate(90)], ['temple', 'very old flower'], question, 4)
     assert together[1:] == ask(lister, [PICTURE.rotate(90)], ['very old flower'], question, 4) and all(together)

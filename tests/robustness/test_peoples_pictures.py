@@ -14,14 +14,17 @@ import torch
 from open_clip.transform import image_transform
 from PIL import Image
 
-from synood.detector import OODDetector, own_images
+from synood.detector import OODDetector
+from synood.detector.fitting import own_images
 from synood.data.images import image_folder, read_image
 from synood.data.miniature import CLASSES, render, world
 from synood.data.user_images import each_picture, located
 from synood.core.scales import rng
 
-TURNS = {k: getattr(Image.Transpose, name) for k, name in  # what undoes what the note asks for
-         {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_90', 7: 'TRANSVERSE', 8: 'ROTATE_270'}.items()}
+UNDO = {  # orientation that a note asks for -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270}
 TO_224 = image_transform((224, 224), False, (.5,)*3, (.5,)*3, resize_mode='shortest', interpolation='bicubic')
 
 
@@ -41,26 +44,27 @@ def in_a_child(work):
     child = os.fork()
     if not child:
         before = fuzzed.megabytes()
-        try: said = str(work())
-        except BaseException as e: said = repr(e)
-        os.write(sender, f'{fuzzed.megabytes() - before} {said}'.encode())
+        try: result = str(work())
+        except BaseException as e: result = repr(e)
+        os.write(sender, f'{fuzzed.megabytes() - before} {result}'.encode())
         os._exit(0)
     os.close(sender)
-    with os.fdopen(receiver, 'rb') as file: grown, _, said = file.read().decode().partition(' ')
+    with os.fdopen(receiver, 'rb') as file: grown, _, result = file.read().decode().partition(' ')
     os.waitpid(child, 0)
-    return said, float(grown)
+    return result, float(grown)
 
 
 def test_a_turned_picture_is_judged_as_the_upright_one(detector, pictures, tmp_path):
     turned = []
-    for picture, (orientation, method) in zip(pictures, TURNS.items()):
+    for picture, (orientation, method) in zip(pictures, UNDO.items()):
         packed = fuzzed.saved(picture.transpose(method), 'PNG', exif=fuzzed.exif(orientation))
         (tmp_path/f'{orientation}.png').write_bytes(packed)
         turned.append([tmp_path/f'{orientation}.png', packed, io.BytesIO(packed), Image.open(io.BytesIO(packed))])
     upright = detector.score(pictures)
     for form in zip(*turned): np.testing.assert_allclose(detector.score(form), upright, atol=1e-5)
-    np.testing.assert_allclose(detector.score([read_image(t[0], orient=True) for t in turned]), upright, atol=1e-5)  # not turned twice
-    as_stored = detector.score([np.asarray(read_image(t[0])) for t in turned])
+    turned_once = [read_image(path, orient=True) for path, *_ in turned]
+    np.testing.assert_allclose(detector.score(turned_once), upright, atol=1e-5)  # not turned twice
+    as_stored = detector.score([np.asarray(read_image(path)) for path, *_ in turned])
     assert (abs(as_stored - upright) > 1e-3).any()
     assert detector.explain(turned[4][0]).score == pytest.approx(upright[4], abs=1e-5)
 
@@ -70,10 +74,12 @@ def test_own_images_are_fitted_as_they_are_scored(detector, tmp_path):
         (tmp_path/name).mkdir()
         Image.new('RGB', (6, 4)).save(tmp_path/name/'a.jpg', exif=fuzzed.exif())
     images = own_images(tmp_path, detector.names)
-    assert images.read(0).size == each_picture(lambda p: p.size, [('a', images.path(0))], orient=True)[0][0] == (4, 6)
+    (size, _), = each_picture(lambda picture: picture.size, [('a', images.path(0))], orient=True)
+    assert images.read(0).size == size == (4, 6)
 
 
-@pytest.mark.parametrize('note', [b'Exif\0\0', b'Exif\0\0nothing', b'Exif\0\0II*\0\xff\xff\xff\xff', b'Exif\0\0MM\0*\0\0\0\x08\0\x09', b'\xff'*70])
+@pytest.mark.parametrize('note', [b'Exif\0\0', b'Exif\0\0nothing', b'Exif\0\0II*\0\xff\xff\xff\xff',
+                                  b'Exif\0\0MM\0*\0\0\0\x08\0\x09', b'\xff'*70])
 def test_a_damaged_note_is_told_and_the_picture_is_scored(detector, note, caplog):
     packed = fuzzed.saved(Image.new('RGB', (6, 4), 'red'), 'JPEG', exif=note)
     with caplog.at_level(logging.WARNING, 'synood'): table = next(detector.stream([packed]))
@@ -84,10 +90,12 @@ def test_a_damaged_note_is_told_and_the_picture_is_scored(detector, note, caplog
 @pytest.mark.parametrize('size', [(1, 65_535), (65_535, 1), (2, 44_000), (40, 60_000)])
 def test_a_thin_picture_takes_little_memory_in_any_form(size):
     thin = Image.new('1', size)
-    forms = thin, fuzzed.saved(thin, 'PNG'), np.zeros(size[::-1], np.uint8), torch.zeros(3, *size[::-1], dtype=torch.uint8)
+    shape = size[::-1]
+    forms = thin, fuzzed.saved(thin, 'PNG'), np.zeros(shape, np.uint8), torch.zeros(3, *shape, dtype=torch.uint8)
     for form in forms:
-        said, grown = in_a_child(lambda: [(tuple(x.shape), problem) for x, problem in each_picture(TO_224, list(located(form)))])
-        assert said == "[((3, 224, 224), '')]"
+        def work(): return [(tuple(x.shape), problem) for x, problem in each_picture(TO_224, list(located(form)))]
+        result, grown = in_a_child(work)
+        assert result == "[((3, 224, 224), '')]"
         assert grown < 200
 
 
@@ -119,12 +127,14 @@ def test_a_child_reads_large_pictures_while_a_thread_of_its_parent_does(tmp_path
 @pytest.mark.parametrize('form', ['PNG', 'JPEG', 'GIF', 'TIFF', 'WEBP', 'AVIF', 'JPEG2000', 'PPM'])
 def test_threads_may_share_an_open_picture(form):
     packed = fuzzed.saved(Image.effect_noise((900, 900), 60).convert('RGB'), form)
-    once, shared, found = read_image(packed).tobytes(), Image.open(io.BytesIO(packed)), []
-    def look(): found.extend(each_picture(lambda p: p.tobytes(), list(located([shared]*8))))
+    expected = read_image(packed).tobytes()
+    shared = Image.open(io.BytesIO(packed))
+    results = []
+    def look(): results.extend(each_picture(lambda picture: picture.tobytes(), list(located([shared]*8))))
     threads = [threading.Thread(target=look) for _ in range(3)]
     for thread in threads: thread.start()
     for thread in threads: thread.join()
-    assert found == [(once, '')]*24
+    assert results == [(expected, '')]*24
 
 
 def test_every_form_of_a_picture_has_one_score(detector, pictures, tmp_path):
@@ -132,10 +142,14 @@ def test_every_form_of_a_picture_has_one_score(detector, pictures, tmp_path):
     array, packed = np.asarray(picture), fuzzed.saved(picture, 'PNG')
     (tmp_path/'a').write_bytes(packed)
     tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
-    forms = [str(tmp_path/'a'), tmp_path/'a', picture, packed, bytearray(packed), memoryview(packed), io.BytesIO(packed), array, array/255, array.astype(np.float32)/255, tensor, tensor/255, tensor.double()/255]
-    scores = [detector.score(form) for form in forms]
-    batches = [detector.score(tensor[None].repeat(2, 1, 1, 1))[:1], detector.score(np.stack([array]*2))[1:], detector.score(f for f in forms[:1])]
-    assert len({float(s[0]) for s in scores}) == 1 and {s.shape for s in scores + batches} == {(1,)}
+    files = str(tmp_path/'a'), tmp_path/'a', packed, bytearray(packed), memoryview(packed), io.BytesIO(packed)
+    arrays = array, array/255, array.astype(np.float32)/255, tensor, tensor/255, tensor.double()/255
+    scores = [detector.score(form) for form in (*files, picture, *arrays)]
+    two_tensors = tensor[None].repeat(2, 1, 1, 1)  # (2, 3, H, W)
+    batches = [detector.score(two_tensors)[:1], detector.score(np.stack([array]*2))[1:],
+               detector.score(path for path in files[:1])]
+    assert len({float(score[0]) for score in scores}) == 1
+    assert {score.shape for score in scores + batches} == {(1,)}
     np.testing.assert_allclose(batches, scores[:3], atol=1e-5)
 
 
@@ -144,11 +158,17 @@ class Broken:
     def read(self, size): raise RuntimeError('the camera is gone')
 
 
+NO_PICTURES = [
+    None, 7, {}, object(), [None], [[1, 2]], [], 'https://example.org/a.jpg', b'no picture', io.StringIO('text'),
+    Broken(), np.zeros((9, 9), np.int64), np.zeros((3, 9, 9), np.uint8), np.array('a.png'), torch.randn(3, 9, 9),
+    torch.zeros(3, 4, 4, device='meta'), torch.zeros(3, 4, 4).to_sparse(), torch.zeros(3, 0, 4),
+    Image.new('RGB', (0, 5))]
+
+
 def test_what_is_no_picture_gets_one_line(detector):
-    for wrong in (None, 7, {}, object(), [None], [[1, 2]], np.zeros((9, 9), np.int64), torch.randn(3, 9, 9), np.zeros((3, 9, 9), np.uint8), 'https://example.org/a.jpg', b'no picture', io.StringIO('text'), [],
-                  np.array('a.png'), torch.zeros(3, 4, 4, device='meta'), torch.zeros(3, 4, 4).to_sparse(), torch.zeros(3, 0, 4), Broken(), Image.new('RGB', (0, 5))):
-        with pytest.raises(ValueError) as said: detector.predict(wrong)
-        assert '\n' not in str(said.value) and len(str(said.value)) < 400
+    for wrong in NO_PICTURES:
+        with pytest.raises(ValueError) as error: detector.predict(wrong)
+        assert '\n' not in str(error.value) and len(str(error.value)) < 400
 
 
 def test_the_first_unreadable_file_of_a_folder_names_the_way_out(detector, tmp_path):
@@ -160,8 +180,10 @@ def test_the_first_unreadable_file_of_a_folder_names_the_way_out(detector, tmp_p
 def mixed(tmp_path):
     "A folder with pictures of all kinds, and with other files."
     picture = Image.new('RGB', (8, 8), 'red')
-    kinds = {'a.jfif': 'JPEG', 'b.jpe': 'JPEG', 'c.ppm': 'PPM', 'd.avif': 'AVIF', 'e.jp2': 'JPEG2000', 'noending': 'PNG', 'wrong.doc': 'GIF', 'f.png': 'PNG', 'sub/g.mpo': 'MPO'}
-    others = {'notes.txt': b'P1 is a letter', 'Thumbs.db': b'', '.DS_Store': b'', 'h.heic': b'\0\0\0\x18ftypheic' + bytes(99), 'i.psd': b'8BPS', 'empty': b'', 'table.csv': b'BM,1'}
+    kinds = {'a.jfif': 'JPEG', 'b.jpe': 'JPEG', 'c.ppm': 'PPM', 'd.avif': 'AVIF', 'e.jp2': 'JPEG2000',
+             'noending': 'PNG', 'wrong.doc': 'GIF', 'f.png': 'PNG', 'sub/g.mpo': 'MPO'}
+    others = {'notes.txt': b'P1 is a letter', 'Thumbs.db': b'', '.DS_Store': b'', 'i.psd': b'8BPS', 'empty': b'',
+              'h.heic': b'\0\0\0\x18ftypheic' + bytes(99), 'table.csv': b'BM,1'}
     folder = tmp_path/'mixed'
     (folder/'sub').mkdir(parents=True)
     for name, kind in kinds.items(): picture.save(folder/name, kind)
@@ -176,14 +198,16 @@ def test_a_folder_is_searched_by_content(mixed, caplog):
     assert set(images.files) == {*kinds, 'h.heic'}
     assert set(image_folder(folder, labelled=False, by_content=False).files) == {'f.png'}
     line = caplog.messages[0]
-    assert line.startswith(f'{folder}: 3 left out, no images: ') and all(name in line for name in ('notes.txt', 'empty', 'table.csv', 'no files: pipe', '(Photoshop): i.psd'))
+    assert line.startswith(f'{folder}: 3 left out, no images: ')
+    for part in ('notes.txt', 'empty', 'table.csv', 'no files: pipe', '(Photoshop): i.psd'): assert part in line
     assert 'Thumbs' not in line and 'DS_Store' not in line
 
 
 def test_the_command_tells_what_it_left_out(mixed, detector, tmp_path):
     folder, kinds = mixed
     detector.save(tmp_path/'detector')
-    done = subprocess.run([sys.executable, '-m', 'synood', 'score', str(folder), '--detector', str(tmp_path/'detector')], capture_output=True, text=True, timeout=600)
+    command = [sys.executable, '-m', 'synood', 'score', str(folder), '--detector', str(tmp_path/'detector')]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert len(done.stdout.splitlines()) == 1 + len(kinds) + 1  # a head, and the HEIC picture that cannot be read here
     assert done.returncode == 1 and 'HEIC' in done.stdout
     assert '3 left out, no images' in done.stderr and 'Photoshop' in done.stderr and 'Traceback' not in done.stderr

@@ -69,24 +69,25 @@ KINDS = 'clip', 'classifier', 'inpainting', 'lister'
 
 
 def poison(folder, name, key, value):
-    file, value = folder/name, json.loads(json.dumps(value).replace(ADDRESS, os.environ['HF_ENDPOINT']))
+    file = folder/name
+    value = json.loads(json.dumps(value).replace(ADDRESS, os.environ['HF_ENDPOINT']))
     usual = {'model_type': 'llama'} if file.name == 'config.json' else {}
-    found = json.loads(file.read_text()) if file.exists() else usual
-    place, *parts = found, *key.split('.')
+    settings = json.loads(file.read_text()) if file.exists() else usual
+    place, *parts = settings, *key.split('.')
     for part in parts[:-1]: place = place[part]
     place[parts[-1]] = value
-    file.write_text(json.dumps(found))
+    file.write_text(json.dumps(settings))
 
 
 def readers(kind):
     "Everything in the package that opens such a folder."
     from synood.outliers import context, synthesis
     from synood.evaluation import costs
-    from synood.models import features
+    from synood.models import classifier, clip
     from synood.methods import zoc
     return dict(
-        clip=[features.load_clip, costs.clip_shape, costs.clip_words],
-        classifier=[features.load_classifier, costs.classifier_shape],
+        clip=[clip.load_clip, costs.clip_shape, costs.clip_words],
+        classifier=[classifier.load_classifier, costs.classifier_shape],
         inpainting=[synthesis.load_painter, lambda ids: costs.painter_flops(ids, 64),
                     lambda ids: costs.kept_steps(costs_scale(ids))],
         lister=[context.load_lister, zoc.load_captioner,
@@ -94,10 +95,9 @@ def readers(kind):
 
 
 def costs_scale(ids):
-    from dataclasses import replace
 
     from synood.core.scales import get_scale
-    return replace(get_scale('smoke'), inpainting=ids)
+    return get_scale('smoke').replace(inpainting=ids)
 
 
 def said(read, folder):
@@ -109,22 +109,22 @@ def said(read, folder):
 
 def attack(place):
     "Every reader on every folder: what was said, and what was heard or done meanwhile, as JSON."
-    from synood.core.runs import embedded_folder
-    mark, told = place/'EXECUTED', []
+    from synood.core.files import embedded_folder
+    mark, messages = place/'EXECUTED', []
     cases = [(kind, '', '', None) for kind in KINDS] + REFUSED + LEFT_OUT
     for number, (kind, name, key, value) in enumerate(cases):
         folder = place/str(number)
         shutil.copytree(embedded_folder(kind), folder)
         if key: poison(folder, name, key, value)
-        told.append([said(read, folder) for read in readers(kind)])
+        messages.append([said(read, folder) for read in readers(kind)])
     for kind in KINDS:  # and with the code beside it
         folder = place/f'{kind} with code'
         shutil.copytree(embedded_folder(kind), folder)
         for case in REFUSED:
             if case[0] == kind and 'auto_map' in case[2]: poison(folder, *case[1:])
         (folder/'deed.py').write_text(DEED.format(mark=str(mark)))
-        told.append([said(read, folder) for read in readers(kind)])
-    print(json.dumps(dict(told=told, executed=mark.exists())))
+        messages.append([said(read, folder) for read in readers(kind)])
+    print(json.dumps(dict(told=messages, executed=mark.exists())))
 
 
 @pytest.fixture(scope='module')
@@ -141,10 +141,11 @@ def attacked(heard, tmp_path_factory):
             self.end_headers()
         do_HEAD = do_POST = do_GET
         def log_message(self, *_): pass
-    server, place = ThreadingHTTPServer(('127.0.0.1', 0), Hub), tmp_path_factory.mktemp('poisoned')
+    server = ThreadingHTTPServer(('127.0.0.1', 0), Hub)
+    place = tmp_path_factory.mktemp('poisoned')
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    told = 'HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE', 'SYNOOD_DOWNLOAD'
-    env = {key: x for key, x in os.environ.items() if key not in told}
+    switches = 'HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE', 'SYNOOD_DOWNLOAD'
+    env = {key: x for key, x in os.environ.items() if key not in switches}
     env |= dict(HF_ENDPOINT=f'http://127.0.0.1:{server.server_port}', HF_HOME=str(place/'hf'), OMP_NUM_THREADS='1')
     run = subprocess.run([sys.executable, __file__, str(place)], env=env, stdin=subprocess.DEVNULL,
                          capture_output=True, text=True, timeout=900)

@@ -94,7 +94,7 @@ def test_a_full_disk_behind_standard_output_is_one_line():
 
 
 def other_environment(folder):
-    "Variables that offer another kernel `python3`, start-up files and another default window to whoever starts a kernel."
+    "Variables that offer another kernel `python3`, start-up files and another default window to a kernel."
     kernel = folder/'jupyter'/'kernels'/'python3'
     kernel.mkdir(parents=True)
     argv = [sys.executable, '-c', f'open({str(folder/"seen")!r}, "w")']
@@ -113,7 +113,8 @@ def other_environment(folder):
 def test_reproduce_runs_its_own_interpreter_in_any_folder(tmp_path):
     home = tmp_path/'a {b} %c $HOME "q" \\ line\nbreak \N{GRINNING FACE}'
     home.mkdir()
-    done = subprocess.run([*SYNOOD, 'reproduce', '--scale', 'smoke', '--only', 'choices_visual'], capture_output=True, text=True,
+    done = subprocess.run([*SYNOOD, 'reproduce', '--scale', 'smoke', '--only', 'choices_visual'], capture_output=True,
+                          text=True,
                           cwd=home, env=os.environ | {'PYTHONPATH': str(ROOT)} | other_environment(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (tmp_path/'seen').exists()

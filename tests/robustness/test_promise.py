@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-import synood.detector
-from synood.detector import SLACK, OODDetector, _cosines, _encoded, _network, with_slack
-from synood.data.user_images import located
+import synood.detector.encoding
+from synood.detector.threshold import SLACK, with_slack
+from synood.detector import OODDetector
 from synood.core.scales import get_scale
 
 SIZES = 1, 2, 3, 7, 64, 256
@@ -43,22 +43,22 @@ def plain(): return OODDetector.from_names(['cat', 'house', 'tree'])
 
 
 def cosines(detector, pictures, size):
-    clip, items = _network(detector), list(located(pictures))
-    parts = [torch.cat(_cosines(detector, _encoded(detector, clip, items[i:i + size])[0]), 1)
-             for i in range(0, len(items), size)]
+    features = torch.from_numpy(np.concatenate([detector.encode(pictures[i:i + size], size)[1]
+                                                for i in range(0, len(pictures), size)]))
+    parts = [torch.cat(detector.head.cosines(features[i:i + size]), 1) for i in range(0, len(features), size)]
     return torch.cat(parts).double().numpy()
 
 
 @pytest.mark.parametrize('clip', get_scale('mini').backbones)
 def test_the_slack_covers_what_batches_and_threads_do(clip, threads):
-    detector = OODDetector.from_names(['cat', 'house', 'tree'], replace(get_scale('mini'), clip=(clip,)))
+    detector = OODDetector.from_names(['cat', 'house', 'tree'], get_scale('mini').replace(clip=(clip,)))
     draws = np.random.default_rng(1)
     pictures = [scene(draws, cells) for cells in (1, 2, 4, 8, 16, 32) for _ in range(4)]
-    found = []
+    runs = []
     for count in (1, 2, 4):
         threads(count)
-        found += [cosines(detector, pictures, size) for size in (1, 3, 24)]
-    apart = np.ptp(found, axis=0).max()
+        runs += [cosines(detector, pictures, size) for size in (1, 3, 24)]
+    apart = np.ptp(runs, axis=0).max()
     assert 0 < apart < SLACK/10  # a larger network, or a graphics card, may need the rest
 
 
@@ -94,8 +94,8 @@ def test_order_and_company_do_not_decide(plain):
     for order in (range(40), range(39, -1, -1), draws.permutation(40)):
         for size in SIZES:
             tables = calibrated.stream([pictures[i] for i in order], size=size)
-            found = np.concatenate([table.is_ood for table in tables])
-            assert [bool(x) for x in found] == [alone[i] for i in order]
+            decisions = np.concatenate([table.is_ood for table in tables])
+            assert [bool(x) for x in decisions] == [alone[i] for i in order]
     assert 0 < sum(alone) <= 4
 
 
@@ -115,25 +115,27 @@ def test_the_exported_detector_keeps_them_too(plain, tmp_path):
     home = calibrated.export_onnx(tmp_path/'onnx')
     done = subprocess.run([sys.executable, home/'score.py', *files], capture_output=True, text=True)
     assert [line.split('\t')[2] for line in done.stdout.splitlines()] == ['ID']*20
-    script, session = runpy.run_path(home/'score.py'), onnxruntime.InferenceSession(home/'detector.onnx')
+    script = runpy.run_path(home/'score.py')
+    session = onnxruntime.InferenceSession(home/'detector.onnx')
     rule = json.loads((home/'detector.json').read_text())['resize']
     scores = [session.run(['score'], {'image': script['pixels'](file, rule)[None]})[0][0] for file in files]
-    odds = lambda p: np.log(p) - np.log1p(-p)
+    def odds(p): return np.log(p) - np.log1p(-p)
     assert np.abs(odds(np.array(scores)) - odds(calibrated.score(files))).max()*calibrated.temperature < SLACK/5
 
 
 def test_a_picture_without_features_is_a_line_of_the_stream(plain, monkeypatch):
     "Of numbers that overflow in the network, say; the others keep their scores."
-    draws, usual = np.random.default_rng(8), synood.detector.encode_pixels
+    draws = np.random.default_rng(8)
+    usual = synood.detector.encoding.encode_pixels
     pictures = [scene(draws) for _ in range(20)]
     calibrated = plain.calibrate(pictures)
-    lost = torch.stack([_network(plain).transform(pictures[k]) for k in (1, 3)])
+    lost = torch.stack([plain.network().transform(pictures[k]) for k in (1, 3)])
     def overflowing(clip, pixels):
-        found = usual(clip, pixels)
-        for row, picture in zip(found, pixels):
+        features = usual(clip, pixels)
+        for row, picture in zip(features, pixels):
             if any((picture == x).all() for x in lost): row[0] = np.inf
-        return found
-    monkeypatch.setattr(synood.detector, 'encode_pixels', overflowing)
+        return features
+    monkeypatch.setattr(synood.detector.encoding, 'encode_pixels', overflowing)
     table, = calibrated.stream([*pictures[:4], None, b'', pictures[4]])
     assert [i for i, problem in enumerate(table.problem) if problem] == [1, 3, 4, 5]
     assert all('not finite' in table.problem[i] for i in (1, 3)) and 'NoneType' in table.problem[4]
@@ -163,8 +165,8 @@ def test_copies_in_other_files_and_turned_ones(plain, tmp_path):
         picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path/f'{i}_phone.png', exif=note)
         files += [tmp_path/f'{i}.png', tmp_path/f'{i}.bmp', tmp_path/f'{i}_phone.png']
     with pytest.warns(UserWarning, match='38 of 57 calibration images are copies of others'):
-        found = plain.calibrate(files)
-    assert found.threshold == plain.calibrate(pictures).threshold
+        calibrated = plain.calibrate(files)
+    assert calibrated.threshold == plain.calibrate(pictures).threshold
     with pytest.raises(ValueError, match='18 calibration images cannot guarantee'): plain.calibrate(files[:54])
 
 

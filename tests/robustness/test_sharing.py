@@ -5,15 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from synood.core import runs
 from synood.detector import OODDetector
-from synood.core.runs import folder_hash
+from synood.core.files import folder_hash
 
-SCALE = 'base = "smoke"\nname = "tiny"\nn_train = 1\nsteps = 2\nstrength = 1.0\nbatch = 2\n'
+SCALE = 'base = "smoke"\nname = "tiny"\nn_train = 1\n[synthesis]\nsteps = 2\nstrength = 1.0\nbatch_size = 2\n'
 LAUNCHER = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
 
 
@@ -24,7 +22,9 @@ def scale(tmp_path):
     return path
 
 
-def command(root, scale, *launcher): return [sys.executable, *launcher, '-m', 'synood', 'run', 'synthesis', '--scale', str(scale), '--root', str(root)]
+def command(root, scale, *launcher):
+    "The line that runs the stage `synthesis`, by itself or below a launcher."
+    return [sys.executable, *launcher, '-m', 'synood', 'run', 'synthesis', '--scale', str(scale), '--root', str(root)]
 
 
 def folders(root):
@@ -34,19 +34,22 @@ def folders(root):
 
 
 def run(root, scale, *launcher):
-    done = subprocess.run(command(root, scale, *launcher), env=os.environ | {'OMP_NUM_THREADS': '1'}, capture_output=True, text=True)
+    done = subprocess.run(command(root, scale, *launcher), env=os.environ | {'OMP_NUM_THREADS': '1'},
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folders(root)
 
 
-def start(line, **options): return subprocess.Popen([str(part) for part in line], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+def start(line, **options):
+    return subprocess.Popen([str(part) for part in line], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True, **options)
 
 
 def ended(processes):
     "What processes printed that must all come to their end."
-    said = [p.communicate()[0] for p in processes]
-    for p, text in zip(processes, said): assert p.returncode == 0, text
-    return said
+    outputs = [p.communicate()[0] for p in processes]
+    for p, text in zip(processes, outputs): assert p.returncode == 0, text
+    return outputs
 
 
 def test_two_processes_write_what_one_writes(tmp_path, scale):
@@ -66,60 +69,71 @@ def test_two_commands_complete_what_a_killed_one_left(tmp_path, scale):
     assert len(stood) >= 12
     ended([start(command(together, scale)) for _ in range(2)])
     assert folders(together) == alone
-    assert {p.parents[3].with_suffix('')/p.relative_to(p.parents[3]) for p in stood} <= set(together.rglob('*.png'))
-    for path, when in stood.items(): assert (path.parents[3].with_suffix('')/path.relative_to(path.parents[3])).stat().st_mtime_ns == when  # as they were
+    for path, when in stood.items():
+        part = path.parents[3]  # NAME.part, which is NAME once it is finished
+        finished = part.with_suffix('')/path.relative_to(part)
+        assert finished.stat().st_mtime_ns == when  # as it was
 
 
 @pytest.mark.slow
 def test_two_reproductions_share_a_notebook(tmp_path):
-    line = [sys.executable, '-m', 'synood', 'reproduce', '--scale', 'smoke', '--only', 'negatives', '--root', tmp_path/'runs']
-    said = ended([start(line, cwd=tmp_path) for _ in range(2)])
-    assert sorted(re.search(r'negatives +(ran|stands)', text)[1] for text in said) == ['ran', 'stands']
-    made = folders(tmp_path/'runs')
-    assert len([name for name in made if '/negatives/' in name]) == 1 and not list(tmp_path.rglob('*.in.ipynb'))
+    line = [sys.executable, '-m', 'synood', 'reproduce', '--scale', 'smoke', '--only', 'negatives',
+            '--root', tmp_path/'runs']
+    outputs = ended([start(line, cwd=tmp_path) for _ in range(2)])
+    assert sorted(re.search(r'negatives +(ran|stands)', text)[1] for text in outputs) == ['ran', 'stands']
+    finished = folders(tmp_path/'runs')
+    assert len([name for name in finished if '/negatives/' in name]) == 1
+    assert not list(tmp_path.rglob('*.in.ipynb'))
     assert 'stands' in ended([start(line, cwd=tmp_path)])[0]
 
 
 @pytest.mark.parametrize('late', [False, True], ids=['at once', 'both past the first look'])
 def test_one_of_several_savers_wins(tmp_path, monkeypatch, late):
-    move = runs.os.replace
-    if late: monkeypatch.setattr(runs.os, 'replace', lambda *paths: (time.sleep(.5), move(*paths)))
-    detector, folder, savers = OODDetector.from_names(['cat', 'cow'], 'smoke'), tmp_path/'detector', {}
+    move = os.replace
+    if late: monkeypatch.setattr(os, 'replace', lambda *paths: (time.sleep(.5), move(*paths)))
+    detector = OODDetector.from_names(['cat', 'cow'], 'smoke')
+    folder = tmp_path/'detector'
+    savers = {}
     ready, go = os.pipe()
     for k in range(4):
         if not (pid := os.fork()):
             os.close(go)
             os.read(ready, 1)  # until all are there
-            try: detector.save(folder); os._exit(0)
-            except FileExistsError as e: (tmp_path/f'said-{k}').write_text(str(e))
+            try:
+                detector.save(folder)
+                os._exit(0)
+            except FileExistsError as e: (tmp_path/f'refusal-{k}').write_text(str(e))
             finally: os._exit(2)
         savers[pid] = k
-    os.close(ready), os.close(go)
+    os.close(ready)
+    os.close(go)
     statuses = sorted(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in savers)
-    said = [p.read_text() for p in tmp_path.glob('said-*')]
-    assert statuses == [0, 2, 2, 2] and len(said) == 3 and all(text.startswith(f'{folder} exists: ') and '\n' not in text for text in said)
-    assert OODDetector.load(folder).names == ('cat', 'cow') and sorted(p.name for p in tmp_path.iterdir() if 'said' not in p.name) == ['detector']
+    refusals = [p.read_text() for p in tmp_path.glob('refusal-*')]
+    assert statuses == [0, 2, 2, 2] and len(refusals) == 3
+    assert all(text.startswith(f'{folder} exists: ') and '\n' not in text for text in refusals)
+    assert OODDetector.load(folder).names == ('cat', 'cow')
+    assert [p.name for p in tmp_path.iterdir() if 'refusal' not in p.name] == ['detector']
 
 
 FEATURES = '''
 import os, sys, time
 from pathlib import Path
 import numpy as np
-from synood.models import features
-features.BATCH = 2
+from synood.models import cache
+cache.BATCH = 2
 def squares(rows):
     time.sleep(.2)
     with open(sys.argv[2], 'a') as made: made.write(f'{rows.start} {os.getpid()}\\n')
     return {'square': np.array([[r**2] for r in rows])}
-found = features.cached(Path(sys.argv[1]), {'of': 'squares'}, 21, squares)['square'].ravel()
+found = cache.cached(Path(sys.argv[1]), {'of': 'squares'}, 21, squares)['square'].ravel()
 assert found.tolist() == [r**2 for r in range(21)]
 '''
 
 
 def test_two_processes_share_features(tmp_path):
     (tmp_path/'work.py').write_text(FEATURES)
-    done = subprocess.run([sys.executable, *LAUNCHER, str(tmp_path/'work.py'), str(tmp_path/'cache'), str(tmp_path/'made')],
-                          capture_output=True, text=True)
+    line = [sys.executable, *LAUNCHER, str(tmp_path/'work.py'), str(tmp_path/'cache'), str(tmp_path/'made')]
+    done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     starts, makers = zip(*(line.split() for line in (tmp_path/'made').read_text().splitlines()))
     assert sorted(map(int, starts)) == list(range(0, 21, 2)) and len(set(makers)) == 2  # each once, by two
@@ -135,11 +149,16 @@ wait $!
 
 
 def test_the_script_for_a_cluster(root, tmp_path, scale):
+    programs = {'srun': SRUN, 'synood': f'#!/bin/sh\nexec "{sys.executable}" -m synood "$@"\n'}
     (tmp_path/'bin').mkdir()
-    (tmp_path/'bin'/'srun').write_text(SRUN)
-    (tmp_path/'bin'/'srun').chmod(0o755)
-    path = os.pathsep.join([str(tmp_path/'bin'), str(Path(sys.executable).parent), os.environ['PATH']])
+    for name, text in programs.items():
+        (tmp_path/'bin'/name).write_text(text)
+        (tmp_path/'bin'/name).chmod(0o755)
+    path = os.pathsep.join([str(tmp_path/'bin'), os.environ['PATH']])
+    variables = dict(PATH=path, SCALE=str(scale), STAGE='contexts', ROOT=str(tmp_path/'runs'), OMP_NUM_THREADS='1')
     done = subprocess.run([str(root/'tools'/'slurm_synthesis.sh')], capture_output=True, text=True, cwd=tmp_path,
-                          env=os.environ | dict(PATH=path, SCALE=str(scale), STAGE='contexts', ROOT=str(tmp_path/'runs'), OMP_NUM_THREADS='1'))
+                          env=os.environ | variables)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count('seed 0: ') == 2 and len(list((tmp_path/'runs'/'tiny'/'contexts').glob('*/*/contexts.jsonl'))) == 1  # 20 pictures are one batch
+    assert done.stdout.count('seed 0: ') == 2
+    batches = list((tmp_path/'runs'/'tiny'/'contexts').glob('*/*/contexts.jsonl'))
+    assert len(batches) == 1  # of 20 pictures

@@ -1,4 +1,4 @@
-"""What a stranger hands over or names: detectors that would fill the memory, names that steer a terminal, pipes, empty folders."""
+"""What a stranger hands over: detectors that would fill the memory, names that steer a terminal, pipes."""
 import json
 import os
 import shutil
@@ -42,8 +42,8 @@ def changed(kept, folder, **entries):
     dict(learner=dict(name='nft', width=-1)), dict(residual=True), dict(groups=10**400),
     dict(method='\x1b[31m'), dict(method='x'*1000)], ids=lambda entries: str(entries)[:60])
 def test_settings_of_a_stranger_take_no_memory(kept, tmp_path, entries):
-    with pytest.raises(ValueError, match='damaged') as found: OODDetector.load(changed(kept, tmp_path/'odd', **entries))
-    assert len(str(found.value).splitlines()) == 1 and len(str(found.value)) < 700
+    with pytest.raises(ValueError, match='damaged') as error: OODDetector.load(changed(kept, tmp_path/'odd', **entries))
+    assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 700
 
 
 @pytest.mark.parametrize('part', ['detector.json', 'detector.safetensors'])
@@ -60,16 +60,19 @@ def test_a_detector_of_what_never_ends_is_refused(kept, tmp_path, part, kind):
 def test_no_error_steers_a_terminal(kept, tmp_path, capfd):
     odd = tmp_path/STEERS
     shutil.copytree(kept, tmp_path/f'{STEERS}.detector')
-    (tmp_path/f'{STEERS}.toml').write_text('sampler = 3')
+    (tmp_path/f'{STEERS}.toml').write_text('synthesis.sampler = 3')
     (tmp_path/'photos'/f'{STEERS}-class').mkdir(parents=True)
     Image.new('RGB', (16, 16)).save(tmp_path/'photos'/f'{STEERS}-class'/f'{STEERS}.png')
     (tmp_path/'photos'/f'{STEERS}-class'/f'{STEERS}.psd').write_bytes(b'8BPS')
     (tmp_path/'photos'/'none').mkdir()
     for command in (['score', odd, '--detector', kept], ['score', tmp_path/'photos', '--detector', odd],
-                    ['fit', odd, '--out', tmp_path/'x'], ['fit', tmp_path/'photos', '--out', tmp_path/'x'], ['fit', '--names', odd, '--out', tmp_path/'x'],
+                    ['fit', odd, '--out', tmp_path/'x'], ['fit', tmp_path/'photos', '--out', tmp_path/'x'],
+                    ['fit', '--names', odd, '--out', tmp_path/'x'],
                     ['fit', '--names', kept/'detector.json', '--method', STEERS, '--out', tmp_path/'x'],
-                    ['export', odd, '--out', tmp_path/'x'], ['report', '--scale', 'smoke', '--root', odd], ['report', '--scale', tmp_path/f'{STEERS}.toml'],
-                    ['verify', odd], ['verify', '--root', odd], ['run', STEERS], ['run', 'images', '--scale', STEERS], ['demo', odd],
+                    ['export', odd, '--out', tmp_path/'x'], ['report', '--scale', 'smoke', '--root', odd],
+                    ['report', '--scale', tmp_path/f'{STEERS}.toml'],
+                    ['verify', odd], ['verify', '--root', odd], ['run', STEERS], ['run', 'images', '--scale', STEERS],
+                    ['demo', odd],
                     ['reproduce', '--only', STEERS], ['pretrain', STEERS], ['doctor', '--data', odd]):
         status, out, err = said(capfd, *command)
         assert status == 2 and err.count('\n') == 1, (command, out, err)
@@ -84,7 +87,8 @@ def test_no_result_steers_a_terminal(kept, tmp_path, capfd):
     (place/f'{STEERS}.psd').write_bytes(b'8BPS')
     (tmp_path/'names.txt').write_text('cat\nhouse\ntree\n')
     for command in (['score', place, '--detector', kept, '--out', place/'t.csv'], ['verify', '--root', place],
-                    ['run', 'images', '--scale', 'smoke', '--root', place/'runs'], ['doctor', '--scale', 'smoke', '--root', place, '--no-check-images'],
+                    ['run', 'images', '--scale', 'smoke', '--root', place/'runs'],
+                    ['doctor', '--scale', 'smoke', '--root', place, '--no-check-images'],
                     ['fit', '--names', tmp_path/'names.txt', '--out', place/'made', '--root', place/'runs']):
         status, out, err = said(capfd, *command)
         assert status == 0 and not set('\x1b\x07\u202e') & set(out + err.replace('\x1b[A', '')), (command, out, err)
@@ -94,7 +98,8 @@ def test_a_terminal_gets_a_table_that_does_not_steer_it(kept, tmp_path):
     Image.new('RGB', (16, 16)).save(tmp_path/f'{STEERS}.png')
     pty = pytest.importorskip('pty')
     ours, theirs = pty.openpty()
-    subprocess.run([sys.executable, '-m', 'synood', 'score', tmp_path, '--detector', kept], stdout=theirs, stderr=subprocess.DEVNULL, check=True)
+    subprocess.run([sys.executable, '-m', 'synood', 'score', tmp_path, '--detector', kept], stdout=theirs,
+                   stderr=subprocess.DEVNULL, check=True)
     os.close(theirs)
     shown = os.read(ours, 2**16).decode()
     assert r'a\x1b[31m\x1b]0;title\x07\u202eb.png' in shown and '\x1b' not in shown and shown.count('\n') == 2
@@ -105,7 +110,8 @@ def test_names_may_come_through_a_pipe(tmp_path, capfd):
         end, start = os.pipe()
         os.write(start, text.encode())
         os.close(start)
-        status, out, err = said(capfd, 'fit', '--names', f'/dev/fd/{end}', '--out', tmp_path/str(classes), '--root', tmp_path/'runs', '--json')
+        status, out, err = said(capfd, 'fit', '--names', f'/dev/fd/{end}', '--out', tmp_path/str(classes), '--root',
+                                tmp_path/'runs', '--json')
         assert (status, json.loads(out)['classes']) == (0, classes), err
         os.close(end)
     os.mkfifo(tmp_path/'bytes')

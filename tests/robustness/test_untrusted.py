@@ -1,4 +1,6 @@
-"""Files that come from elsewhere: a pickle in the place of tensors is never executed, and a list cannot name a file outside its folder."""
+"""Files that come from elsewhere.
+
+A pickle in the place of tensors is never executed, and a list cannot name a file outside its folder."""
 import json
 import os
 import pickle
@@ -12,17 +14,23 @@ import torch
 
 from synood.outliers.context import load_lister, read_contexts
 from synood.detector import OODDetector
-from synood.models.features import cached, load_classifier, load_clip
+from synood.models.cache import cached
+from synood.models.classifier import load_classifier
+from synood.models.clip import load_clip
 from synood.data.images import open_sets, read_selection
 from synood.scores.negatives import read_negatives
-from synood.core.runs import embedded_folder, merge_rows
-from synood.outliers.synthesis import load_painter, read_synthetic, save_images
+from synood.core.files import embedded_folder
+from synood.core.rows import merge_rows
+from synood.outliers.inpainting import load_painter
+from synood.outliers.synthesis import read_synthetic, save_images
 from synood.core.training import FineTuning
 
 
 class Deed:
     "Unpickling it makes a folder."
-    def __init__(self, mark): self.mark = mark
+    def __init__(self, mark):
+        self.mark = mark
+
     def __reduce__(self): return os.mkdir, (str(self.mark),)
 
 
@@ -62,9 +70,10 @@ NETWORKS = [  # what reads it, kind, the malicious file, files taken away, a fil
     (load_painter, 'inpainting', 'text_encoder/pytorch_model.bin', '', 'text_encoder/model.safetensors'),
     (load_lister, 'lister', 'model.safetensors', '', ''),
     (load_lister, 'lister', 'pytorch_model.bin', '', 'model.safetensors')]
+NETWORK_IDS = [f'{kind}-{place}{"-beside" if renamed else ""}' for _, kind, place, _, renamed in NETWORKS]
 
 
-@pytest.mark.parametrize('load, kind, place, gone, renamed', NETWORKS, ids=[f'{kind}-{place}{"-beside" if renamed else ""}' for _, kind, place, _, renamed in NETWORKS])
+@pytest.mark.parametrize('load, kind, place, gone, renamed', NETWORKS, ids=NETWORK_IDS)
 def test_no_network_is_read_from_a_pickle(load, kind, place, gone, renamed, malicious, mark, tmp_path):
     folder = tmp_path/kind
     shutil.copytree(embedded_folder(kind), folder)
@@ -86,17 +95,20 @@ def test_no_detector_is_read_from_a_pickle(name, malicious, mark, tmp_path):
 
 
 def test_no_feature_is_read_from_a_pickle(malicious, mark, tmp_path):
-    make = lambda: cached(tmp_path/'cache', {'of': 'rows'}, 5, lambda rows: {'row': np.array(rows)[:, None]})
-    made, (file,) = make(), [p for p in (tmp_path/'cache').iterdir() if p.is_file()]
+    def features(): return cached(tmp_path/'cache', {'of': 'rows'}, 5, lambda rows: {'row': np.array(rows)[:, None]})
+    first = features()
+    file, = [p for p in (tmp_path/'cache').iterdir() if p.is_file()]
     file.write_bytes(malicious)
-    with pytest.warns(UserWarning, match='is damaged .* and is made again'): again = make()
-    assert (again['row'] == made['row']).all() and not mark.exists()
+    with pytest.warns(UserWarning, match='is damaged .* and is made again'): again = features()
+    assert (again['row'] == first['row']).all() and not mark.exists()
 
 
 def test_no_checkpoint_and_no_negatives_are_read_from_a_pickle(malicious, mark, tmp_path):
     (tmp_path/'checkpoint.safetensors').write_bytes(malicious)
     model = torch.nn.Linear(2, 2)
-    with pytest.raises(ValueError, match='checkpoint.safetensors is damaged') as error: FineTuning(model, torch.optim.SGD(model.parameters(), .1)).restore(tmp_path/'checkpoint.safetensors')
+    course = FineTuning(model, torch.optim.SGD(model.parameters(), .1))
+    with pytest.raises(ValueError, match='checkpoint.safetensors is damaged') as error:
+        course.restore(tmp_path/'checkpoint.safetensors')
     assert one_line(error)
     (tmp_path/'negatives.safetensors').write_bytes(malicious)
     (tmp_path/'negatives.json').write_text('{}')
@@ -104,7 +116,8 @@ def test_no_checkpoint_and_no_negatives_are_read_from_a_pickle(malicious, mark, 
     assert not mark.exists()
 
 
-OUTSIDE = ['../secret', 'a/../../secret', '/etc/passwd', 'C:\\secret', 'c:/secret', '\\\\host\\share\\secret', '..\\secret', 'a\0b', '', '..']
+OUTSIDE = ['../secret', 'a/../../secret', '/etc/passwd', 'C:\\secret', 'c:/secret', '\\\\host\\share\\secret',
+           '..\\secret', 'a\0b', '', '..']
 
 
 def lines(path, *records):
@@ -115,15 +128,21 @@ def lines(path, *records):
 @pytest.mark.parametrize('name', OUTSIDE)
 def test_a_list_names_nothing_outside_its_folder(name, tmp_path):
     record = dict(path=name, label=0, name='cat', items=[], prompt='')
-    (tmp_path/'sets.json').write_text(json.dumps({'id': dict(root='/data/photos', files=[name], labels=[0], classes=['cat'])}))
+    sets = {'id': dict(root='/data/photos', files=[name], labels=[0], classes=['cat'])}
+    (tmp_path/'sets.json').write_text(json.dumps(sets))
     lines(tmp_path/'selection.jsonl', record)
     lines(tmp_path/'made'/'00000'/'records.jsonl', record)
     lines(tmp_path/'made'/'00000'/'contexts.jsonl', record)
     (tmp_path/'smoke'/'rows').mkdir(parents=True)
     (tmp_path/'smoke'/'rows'/'table1.json').write_text(json.dumps(dict(ablation=False, files=[name])))
-    for read in (lambda: open_sets(tmp_path), lambda: read_selection(tmp_path), lambda: read_synthetic(tmp_path/'made', 'grad'),
-                 lambda: read_contexts(tmp_path/'made'), lambda: merge_rows(tmp_path, 'smoke'), lambda: save_images(tmp_path/'made', ['fine', name], torch.zeros(2, 3, 8, 8))):
-        with pytest.raises(ValueError, match='lies outside its folder') as error: read()
+    pixels = torch.zeros(2, 3, 8, 8)
+    for use in (lambda: open_sets(tmp_path),
+                lambda: read_selection(tmp_path),
+                lambda: read_synthetic(tmp_path/'made', 'grad'),
+                lambda: read_contexts(tmp_path/'made'),
+                lambda: merge_rows(tmp_path, 'smoke'),
+                lambda: save_images(tmp_path/'made', ['fine', name], pixels)):
+        with pytest.raises(ValueError, match='lies outside its folder') as error: use()
         assert one_line(error)
     assert not (tmp_path/'made'/'fine.png').exists()  # refused before anything is written
 
@@ -131,8 +150,10 @@ def test_a_list_names_nothing_outside_its_folder(name, tmp_path):
 def test_the_users_own_folders_stay_where_they_are(tmp_path):
     (tmp_path/'photos'/'cat').mkdir(parents=True)
     (tmp_path/'run').mkdir()
+    files = ['cat/1.jpg', 'cat/..2.jpg', 'cat/a:b.jpg']
     for root in (str(tmp_path/'photos'), '../photos'):
-        (tmp_path/'run'/'sets.json').write_text(json.dumps({'id': dict(root=root, files=['cat/1.jpg', 'cat/..2.jpg', 'cat/a:b.jpg'], labels=[0]*3, classes=['cat'])}))
+        sets = {'id': dict(root=root, files=files, labels=[0]*3, classes=['cat'])}
+        (tmp_path/'run'/'sets.json').write_text(json.dumps(sets))
         assert open_sets(tmp_path/'run')['id'].path(0) == tmp_path/'photos'/'cat'/'1.jpg'
 
 

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-SIZES = '--images 40 --classes 5 --negatives 23 --width 16 --groups 4 --penultimate 16 --train 60 --few 8 --repeats 1'.split()
+SIZES = ('--images 40 --classes 5 --negatives 23 --width 16 --groups 4 --penultimate 16 --train 60 --few 8 '
+         '--repeats 1').split()
 
 
 def bench(root, *arguments):
@@ -28,22 +29,29 @@ def test_ours_agrees_with_the_straightforward_way(root):
 
 @pytest.fixture(scope='module')
 def tables(root):
-    "{benchmark: {method: (images, how many seconds and ratios, what is said of the difference)}} of those that print a line for each method."
-    done, found = bench(root, 'visual', 'published'), {}
+    """{benchmark: {method: (images, how many seconds and ratios, what is said of the difference)}}
+
+    of those that print a line for each method."""
+    done = bench(root, 'visual', 'published')
     assert done.returncode == 0, done.stderr
+    tables = {}
+    pattern = r'(\S+) +(\d+)((?: +\d+\.\d+)+)  (\D*(?:60 )?)(\S+)'
     for line in done.stdout.splitlines():
         if title := re.fullmatch('(visual|published): images 40, classes 5, penultimate 16, train 60, few 8; .*', line):
-            rows = found[title[1]] = {}
+            rows = tables[title[1]] = {}
         elif not line.startswith('seconds '):
-            method, images, numbers, words, difference = re.fullmatch(r'(\S+) +(\d+)((?: +\d+\.\d+)+)  (\D*(?:60 )?)(\S+)', line).groups()
+            method, images, numbers, words, difference = re.fullmatch(pattern, line).groups()
             assert float(difference) < 1e-4, line
             rows[method] = int(images), len(numbers.split()), words.strip()
-    return found
+    return tables
 
 
 def test_ours_agrees_with_pytorch_ood(tables):
-    methods = dict.fromkeys(['MSP', 'MaxLogit', 'Energy', 'ReAct', 'ASH-P', 'ASH-B', 'ASH-S', 'DICE', 'KNN', 'RMDS', 'ViM'], (40, 5, ''))
-    methods |= {'DICE': (8, 5, ''), 'KNN': (40, 5, 'differs by design; squared'), 'RMDS': (8, 5, 'differs by design; times 60')}
+    names = ['MSP', 'MaxLogit', 'Energy', 'ReAct', 'ASH-P', 'ASH-B', 'ASH-S', 'DICE', 'KNN', 'RMDS', 'ViM']
+    methods = dict.fromkeys(names, (40, 5, ''))
+    methods |= {'DICE': (8, 5, ''),
+                'KNN': (40, 5, 'differs by design; squared'),
+                'RMDS': (8, 5, 'differs by design; times 60')}
     assert list(tables['visual'].items()) == list(methods.items())
 
 

@@ -6,20 +6,20 @@ import sys
 
 
 def bench(root, *arguments):
-    done = subprocess.run([sys.executable, 'tools/bench_synthesis.py', *arguments, '--rounds', '1', '--quick'], cwd=root,
-                          capture_output=True, text=True)
+    command = [sys.executable, 'tools/bench_synthesis.py', *arguments, '--rounds', '1', '--quick']
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_the_published_loop_and_ours_paint_the_same(root, tmp_path):
     shown = bench(root, '--images', '4', '--batch', '4', '--out', str(tmp_path/'figures.json'))
-    found = json.loads((tmp_path/'figures.json').read_text())
-    assert found['difference'] <= 1
+    figures = json.loads((tmp_path/'figures.json').read_text())
+    assert figures['difference'] <= 1
     for side in ('reference', 'ours'):
-        assert 0 < found[side]['shares']['UNet'] < sum(found[side]['shares'].values()) < 1.05
-        assert found[side]['unet']['share'] > 0 and found[side]['unet']['tflops'] > 0
-    assert found['settings']['steps'] == 2 and f"ratio {found['ratio']:.2f}" in shown
+        assert 0 < figures[side]['shares']['UNet'] < sum(figures[side]['shares'].values()) < 1.05
+        assert figures[side]['unet']['share'] > 0 and figures[side]['unet']['tflops'] > 0
+    assert figures['settings']['steps'] == 2 and f"ratio {figures['ratio']:.2f}" in shown
 
 
 def test_growth_with_m_is_fitted(root):

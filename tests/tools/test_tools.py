@@ -199,8 +199,8 @@ def test_new_names_the_module_after_the_file_or_as_told(little):
     little.nb('new', 'nbs/01_taking.ipynb')
     little.nb('new', '--module', 'times', 'nbs/02_multiplying.ipynb')
     little.nb('save', 'nbs/01_taking.ipynb', 'nbs/02_multiplying.ipynb')
-    made = {path.name for path in (little.folder/'little').glob('[!_]*.py')}
-    assert made == {'adding.py', 'taking.py', 'times.py'}
+    modules = {path.name for path in (little.folder/'little').glob('[!_]*.py')}
+    assert modules == {'adding.py', 'taking.py', 'times.py'}
 
 
 def test_new_in_a_room_names_the_room_first_and_finds_the_runs(little):
@@ -263,8 +263,8 @@ def test_check_finds_the_fault_of_one_notebook(tools, change, says):
     notebook = example()
     assert list(tools.nb.notebook_faults(json.dumps(notebook), {'slow'})) == []
     change(notebook)
-    found = list(tools.nb.notebook_faults(json.dumps(notebook), {'slow'}))
-    assert any(says in fault for fault in found), found
+    faults = list(tools.nb.notebook_faults(json.dumps(notebook), {'slow'}))
+    assert any(says in fault for fault in faults), faults
 
 
 def test_check_writes_nothing(little):
@@ -272,8 +272,8 @@ def test_check_writes_nothing(little):
     notebook.cells[3].source = '#| export\ndef add(a, b):\n    return b + a'
     nbformat.write(notebook, little.path)
     before = {path: path.stat().st_mtime_ns for path in little.folder.rglob('*') if path.is_file()}
-    found = little.nb('check', fails=True)
-    assert 'adding.py: differs from its notebook' in found
+    faults = little.nb('check', fails=True)
+    assert 'adding.py: differs from its notebook' in faults
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
@@ -281,15 +281,30 @@ def test_check_names_all_faults_though_export_fails(little):
     notebook = little.read()
     notebook.cells[3].source = '#| export\n%time 1\ndef add(a, b):\n    return a + b'
     nbformat.write(notebook, little.path)
-    found = little.nb('check', fails=True)
-    assert 'magic' in found and 'nbdev_export failed' in found
+    faults = little.nb('check', fails=True)
+    assert 'magic' in faults and 'nbdev_export failed' in faults
+
+
+def test_check_finds_lines_that_are_too_wide(little):
+    notebook = little.read()
+    notebook.cells[0].source = '# Adding\n\n> Sums.\n\n' + 'w'*120
+    nbformat.write(notebook, little.path)
+    (little.folder/'tests').mkdir()
+    (little.folder/'tests'/'test_adding.py').write_text('#'*120)
+    assert 'characters' not in little.nb('check', fails=True)  # the module differs, and no line is too wide
+    notebook.cells[0].source += 'w'
+    nbformat.write(notebook, little.path)
+    (little.folder/'tests'/'test_adding.py').write_text('1\n' + '#'*121)
+    faults = little.nb('check', fails=True)
+    assert f'00_adding.ipynb: cell {notebook.cells[0].id}: over 120 characters in line 5' in faults
+    assert 'test_adding.py: over 120 characters in line 2' in faults
 
 
 def test_check_finds_faults_of_modules(little):
     little.module.write_text(little.module.read_text() + '\n')
     (little.folder/'little'/'old.py').write_text('def left_behind(): pass\n')
-    found = little.nb('check', fails=True)
-    assert 'adding.py: differs' in found and 'old.py: no notebook exports' in found
+    faults = little.nb('check', fails=True)
+    assert 'adding.py: differs' in faults and 'old.py: no notebook exports' in faults
     little.module.unlink()
     assert 'adding.py: is missing' in little.nb('check', fails=True)
 
@@ -307,9 +322,9 @@ def test_check_finds_two_notebooks_of_one_module_and_imports_against_the_order(l
     little.write(notebook)
     little.nb('new', 'nbs/05_later.ipynb')
     little.path.with_name('06_twin.ipynb').write_bytes(little.path.read_bytes())
-    found = little.nb('check', fails=True)
-    assert '06_twin.ipynb: 00_adding.ipynb exports to adding too' in found
-    assert '00_adding.ipynb: imports later' in found
+    faults = little.nb('check', fails=True)
+    assert '06_twin.ipynb: 00_adding.ipynb exports to adding too' in faults
+    assert '00_adding.ipynb: imports later' in faults
 
 
 # ---- README -----------------------------------------------------------------------------------
@@ -344,6 +359,25 @@ def test_readme_shows_what_a_reader_needs(front):
     assert len(list((front.folder/'nbs'/'index_files').glob('*.png'))) == 1
 
 
+def test_results_have_a_page_beside_the_figures(front):
+    nbformat.write(new_notebook(metadata={'kernelspec': KERNEL}, cells=[
+        new_markdown_cell('# Results\n\nSee [adding](00_adding.ipynb) and the [front page](index.ipynb).'),
+        new_code_cell('#| echo: false\n1', outputs=[new_output('display_data', {'image/png': PIXEL})]),
+    ]), front.folder/'nbs'/'results.ipynb')
+    index = front.folder/'nbs'/'index.ipynb'
+    index.write_text(index.read_text().replace('See [adding]', 'See [results](results.ipynb), [adding]'))
+    front.book('readme', '--check', fails=True)
+    front.book('readme')
+    front.book('readme', '--check')
+    assert '[results](paper_figures/README.md)' in (front.folder/'README.md').read_text()
+    text = (front.folder/'paper_figures'/'README.md').read_text()
+    assert '](../nbs/00_adding.ipynb)' in text and '[front page](../README.md)' in text
+    image = text.split('](')[-1].split(')')[0]
+    assert (front.folder/'paper_figures'/image).resolve().parent == front.folder/'nbs'/'index_files'
+    (front.folder/'paper_figures'/'README.md').write_text('by hand')
+    assert 'paper_figures/README.md' in front.book('readme', '--check', fails=True)
+
+
 def test_readme_is_written_only_when_it_changes(front):
     front.book('readme', '--check', fails=True)
     assert 'written' in front.book('readme')
@@ -366,11 +400,11 @@ def test_readme_refuses_links_that_lead_nowhere(front):
 # ---- book -------------------------------------------------------------------------------------
 
 def test_book_has_every_notebook_in_one_part(tools, root):
-    found = list((root/'nbs').glob('*/*.ipynb'))
-    shelf = tools.book.parts(found)
+    paths = list((root/'nbs').glob('*/*.ipynb'))
+    shelf = tools.book.parts(paths)
     assert list(shelf) == ['Core', 'Data', 'Models', 'Scores', 'Outliers', 'Methods', 'Evaluation', 'Detector', 'App',
                            'Experiments']
-    assert [path for part in shelf.values() for path in part] == sorted(found)
+    assert [path for part in shelf.values() for path in part] == sorted(paths)
     assert shelf['Core'][0].name == '00_scales.ipynb'
 
 
@@ -383,8 +417,8 @@ def test_book_keeps_what_a_reader_needs_and_where_links_lead(front):
     (front.folder/'CHANGELOG.md').write_text('# Changelog\n\nSee [adding](nbs/0_core/00_adding.ipynb).\n')
     source = front.folder/'_book'/'source'
     front.tools.book.write_source(source)
-    made = {str(path.relative_to(source)) for path in source.rglob('*') if path.is_file()}
-    assert made == {'index.ipynb', 'nbs/0_core/00_adding.ipynb', 'settings.ini', 'CHANGELOG.md'}
+    written = {str(path.relative_to(source)) for path in source.rglob('*') if path.is_file()}
+    assert written == {'index.ipynb', 'nbs/0_core/00_adding.ipynb', 'settings.ini', 'CHANGELOG.md'}
     adding, opening = (nbformat.read(source/name, 4) for name in ('nbs/0_core/00_adding.ipynb', 'index.ipynb'))
     assert adding.cells[0].source.startswith('# Adding\n')
     assert 'default_exp' not in str(adding) and '#|' not in str(adding)
