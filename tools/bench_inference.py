@@ -17,12 +17,12 @@ from statistics import median
 import numpy as np
 import torch
 
-from synood.evaluation.costs import parameters as count
+from synood.evaluation.costs import count_parameters as count
 from synood.models.clip import encode_pixels, load_clip
 from synood.outliers.finetuning import SynOOD
 from synood.core.stages import versions
 from synood.core.scales import get_scale
-from synood.scores.method import NegLabel, Synthetic, Train
+from synood.scores.method import NegLabel, Synthetic, TrainData
 
 
 def training(clip, classes, negatives):
@@ -32,7 +32,8 @@ def training(clip, classes, negatives):
     def rows(count): return draw.standard_normal((count, clip.width)).astype(np.float32)
     synthetic = Synthetic(rows(classes), rows(classes), np.arange(classes), None)
     scale = get_scale('paper').replace(finetuning=dict(projection_epochs=1, label_epochs=1))
-    return Train(features={}, labels=np.arange(classes), text=rows(classes), negatives=rows(negatives), rest=rows(0),
+    return TrainData(features={}, labels=np.arange(classes), text=rows(classes), negatives=rows(negatives),
+                     rest=rows(0),
                  prompts=(), logit_scale=clip.logit_scale, clip=lambda: clip, head=None,
                  synthetic=lambda kind: synthetic, stage=None, seed=0, scale=scale)
 

@@ -28,17 +28,17 @@ import torch.nn.functional as F
 from synood.data.datasets import imagenet_names
 from synood.models.hub import device
 from synood.models.clip import load_clip
-from synood.data.images import open_sets
-from synood.methods.coop import Shots, encode_embedded, random_context, sentences, text_tower, train_coop
+from synood.data.images import read_sets
+from synood.methods.coop import FewShotFeatures, encode_embedded, random_context, prompt_tokens, text_tower, train_coop
 from synood.core.training import epoch_plan
 from synood.core.stages import run_stage, versions
 from synood.core.scales import generator, get_scale
-from synood.core.training import epoch_rate, one_thread
+from synood.core.training import epoch_rate, single_thread
 
 
 def pictures_of(scale, root, count):
     "Pixels (B, 3, H, W), labels (B,) and class names: `count` training images of a scale, evenly over its classes."
-    train = open_sets(run_stage('images', scale, (0,), root)[0])['train']
+    train = read_sets(run_stage('images', scale, (0,), root)[0])['train']
     chosen = train.take(np.linspace(0, len(train) - 1, count).astype(int))
     transform = load_clip(scale.clip).transform
     pixels = torch.stack([transform(chosen.read(i)) for i in range(count)])  # (B, 3, H, W)
@@ -86,7 +86,7 @@ def loops(clip, names, pixels, labels, scale):
     features = image_tower(clip, pixels)
     plain = partial(straightforward, clip, names, labels=labels, scale=scale)
 
-    def ours(): return train_coop(clip, names, Shots(features, labels), scale, 0).model.context.detach()
+    def ours(): return train_coop(clip, names, FewShotFeatures(features, labels), scale, 0).model.context.detach()
     return {'full length, image tower': partial(plain, look=lambda rows: image_tower(clip, pixels[rows])),
             'full length, cached features': partial(plain, look=lambda rows: features[rows]),
             'cut, cached features (synood)': ours}
@@ -107,7 +107,7 @@ def clocked(call):
 
 def few_threads(clip):
     "As many threads as synood's own loop takes for this network."
-    return one_thread() if text_tower(clip).token_embedding.weight.shape[1] < 256 else nullcontext()
+    return single_thread() if text_tower(clip).token_embedding.weight.shape[1] < 256 else nullcontext()
 
 
 def moved(clip, scale, context):
@@ -155,7 +155,7 @@ def compare(args, root):
     stage = {} if args.clip else dict(stage=whole_stage(scale, root))
     batch, length = scale.coop.batch_size, scale.coop.n_ctx
     pixels, labels, names = noise_for(clip, args.classes, batch) if args.clip else pictures_of(scale, root, batch)
-    cut = 1 + length + sentences(clip, names, length).rest.shape[1]
+    cut = 1 + length + prompt_tokens(clip, names, length).rest.shape[1]
     tokens = dict(full=clip.tokenizer(['']).shape[1], cut=cut)
     with few_threads(clip):
         measured = race(clip, names, pixels, labels, scale.replace(coop=dict(epochs=args.steps)), args.repeats)

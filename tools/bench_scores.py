@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from synood.methods.krnft import NFTLearner, learned_cosines
+from synood.methods.krnft import NFTAdapter, learned_cosines
 from synood.methods.penultimate import ASHB, ASHP, ASHS, DICE, KNN, RMDS, GradNorm, ReAct, ViM
 from synood.core.processes import workers
-from synood.scores.method import Train
+from synood.scores.method import TrainData
 from synood.scores.head import neglabel
 from synood.methods.logits import MSP, Energy, MaxLogit
 from synood.methods.adaneg import AdaNeg
@@ -112,14 +112,14 @@ def plain_adaneg(image, text, negatives, groups, length=10):
 
 def our_adaneg(image, text, negatives, groups):
     method = AdaNeg(temperature=TEMPERATURE, groups=groups, batch=BATCH)
-    method.fit(Train({}, np.zeros(0, int), text, negatives, 1/TEMPERATURE))
+    method.fit(TrainData({}, np.zeros(0, int), text, negatives, 1/TEMPERATURE))
     return method.score({('clip', 'image'): near_labels(image, np.concatenate([text, negatives]))})
 
 
 @lru_cache
 def trained_learner(width):
     "A KR-NFT learner whose every parameter has moved a little."
-    learner = NFTLearner(width)
+    learner = NFTAdapter(width)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in learner.parameters():
@@ -227,7 +227,7 @@ class Classifier(NamedTuple):
         return {(role, 'penultimate'): rows, (role, 'logits'): self.logits(rows)}
 
     def known(self, method):
-        return Train(self.features(method, self.train), self.labels, np.eye(2), np.eye(2), 1.,
+        return TrainData(self.features(method, self.train), self.labels, np.eye(2), np.eye(2), 1.,
                      head=(self.weight, self.bias))
 
     def layer(self):

@@ -31,7 +31,7 @@ from PIL import Image
 
 from synood.outliers import synthesis
 from synood.outliers.context import context_prompt, write_contexts
-from synood.evaluation.costs import counted
+from synood.evaluation.costs import count_flops
 from synood.app.doctor import matmul_rate
 from synood.models.classifier import load_classifier
 from synood.data.images import image_folder, write_sets
@@ -39,10 +39,11 @@ from synood.core.processes import workers
 from synood.core.stages import Job, stages, versions
 from synood.core.scales import ScaleView
 from synood.core.scales import get_scale, rng
-from synood.outliers.inpainting import (decode, encode_images, encode_prompts, load_painter, noise, prepared, to_image,
+from synood.outliers.inpainting import (decode, encode_latents, encode_prompts, load_inpainting, stream_noise,
+                                        make_scheduler, to_image,
                                         to_pixels)
-from synood.outliers.losses import judge, objectives
-from synood.outliers.synthesis import painter_of, read_synthetic, synthesis_stage
+from synood.outliers.losses import classifier_logits, boundary_losses
+from synood.outliers.synthesis import inpainting_model, read_synthetic, synthesis_stage
 
 EXACT = {'synthesis.unet_precision': 'fp32', 'synthesis.vae_precision': 'fp32', 'synthesis.compiled': False}
 TOGETHER = 2  # images at a time in the authors' script
@@ -52,7 +53,7 @@ TOGETHER = 2  # images at a time in the authors' script
 
 def rendered(folder, count):
     "Scenes of the miniature's development world, one folder per class, and the prompt of each."
-    from synood.data.miniature import contexts, render, world
+    from synood.data.miniature import context_names, render, world
     dev = world('dev')
     prompts = {}
     recipes = [dev.sample('id', rng(0, 'bench', i)) for i in range(count)]
@@ -60,7 +61,7 @@ def rendered(folder, count):
         path = folder/recipe.subject/f'{i:04d}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(render(recipe, rng(0, 'bench', i, 'pixels'))).save(path)
-        prompts[f'{recipe.subject}/{i:04d}.png'] = contexts(recipe)
+        prompts[f'{recipe.subject}/{i:04d}.png'] = context_names(recipe)
     return prompts
 
 
@@ -94,14 +95,14 @@ def reference(painter, classifier, images, prompts, scale, folder):
     for start in range(0, len(images), TOGETHER):
         names = images.files[start:start + TOGETHER]
         pixels = torch.stack([to_pixels(images.read(n), settings.resolution) for n in names])  # (B, 3, H, W)
-        z_in = encode_images(painter, pixels, names, 0)  # (B, 4, H/8, W/8)
-        eps = noise(z_in, names, 0, 'eps')
+        z_in = encode_latents(painter, pixels, names, 0)  # (B, 4, H/8, W/8)
+        eps = stream_noise(z_in, names, 0, 'eps')
         for _ in range(settings.iterations):
             with torch.no_grad():
                 text = encode_prompts(painter, [''] * len(names) + [prompts[n] for n in names])
                 blank_pixels = torch.zeros_like(pixels).to(painter.device)
                 blank = painter.vae.encode(blank_pixels).latent_dist.mode()*painter.factor  # (B, 4, H/8, W/8)
-                scheduler, timesteps = prepared(painter, settings.sampler, settings.steps, settings.strength)
+                scheduler, timesteps = make_scheduler(painter, settings.sampler, settings.steps, settings.strength)
                 z = scheduler.add_noise(z_in, eps, timesteps[:1])
                 mask = torch.ones(2*len(z), 1, *z.shape[2:], device=z.device)  # everything is painted anew
                 for t in timesteps:
@@ -112,7 +113,8 @@ def reference(painter, classifier, images, prompts, scale, folder):
                     z = scheduler.step(guided, t, z).prev_sample
             leaf = (z/painter.factor).requires_grad_()
             shown = decode(painter, leaf)
-            loss = objectives[settings.objective](judge(classifier, shown), settings.target, None).sum()
+            loss = boundary_losses[settings.objective](classifier_logits(classifier, shown), settings.target,
+                                                       None).sum()
             eps = eps - settings.step_size/settings.release_batch*torch.autograd.grad(loss, leaf)[0]
             for name, picture in zip(names, shown.detach()):
                 path = folder/f'{name}.png'
@@ -122,7 +124,7 @@ def reference(painter, classifier, images, prompts, scale, folder):
 
 def plain_painter(ids):
     "The painter in float32 and in torch's usual order of channels."
-    painter = load_painter(ids)
+    painter = load_inpainting(ids)
     for network in (painter.vae, painter.unet): network.to(memory_format=torch.contiguous_format)
     return painter
 
@@ -141,10 +143,10 @@ class Side:
     "One side in a process of its own: what it has loaded stays."
     def __init__(self, kind, scale, inputs, count):
         self.kind, self.scale, self.inputs = kind, scale, inputs
-        self.images = synthesis.open_sets(inputs['images'])['train'].take(range(count))
+        self.images = synthesis.read_sets(inputs['images'])['train'].take(range(count))
         self.prompts = {c['path']: c['prompt'] for c in synthesis.read_contexts(inputs['contexts'])}
         self.classifier = load_classifier(scale.classifier)
-        self.painter = plain_painter(scale.inpainting) if kind == 'reference' else painter_of(scale)
+        self.painter = plain_painter(scale.inpainting) if kind == 'reference' else inpainting_model(scale)
 
     def run(self, folder):
         if self.kind == 'reference':
@@ -217,7 +219,7 @@ def unet_flops(painter, scale):
     "Operations of one UNet evaluation of one latent."
     side = synthesis.blank_latent(painter, scale.synthesis.resolution).shape[2:]
     x = torch.zeros(1, 9, *side, device=painter.device, dtype=painter.unet.dtype)
-    return counted(painter.unet, x, 1, synthesis.blank_text(painter).to(painter.unet.dtype))
+    return count_flops(painter.unet, x, 1, synthesis.blank_text(painter).to(painter.unet.dtype))
 
 
 # ---- processes ------------------------------------------------------------------------------------------
@@ -238,9 +240,9 @@ def start(*details):
 
 def tried_batch(side):
     "What the stage would find by trial, found before the clock starts."
-    job = SimpleNamespace(scale=side.scale, settled=lambda name, find: find())
+    job = SimpleNamespace(scale=side.scale, decide_once=lambda name, find: find())
 
-    def gradient_step(z): return synthesis.steer(side.painter, side.classifier, z, side.scale, 0., True)
+    def gradient_step(z): return synthesis.boundary_gradient(side.painter, side.classifier, z, side.scale, 0., True)
     size = synthesis.batch_size(job, side.painter, gradient_step)
     if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
     return size
@@ -255,7 +257,7 @@ def batch_of(): return TOGETHER if SIDE.kind == 'reference' else SIDE.scale.synt
 def efficiency(spent, count):
     "Of the UNet in a run of `count` images: operations per second, the ceiling, and their ratio."
     painter, scale = SIDE.painter, SIDE.scale
-    _, timesteps = prepared(painter, scale.synthesis.sampler, scale.synthesis.steps, scale.synthesis.strength)
+    _, timesteps = make_scheduler(painter, scale.synthesis.sampler, scale.synthesis.steps, scale.synthesis.strength)
     calls = 2*len(timesteps)*scale.synthesis.iterations*count  # 2: with the prompt and without
     rate = unet_flops(painter, scale)*calls/spent['UNet']
     most = ceiling(painter)

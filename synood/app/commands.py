@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['commands', 'ScaleOption', 'SeedsOption', 'SeedOption', 'CountOption', 'DataOption', 'RootOption', 'NamesOption',
-           'JsonOption', 'SetOption', 'RUNS', 'tell', 'changed_scale', 'read_names', 'is_list', 'own_set', 'check_new',
-           'check_calibration', 'check_fit', 'fit', 'as_text', 'form_of', 'destination', 'is_stream', 'check_table',
-           'count_of', 'read_state', 'write_scores', 'pack', 'count_up', 'write_stream', 'summary', 'found_detector',
-           'score', 'synthesize', 'export', 'report', 'demo']
+           'JsonOption', 'SetOption', 'RUNS', 'print_result', 'changed_scale', 'read_names', 'is_class_list',
+           'load_user_images', 'check_new_folder', 'check_calibration', 'check_fit', 'fit', 'as_text', 'output_format',
+           'resolve_output', 'is_stream', 'check_table', 'table_counts', 'read_state', 'write_scores', 'encode_table',
+           'count_images', 'write_stream', 'summary', 'resolve_detector', 'score', 'synthesize', 'export', 'report',
+           'demo']
 
 # %% ../../nbs/8_app/03_commands.ipynb #f21ed94b
 import csv, gzip, hashlib, io, json, os, re, shutil, stat, sys, time
@@ -21,7 +22,7 @@ from ..core.processes import printable, say
 # %% ../../nbs/8_app/03_commands.ipynb #b2de84d4
 commands = typer.Typer()
 
-def tell(about: dict, as_json: bool):
+def print_result(about: dict, as_json: bool):
     "Print a result: as one JSON object in ASCII, which any terminal takes, or line by line."
     if as_json: print(json.dumps(about, default=str))
     else: print('\n'.join(f'{name}: {printable(value)}' for name, value in about.items()))
@@ -57,37 +58,37 @@ def changed_scale(scale: str, settings: list[str]):
 # %% ../../nbs/8_app/03_commands.ipynb #a1a707fa
 def read_names(path: Path) -> list[str]:
     "The class names in a text file, one a line; empty lines are left out. Of a list `folder<TAB>name` the names."
-    if not is_list(path): return _lines_of(path)
+    if not is_class_list(path): return _lines_of(path)
     from synood.data.datasets import read_class_list
     return list(read_class_list(path).values())
 
-def is_list(path: Path) -> bool:
+def is_class_list(path: Path) -> bool:
     "Whether a text file names folders and their classes, 'n02123045<TAB>tabby cat', and not classes alone."
     return any('\t' in line or re.match(r'n\d{8}\s', line) for line in _lines_of(path))
 
 def _lines_of(path):
-    from synood.data.images import own_text
-    return [line.strip() for line in own_text(path).split('\n') if line.strip()]
+    from synood.data.images import read_user_text
+    return [line.strip() for line in read_user_text(path).split('\n') if line.strip()]
 
 # %% ../../nbs/8_app/03_commands.ipynb #9f4d3434
-def own_set(folder: Path, listed: Path | None = None, apart: dict[str, Path] = {}):
+def load_user_images(folder: Path, listed: Path | None = None, apart: dict[str, Path] = {}):
     """The images in one folder per class as an `ImageSet`, with the names of the classes.
 
     listed: a file with lines folder<TAB>name; without one the names are WordNet's, or the folders' own.
     apart: option -> place for results, which must lie elsewhere. ValueError or OSError of one line."""
     from dataclasses import replace
     from unicodedata import normalize
-    from synood.data.datasets import class_names
+    from synood.data.datasets import folder_class_names
     from synood.data.images import image_folder
     for option, other in apart.items():
         if other.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f'{option} {other} lies within {folder}, and would be taken for a class: '
                              'name a place elsewhere')
     images = image_folder(folder)
-    classes = tuple(normalize('NFC', name).strip() for name in class_names(images.classes, listed))
+    classes = tuple(normalize('NFC', name).strip() for name in folder_class_names(images.classes, listed))
     return replace(images, orient=True, classes=classes)
 
-def check_new(out: Path):
+def check_new_folder(out: Path):
     "OSError of one line unless a new folder can be made here; a link that leads nowhere is in the way too."
     from synood.app.preflight import preflight
     if str(out) == '-': raise IsADirectoryError('--out - is standard output, and a folder is written: name a new one')
@@ -101,26 +102,26 @@ def check_calibration(images: Path, tpr: float, found=None):
     ValueError or OSError of one line for images that cannot keep this promise."""
     from numpy import isin, unique, zeros
     from synood.detector.threshold import conformal_threshold
-    from synood.data.user_images import located, picture_hashes
+    from synood.data.user_images import iter_images, image_hashes
     if not images.exists(): raise FileNotFoundError(f'--calibrate {images}: no such folder')
-    conformal_threshold(zeros(sum(1 for _ in located(images))), tpr)  # before any is read
-    hashes = picture_hashes(images, orient=True)  # as a detector reads them
+    conformal_threshold(zeros(sum(1 for _ in iter_images(images))), tpr)  # before any is read
+    hashes = image_hashes(images, orient=True)  # as a detector reads them
     conformal_threshold(zeros(len(unique(hashes))), tpr)
-    if found is not None and (known := int(isin(hashes, picture_hashes(found)).sum())):
+    if found is not None and (known := int(isin(hashes, image_hashes(found)).sum())):
         raise ValueError(f'{known} of {len(hashes)} calibration images would be fitted on: '
                          'nothing can be promised with them, give others')
 
 # %% ../../nbs/8_app/03_commands.ipynb #c6ecb69c
 def check_fit(found, classes, method: str, scale, m: int, seed: int, root: Path):
     "The checks of `preflight` for a method that is fitted on a set of images; ValueError or OSError of one line."
-    from synood.detector.fitting import check_method, own_images, own_scale
+    from synood.detector.fitting import check_method, user_images, user_scale
     from synood.app.preflight import preflight
     from synood.core.scales import get_scale
     from synood.scores.method import get_method
     check_method(get_method(method)())
     kind = get_method(method)
-    chosen = own_scale(own_images(found, tuple(classes)), get_scale(scale), m, seed)
-    preflight(chosen, root, 'synthesis' if kind.synthetic else kind.mined, (seed,))
+    chosen = user_scale(user_images(found, tuple(classes)), get_scale(scale), m, seed)
+    preflight(chosen, root, 'synthesis' if kind.synthetic else kind.negatives_stage, (seed,))
 
 # %% ../../nbs/8_app/03_commands.ipynb #56c88584
 @commands.command()
@@ -139,13 +140,13 @@ def fit(out: Annotated[Path, typer.Option(help='New folder for the detector.')],
     """Fit a detector to your classes.
     Example: synood fit photos --calibrate more_photos --out my_detector --scale paper"""
     from synood.detector import OODDetector
-    check_new(out)
+    check_new_folder(out)
     _check_call(images, names, method, calibrate, tpr)
     scale = changed_scale(scale, settings)
     tpr = .95 if tpr is None else tpr
     method = method or 'SynOOD'
-    listed = names if names and is_list(names) else None
-    found = own_set(images, listed, {'--out': out, '--root': root}) if images else None
+    listed = names if names and is_class_list(names) else None
+    found = load_user_images(images, listed, {'--out': out, '--root': root}) if images else None
     classes = found.classes if found and (listed or not names) else read_names(names)
     if found: check_fit(found, classes, method, scale, m, seed, root)
     if calibrate: check_calibration(calibrate, tpr, found)
@@ -153,7 +154,7 @@ def fit(out: Annotated[Path, typer.Option(help='New folder for the detector.')],
     if found: detector = detector.fit(found, method, scale, root, seed, m)
     if calibrate: detector = detector.calibrate(calibrate, tpr)
     detector.save(out)
-    tell(dict(detector=out, method=detector.method, classes=len(detector.names), threshold=detector.threshold,
+    print_result(dict(detector=out, method=detector.method, classes=len(detector.names), threshold=detector.threshold,
               negatives=len(detector.negative_names), tpr=detector.tpr), as_json)
 
 # %% ../../nbs/8_app/03_commands.ipynb #7fcc7483
@@ -184,7 +185,7 @@ def as_text(table, lines: bool, head: bool = False, spreadsheet: bool = False) -
 _LINES = {'.jsonl', '.ndjson'}
 _OTHERS = {'.json', '.tsv', '.xls', '.xlsx', '.ods', '.parquet', '.zip', '.bz2', '.xz', '.zst'}
 
-def form_of(out: Path | None, as_json: bool = False) -> tuple[bool, bool]:
+def output_format(out: Path | None, as_json: bool = False) -> tuple[bool, bool]:
     """Whether a table of this name is JSON lines, and whether it is compressed.
 
     ValueError for a name that promises another form."""
@@ -198,7 +199,7 @@ def form_of(out: Path | None, as_json: bool = False) -> tuple[bool, bool]:
 # %% ../../nbs/8_app/03_commands.ipynb #98081da1
 _STDOUT = re.compile('-|/dev/(stdout|fd/1)|/proc/self/fd/1')
 
-def destination(out: Path | None) -> Path | None:
+def resolve_output(out: Path | None) -> Path | None:
     """Where `--out` leads: the file behind all links, whether it is there or not; None for standard output, as `-` is.
 
     A named pipe stays as it is.
@@ -237,7 +238,7 @@ def _is_picture(path):
     return True
 
 # %% ../../nbs/8_app/03_commands.ipynb #9fddfa9f
-def count_of(table) -> list[int]:
+def table_counts(table) -> list[int]:
     "Images, OOD images and unreadable images of a table."
     ood = table.is_ood == True  # noqa: E712, None is neither
     return [len(table), int(ood.sum()), int((table.problem != '').sum())]
@@ -275,37 +276,37 @@ def _hash_of(part, size):
 # %% ../../nbs/8_app/03_commands.ipynb #3081a6e2
 def write_scores(detector, images: Path, out: Path, lines: bool, key: str, spreadsheet: bool = False,
                  size: int | None = None) -> list[int]:
-    """Write the table of all images to `out`, a file or links to one; return `count_of` it.
+    """Write the table of all images to `out`, a file or links to one; return `table_counts` it.
 
     Stopped, the same call goes on; `key` tells one call from another. Until the table is complete, what is done of it
     lies beside it, with a note of how far that goes. BlockingIOError if another process is writing it."""
     from filelock import Timeout
-    from synood.core.files import digest, lock, make_folder, move
-    place = destination(out)
-    name = place.name if len(os.fsencode(place.name)) < 150 else digest(place.name)  # names beside it are longer
+    from synood.core.files import json_hash, lock, make_folder, replace_durably
+    place = resolve_output(out)
+    name = place.name if len(os.fsencode(place.name)) < 150 else json_hash(place.name)  # names beside it are longer
     part = place.with_name(f'.{name}.{key}.part')
     turn = place.with_name(f'.{name}.part.lock')
     make_folder(place.parent)
     try:
         with lock(turn, timeout=0):
-            counts = _write_part(detector, images, part, lines, form_of(out, lines)[1], spreadsheet, size)
+            counts = _write_part(detector, images, part, lines, output_format(out, lines)[1], spreadsheet, size)
             if place.exists(): shutil.copymode(place, part)
-            move(part, place)
+            replace_durably(part, place)
             _state(part).unlink(missing_ok=True)
             turn.unlink(missing_ok=True)  # a process that comes now begins anew
     except Timeout: raise BlockingIOError(f'{out} is being written by another process: wait for it') from None
     return counts
 
 # %% ../../nbs/8_app/03_commands.ipynb #59e6c401
-def pack(table, lines: bool, zipped: bool = False, **more) -> bytes:
+def encode_table(table, lines: bool, zipped: bool = False, **more) -> bytes:
     "What `as_text` gives as UTF-8, names that are no text as the bytes they are. `zipped`: a member of a .gz file."
-    from synood.evaluation.report import utf8
-    text = utf8(as_text(table, lines, **more))
+    from synood.evaluation.report import encode_utf8
+    text = encode_utf8(as_text(table, lines, **more))
     return gzip.compress(text, mtime=0) if zipped else text
 
 # %% ../../nbs/8_app/03_commands.ipynb #c644018c
 def _write_part(detector, images, part, lines, zipped=False, spreadsheet=False, size=None):
-    "Write a table batch by batch, behind what is there of it already; return `count_of` the whole."
+    "Write a table batch by batch, behind what is there of it already; return `table_counts` the whole."
     from synood.core.files import atomic_write
     done = read_state(part) or dict(bytes=0, counts=[0, 0, 0], last=None)
     counts = done['counts']
@@ -317,7 +318,7 @@ def _write_part(detector, images, part, lines, zipped=False, spreadsheet=False, 
     with open(part, 'ab') as f:
         f.truncate(done['bytes'])
         for table in _tables(detector, images, begun, size):
-            written = pack(table, lines, zipped, head=not counts[0], spreadsheet=spreadsheet)
+            written = encode_table(table, lines, zipped, head=not counts[0], spreadsheet=spreadsheet)
             hashed.update(written)
             f.write(written)
             f.flush()
@@ -330,21 +331,21 @@ def _write_part(detector, images, part, lines, zipped=False, spreadsheet=False, 
 # %% ../../nbs/8_app/03_commands.ipynb #4e920318
 def _names(images):
     "The names of all images, in the order in which a detector reads them."
-    from synood.data.user_images import located
-    return (name for name, _ in located(images))
+    from synood.data.user_images import iter_images
+    return (name for name, _ in iter_images(images))
 
-def _add(counts, table): return [a + b for a, b in zip(counts, count_of(table))]
+def _add(counts, table): return [a + b for a, b in zip(counts, table_counts(table))]
 
 def _tables(detector, images, skip=0, size=None):
     "The tables of a detector's stream, with a bar."
     from synood.core.files import progress
-    with progress(desc='score', total=count_up(images)) as bar:
+    with progress(desc='score', total=count_images(images)) as bar:
         bar.update(skip)
         for table in detector.stream(images, skip=skip, **({} if size is None else dict(size=size))):
             yield table
             bar.update(len(table))
 
-def count_up(images, seconds: float = 2.) -> int | None:
+def count_images(images, seconds: float = 2.) -> int | None:
     "The number of images, if they can be counted within `seconds`: a folder may be on a slow disk, or have millions."
     count, end = 0, time.monotonic() + seconds
     for count, _ in enumerate(_names(images), 1):
@@ -354,14 +355,15 @@ def count_up(images, seconds: float = 2.) -> int | None:
 # %% ../../nbs/8_app/03_commands.ipynb #5e0a5933
 def write_stream(detector, images: Path, place: Path | None, lines: bool, zipped: bool = False,
                  spreadsheet: bool = False, size: int | None = None) -> list[int]:
-    """Write the table of all images to a named pipe, or to standard output if `place` is None; return `count_of` it.
+    """Write the table of all images to a named pipe, or to standard output if `place` is None; return `table_counts`
+    it.
 
     The lines come batch by batch. BrokenPipeError if their reader has left."""
     counts = [0, 0, 0]
     if place: say(f'{place} waits for a reader')
     with open(place, 'wb') if place else nullcontext(sys.stdout) as f:
         for table in _tables(detector, images, 0, size):
-            _send(f, pack(table, lines, zipped, head=not counts[0], spreadsheet=spreadsheet))
+            _send(f, encode_table(table, lines, zipped, head=not counts[0], spreadsheet=spreadsheet))
             counts = _add(counts, table)
     return counts
 
@@ -381,7 +383,7 @@ def summary(counts: list[int], decided: bool) -> str:
     ood = f'{counts[1]} OOD' if decided else 'no threshold: nothing was decided'
     return f'{counts[0]} images, {ood}, {counts[2]} that cannot be read'
 
-def found_detector(named: Path) -> Path:
+def resolve_detector(named: Path) -> Path:
     "The folder of a saved detector; of hf-hub:owner/name the one in the hub's cache; SYNOOD_DOWNLOAD=1 fetches it."
     from synood.detector.publishing import detector_folder
     return detector_folder(named) if str(named).startswith('hf-hub:') else named
@@ -401,10 +403,10 @@ def score(images: Annotated[Path, typer.Argument(help='An image, or a folder tha
     """Score images with a saved detector; larger is more ID. Status 1 if some cannot be read.
     Example: synood score photos --detector my_detector --out scores.csv"""
     from synood.detector import OODDetector
-    from synood.core.files import digest, file_hash
-    detector = found_detector(detector)
-    lines, zipped = form_of(out, as_json)
-    place = destination(out)
+    from synood.core.files import json_hash, file_hash
+    detector = resolve_detector(detector)
+    lines, zipped = output_format(out, as_json)
+    place = resolve_output(out)
     if spreadsheet and lines: raise ValueError('--spreadsheet goes with CSV: leave it out for JSON lines')
     if not images.exists(): raise FileNotFoundError(f'{images}: there is no such image or folder')
     if next(_names(images), None) is None: raise ValueError(f'{images}: no images below this folder')
@@ -413,7 +415,7 @@ def score(images: Annotated[Path, typer.Argument(help='An image, or a folder tha
     loaded = OODDetector.load(detector)
     if is_file:
         hashes = [file_hash(detector/f'detector.{kind}') for kind in ('json', 'safetensors')]
-        key = digest([str(images.resolve()), lines, zipped, spreadsheet, *hashes])
+        key = json_hash([str(images.resolve()), lines, zipped, spreadsheet, *hashes])
         counts = write_scores(loaded, images, out, lines, key, spreadsheet, batch)
     else: counts = write_stream(loaded, images, place, lines, zipped, spreadsheet, batch)
     say(summary(counts, loaded.threshold is not None))
@@ -429,16 +431,16 @@ def synthesize(images: Annotated[Path, typer.Argument(help='Folder with one fold
                seed: SeedOption = 0, root: RootOption = RUNS, as_json: JsonOption = False):
     """Synthesize near-boundary OOD images of your classes. Stopped, it goes on where it was.
     Example: synood synthesize photos --scale paper --m 1000"""
-    from synood.detector.fitting import own_images, own_scale
+    from synood.detector.fitting import user_images, user_scale
     from synood.app.preflight import preflight
     from synood.core.stages import run_stage
     from synood.core.scales import get_scale
     from synood.outliers.synthesis import read_synthetic
-    found = own_set(images, names, {'--root': root})
-    chosen = own_scale(own_images(found, found.classes), changed_scale(scale, settings), m, seed)
+    found = load_user_images(images, names, {'--root': root})
+    chosen = user_scale(user_images(found, found.classes), changed_scale(scale, settings), m, seed)
     preflight(chosen, root, 'synthesis', (seed,))
     folder = run_stage('synthesis', chosen, (seed,), root)[seed]
-    tell(dict(folder=folder, images=len(read_synthetic(folder, 'grad')[0])), as_json)
+    print_result(dict(folder=folder, images=len(read_synthetic(folder, 'grad')[0])), as_json)
 
 # %% ../../nbs/8_app/03_commands.ipynb #66fceb4b
 @commands.command()
@@ -448,9 +450,9 @@ def export(detector: Annotated[Path, typer.Argument(help=f'{_SAVED}.')],
            as_json: JsonOption = False):
     "Write a detector as ONNX: image in, score and label out. Example: synood export my_detector --out my_onnx"
     from synood.detector import OODDetector
-    loaded = OODDetector.load(found_detector(detector))
-    check_new(out)
-    tell(dict(folder=loaded.export_onnx(out)), as_json)
+    loaded = OODDetector.load(resolve_detector(detector))
+    check_new_folder(out)
+    print_result(dict(folder=loaded.export_onnx(out)), as_json)
 
 @commands.command()
 def report(scale: ScaleOption = 'mini', settings: SetOption = (), root: RootOption = RUNS,
@@ -458,7 +460,7 @@ def report(scale: ScaleOption = 'mini', settings: SetOption = (), root: RootOpti
     """Write report.html: all tables and figures of a scale, synthetic images, and where each number comes from.
     Example: synood report --scale mini"""
     from synood.app.page import write_page
-    tell(dict(page=write_page(changed_scale(scale, settings), root)), as_json)
+    print_result(dict(page=write_page(changed_scale(scale, settings), root)), as_json)
 
 # %% ../../nbs/8_app/03_commands.ipynb #f262e0b8
 @commands.command()
@@ -473,14 +475,14 @@ def demo(detector: Annotated[Path, typer.Argument(help=f'{_SAVED}; default: one 
                   'name:password.')] = None,
          root: RootOption = RUNS):
     "Open a page where an image can be dropped on a detector. Example: synood demo my_detector"
-    from synood.detector.demo import check_address, check_sub_path, example_detector, read_login, serve
+    from synood.detector.demo import check_address, check_sub_path, demo_detector, read_login, serve
     from synood.detector import OODDetector
     names = read_login(login)
     sub_path = check_sub_path(sub_path)
     check_address(host, port)
-    if detector: loaded = OODDetector.load(found_detector(detector))
+    if detector: loaded = OODDetector.load(resolve_detector(detector))
     else:
         say(f'no detector given: one for the miniature is made below {root}, the first time in about twenty seconds')
-        loaded = example_detector(root)
+        loaded = demo_detector(root)
     say('the page is being started')
     serve(loaded, host, port, root_path=sub_path, login=names)

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Callable
 import numpy as np
 from ..models.hub import find_model
-from ..data.images import ImageSet, open_sets, protocols, read_selection
+from ..data.images import ImageSet, read_sets, protocols, read_selection
 from ..data.miniature import CLASSES
-from ..methods.npos import misfit
-from ..data.user_images import batched, each_picture, located
-from ..core.files import CannotWrite, atomic_write, progress, temporary, understood
+from ..methods.npos import settings_problem
+from ..data.user_images import batched, map_images, iter_images
+from ..core.files import CannotWrite, atomic_write, progress, temporary_path, file_errors
 from ..core.stages import run_stage, stage, stage_folder, stages
-from ..data.images import schooled
-from ..core.scales import NETWORKS, Scale, check_choices, get_scale, setting_names
+from ..data.images import training_scale
+from ..core.scales import MODEL_FIELDS, Scale, check_choices, get_scale, setting_names
 from ..outliers.synthesis import png_name
 
 # %% ../../nbs/8_app/00_preflight.ipynb #8334695e
@@ -52,7 +52,7 @@ def check_place(folder: Path, option: str = '--root'):
     if odd := [p for p in folder.relative_to(there).parts if len(os.fsencode(p)) > limit]:
         raise CannotWrite(f'{there} takes names of {limit} bytes, {odd[0][:20]!r} ... is longer: '
                           f'name another place with {option}')
-    probe = temporary(there/'.synood')
+    probe = temporary_path(there/'.synood')
     try: probe.write_bytes(bytes(4096))
     except OSError as e:
         other = 'another root' if option == '--root' else f'another place with {option}'
@@ -114,7 +114,7 @@ def check_counts(scale: Scale, counts: dict[str, int], fields=None):
     need(not rest, 'm', f'{classes} classes cannot share so many images evenly: take {max(1, each)*classes}')
     need(each <= least, 'm', f'{each} of every class are asked for, and {few}')
     need(scale.coop.shots <= least, 'coop.shots', few)
-    need(misfit(scale.npos.shots, scale) or scale.npos.shots <= least, 'npos.shots', few)
+    need(settings_problem(scale.npos.shots, scale) or scale.npos.shots <= least, 'npos.shots', few)
     need(scale.locoop.top_k < classes, 'locoop.top_k',
          f'of {classes} classes, {classes - 1} is the most that makes sense')
     need(scale.cocoop.n_ctx == 4, 'cocoop.n_ctx', 'CoCoOp begins with the four words "a photo of a": set it to 4')
@@ -126,14 +126,14 @@ def check_networks(scale: Scale, fields):
     """Return if the networks of a scale that these of its fields name can be found.
 
     FileNotFoundError or ValueError of one line for the first that cannot, or that knows too few steps."""
-    for field in (f for f in NETWORKS if f in fields):
+    for field in (f for f in MODEL_FIELDS if f in fields):
         ids = getattr(scale, field)
         for tried in ([(one,) for one in ids] if field == 'backbones' else [ids] if ids else []):
             folder = find_model(tried, field)
             if field == 'inpainting': _check_steps(scale, folder/'scheduler'/'scheduler_config.json')
 
 def _check_steps(scale, listed):
-    with understood(listed): most = json.loads(listed.read_text(encoding='utf-8')).get('num_train_timesteps', 1000)
+    with file_errors(listed): most = json.loads(listed.read_text(encoding='utf-8')).get('num_train_timesteps', 1000)
     if scale.synthesis.steps <= most: return
     raise ValueError(f'scale {scale.name}: synthesis.steps = {scale.synthesis.steps}: '
                      f'{listed.parent.parent} has {most}')
@@ -142,7 +142,7 @@ def _check_steps(scale, listed):
 @lru_cache(maxsize=None)
 def folding(folder: Path) -> Callable[[str], str]:
     "A function that gives two names the same text if the file system of an existing folder takes them for one."
-    probe = temporary(folder/'.caf\u00e9')
+    probe = temporary_path(folder/'.caf\u00e9')
     def also(name): return probe.with_name(name).exists()
     probe.touch()
     try: case, form = also(probe.name.upper()), also(unicodedata.normalize('NFD', probe.name))
@@ -171,11 +171,11 @@ def check_names(names: list[str], folder: Path, fold: Callable[[str], str] | Non
 
 # %% ../../nbs/8_app/00_preflight.ipynb #a7a9f780
 def check_pictures(images):
-    "Return how many images there are, in any form `located` takes, if all can be decoded. ValueError names others."
+    "Return how many images there are, in any form `iter_images` takes, if all can be decoded. ValueError names others."
     bad, count = [], 0
     with progress(desc='check pictures') as bar:
-        for batch in batched(located(images), 256):
-            problems = [problem for _, problem in each_picture(lambda picture: None, batch)]
+        for batch in batched(iter_images(images), 256):
+            problems = [problem for _, problem in map_images(lambda picture: None, batch)]
             bad += [p if name in p else f'{name}: {p}' for (name, _), p in zip(batch, problems) if p]
             count += len(batch)
             bar.update(len(batch))
@@ -186,13 +186,13 @@ def check_pictures(images):
 @stage('readable', needs=('images', 'selection'))
 def _readable(job):
     "pictures.json: how many images were chosen, all of which can be read. ValueError if one cannot."
-    train, rows = open_sets(job.inputs['images'])['train'], read_selection(job.inputs['selection'])
+    train, rows = read_sets(job.inputs['images'])['train'], read_selection(job.inputs['selection'])
     atomic_write(job.folder/'pictures.json', f'{check_pictures(train.root/r["path"] for r in rows)}\n')
 
 @stage('all_readable', needs=('images',))
 def _all_readable(job):
     "pictures.json: how many images the protocol has, all of which can be read. ValueError if one cannot."
-    paths = dict.fromkeys(p for images in open_sets(job.inputs['images']).values() for p in images.paths)
+    paths = dict.fromkeys(p for images in read_sets(job.inputs['images']).values() for p in images.paths)
     atomic_write(job.folder/'pictures.json', f'{check_pictures(paths)}\n')
 
 # %% ../../nbs/8_app/00_preflight.ipynb #c5698e46
@@ -202,7 +202,7 @@ def preflight(scale=None, root: Path = 'runs', stage: str = '', seeds: tuple[int
 
     scale: `Scale` or its name, None for a command without; root: where its results go; stage: the last one made, ''
     for tables and figures, `fields`: those of the scale that these ask for (default: all); seeds: default the scale's;
-    pictures: others that will be read, as `located` takes them; out: what is written in the end. Costs one decoding
+    pictures: others that will be read, as `iter_images` takes them; out: what is written in the end. Costs one decoding
     of the pictures; of a scale's own images that is remembered."""
     if out is not None: check_place(Path(out).absolute().parent, '--out')
     if scale is not None: _check_run(check_choices(get_scale(scale)), root, stage, tuple(seeds), fields)
@@ -223,7 +223,7 @@ def _check_run(scale, root, stage, seeds, fields):
 
 def _check_own(scale, root, stage, made, seeds, fields):
     "The checks of a scale on images of its own: their list is made first."
-    train = open_sets(run_stage('images', schooled(scale), seeds[:1], root)[seeds[0]])['train']
+    train = read_sets(run_stage('images', training_scale(scale), seeds[:1], root)[seeds[0]])['train']
     check_counts(scale, counts_of(train), fields)
     if 'm' in fields: check_names(_chosen(scale, root, seeds), root)
     if not stage: run_stage('all_readable', scale, seeds[:1], root)

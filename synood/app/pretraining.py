@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SHELVES', 'SHARD', 'GLYPHS', 'trainees', 'TARGETS', 'MODELS', 'crowd', 'cells', 'picture', 'Shelf', 'draw_shelves',
-           'open_shelves', 'Batch', 'draw_batch', 'Plan', 'Trainee', 'trainee', 'begun', 'curve', 'learn', 'finished',
-           'pretrain', 'tokens', 'truth', 'similarities', 'recognised', 'ClipTrainee', 'RN', 'SmallRN', 'Tower',
-           'open_clip_tower', 'ViT', 'ResNet', 'VAE', 'paint_caption', 'noise_times', 'focus', 'shelf_latents',
-           'Inpainter', 'painted', 'question', 'answer', 'LLaVA', 'manifest', 'clip_card', 'classifier_card',
-           'lister_card', 'psnr', 'vae_card', 'showing', 'drawn', 'painter_card', 'report_card', 'as_table',
-           'shipped_card', 'ship']
+           'open_shelves', 'Batch', 'draw_batch', 'Plan', 'Trainee', 'trainee', 'start_training', 'loss_curve',
+           'train_network', 'finished', 'pretrain', 'tokens', 'truth', 'similarities', 'recognised', 'ClipTrainee',
+           'RN', 'SmallRN', 'Tower', 'open_clip_tower', 'ViT', 'ResNet', 'VAE', 'paint_caption', 'noise_times', 'focus',
+           'shelf_latents', 'Inpainter', 'painted', 'question', 'answer', 'LLaVA', 'manifest', 'clip_card',
+           'classifier_card', 'lister_card', 'psnr', 'vae_card', 'showing', 'drawn', 'painter_card', 'report_card',
+           'as_table', 'shipped_card', 'ship']
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #4f5f17c0
 import json, math, os, shutil, subprocess
@@ -30,23 +30,23 @@ from torch import nn
 from transformers import (AutoProcessor, AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig,
                           CLIPVisionModel, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration)
 from ..evaluation.benchmark import evaluate, load_benchmark
-from ..outliers.context import context_prompt, context_quality, describe, load_lister, put_question
-from ..models.clip import Clip, cosine, encode_images, encode_text, load_clip
+from ..outliers.context import context_prompt, context_quality, describe_context, load_context_model, format_question
+from ..models.clip import Clip, cosine_similarity, encode_images, encode_text, load_clip
 from ..models.classifier import classifier_features, load_classifier
-from ..data.images import spread
+from ..data.images import evenly_spaced
 from ..evaluation.metrics import id_accuracy
-from ..data.miniature import (CLASSES, COLOURS, MIX, OBJECTS, SCENES, SIDE, TEXTURES, TRAIN_STYLE, Recipe, caption, compose, contexts, draw, expose,
+from ..data.miniature import (CLASSES, COLOURS, PRETRAINING_MIX, OBJECTS, SCENES, SIDE, TEXTURES, TRAIN_STYLE, Recipe, caption, compose, context_names, draw_item, expose,
                               glyphs, render, web_caption, world)
 from ..data.miniature import plan as world_plan
-from ..scores.negatives import fill, read_negatives
+from ..scores.negatives import fill_template, read_negatives
 from ..core.processes import workers
-from ..core.files import atomic_file, atomic_folder, embedded_folder, file_hash, progress, understood
+from ..core.files import atomic_file, atomic_folder, embedded_model_folder, file_hash, progress, file_errors
 from ..core.stages import run_stage, versions
-from ..core.training import FineTuning, one_trainer, train_course
+from ..core.training import TrainState, checkpoint_lock, train_loop
 from ..core.scales import Registry, generator, get_scale, rng as stream, scales
 from ..scores.method import MCM, NegLabel
-from ..outliers.inpainting import decode, load_painter, to_image
-from ..outliers.synthesis import paint, read_synthetic
+from ..outliers.inpainting import decode, load_inpainting, to_image
+from ..outliers.synthesis import text_to_image, read_synthetic
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #247773d0
 SHELVES = {'id': 40_000, 'near': 10_000, 'iNaturalist': 8_000, 'open': 34_000, 'scene': 8_000, 'Textures': 8_000,
@@ -195,21 +195,21 @@ def _blend(decay):
         torch._foreach_lerp_(mean, now, 1 - min(decay, (1 + float(seen))/(10 + float(seen))))
     return blend
 
-def begun(student: Trainee, plan: Plan) -> FineTuning:
+def start_training(student: Trainee, plan: Plan) -> TrainState:
     "A training before its first step: AdamW, and a running mean of the weights where the plan asks for one."
     optimiser = torch.optim.AdamW(student.groups(), lr=plan.lr, weight_decay=plan.weight_decay, betas=(.9, .98))
     mean = None
     if plan.average: mean = torch.optim.swa_utils.AveragedModel(student.net, multi_avg_fn=_blend(plan.average))
-    return FineTuning(student.net, optimiser, mean=mean, settings=asdict(plan))
+    return TrainState(student.net, optimiser, mean=mean, settings=asdict(plan))
 
-def curve(losses: list[float]) -> list[list]:
+def loss_curve(losses: list[float]) -> list[list]:
     "At most 200 points (step, mean loss since the point before), rounded, the last of them at the last step."
     stride = math.ceil(len(losses)/200)
     ends = [min(start + stride, len(losses)) for start in range(0, len(losses), stride or 1)]
     return [[end, round(float(np.mean(losses[start:end])), 4)] for start, end in zip([0, *ends], ends)]
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #9e900f5a
-def learn(student: Trainee, plan: Plan, path: Path, seconds_between: float = 60) -> FineTuning:
+def train_network(student: Trainee, plan: Plan, path: Path, seconds_between: float = 60) -> TrainState:
     "Train to the end of the plan from wherever `path` stands; the network ends with the running mean, where there is one."
     def loss(step, _):  # what it sees depends on its number alone
         draws = stream(plan.seed, f'train {student.name}', step)
@@ -218,9 +218,9 @@ def learn(student: Trainee, plan: Plan, path: Path, seconds_between: float = 60)
         student.seen = step*plan.batch
         with torch.autocast('cuda', torch.bfloat16, enabled=student.device.type == 'cuda'):
             return student.loss(batch, draws, noise)
-    course = begun(student, plan)
+    course = start_training(student, plan)
     student.net.train()
-    train_course(course, range(plan.steps), loss, plan.rate, student.name, Path(path), seconds_between, max_norm=1.)
+    train_loop(course, range(plan.steps), loss, plan.rate, student.name, Path(path), seconds_between, max_norm=1.)
     if course.mean: student.net.load_state_dict(course.mean.module.state_dict())
     return course
 
@@ -249,7 +249,7 @@ def pretrain(name: str, root: Path, plans: dict[str, Plan] | None = None, sizes:
         raise ValueError(f'{folder/"network"} was made by another plan: delete it or take another root')
     folders = {n: pretrain(n, root, plans, sizes, seconds_between) for n in cls.needs}
     def done(): return finished(folder/'network')
-    with one_trainer(folder/'checkpoint.safetensors', folder/'.lock', done) as checkpoint:  # a second process waits here
+    with checkpoint_lock(folder/'checkpoint.safetensors', folder/'.lock', done) as checkpoint:  # a second process waits here
         if checkpoint: _train(name, root, plan, folders, sizes, checkpoint, seconds_between)
     return folder/'network'
 
@@ -259,7 +259,7 @@ def _train(name, root, plan, folders, sizes, checkpoint, seconds_between):
     torch.manual_seed(plan.seed)
     student = trainees[name](shelves, folders)
     student.net.to('cuda' if torch.cuda.is_available() else 'cpu', memory_format=torch.channels_last)
-    course = learn(student, plan, checkpoint, seconds_between)
+    course = train_network(student, plan, checkpoint, seconds_between)
     student.net.eval().to('cpu', memory_format=torch.contiguous_format)
     with atomic_folder(folder/'network') as part:
         student.save(part)
@@ -267,7 +267,7 @@ def _train(name, root, plan, folders, sizes, checkpoint, seconds_between):
         about = dict(name=name, recipe=asdict(plan) | dict(mix=student.mix, needs=student.needs), samples=plan.steps*plan.batch, commit=commit,
                      seconds=round(course.elapsed), threads=torch.get_num_threads(),
                      device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu', packages=versions(),
-                     sha256={p.relative_to(part).as_posix(): file_hash(p) for p in sorted(part.rglob('*')) if p.is_file()}, curve=curve(course.losses))
+                     sha256={p.relative_to(part).as_posix(): file_hash(p) for p in sorted(part.rglob('*')) if p.is_file()}, curve=loss_curve(course.losses))
         (part/'manifest.json').write_text(json.dumps(about, indent=1) + '\n', encoding='utf-8')
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #76ea5df6
@@ -280,7 +280,7 @@ def _forget_places(folder):
 def _half(state): return {k: v.half().contiguous() if v.is_floating_point() else v.contiguous() for k, v in state.items()}
 
 @lru_cache(maxsize=1)
-def _tokenizer(): return AutoTokenizer.from_pretrained(embedded_folder('clip'))
+def _tokenizer(): return AutoTokenizer.from_pretrained(embedded_model_folder('clip'))
 
 def tokens(texts: list[str]) -> torch.Tensor:
     "Token ids (B, 24) of texts, by the tokenizer that all networks share."
@@ -298,7 +298,7 @@ def truth(path: Path) -> Recipe:
 
 def similarities(clip: Clip, pictures: list, words: list[str], template: str = 'the nice {}') -> np.ndarray:
     "Cosines (N, W) of PIL pictures to words in a template."
-    return cosine(encode_images(clip, pictures), encode_text(clip, fill(words, template)))
+    return cosine_similarity(encode_images(clip, pictures), encode_text(clip, fill_template(words, template)))
 
 def recognised(found: np.ndarray, words: list[str], named: list[set]) -> float:
     "Share of the named words that are among the k nearest, where a picture has k names. found: (N, W) cosines."
@@ -316,7 +316,7 @@ def _contrast(images, texts, scale):
 
 class ClipTrainee(Trainee):
     "A whole CLIP, image and text tower together."
-    mix, vision = MIX, {}
+    mix, vision = PRETRAINING_MIX, {}
 
     def __init__(self, shelves, folders):
         super().__init__(shelves, folders)
@@ -337,7 +337,7 @@ class ClipTrainee(Trainee):
         model = dict(embed_dim=96, vision_cfg=dict(image_size=SIDE, **self.vision), text_cfg=_TEXT | dict(hf_tokenizer_name='local'))
         camera = dict(mean=[.5]*3, std=[.5]*3, size=SIDE, mode='RGB', interpolation='bicubic', resize_mode='shortest')
         (folder/'open_clip_config.json').write_text(json.dumps(dict(model_cfg=model, preprocess_cfg=camera), indent=1), encoding='utf-8')
-        for name in _TOKENIZER_FILES: shutil.copy(embedded_folder('clip')/name, folder)
+        for name in _TOKENIZER_FILES: shutil.copy(embedded_model_folder('clip')/name, folder)
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #5217a30a
 @trainee('clip')
@@ -472,7 +472,7 @@ class VAE(Trainee):
 def paint_caption(recipe: Recipe, rng: np.random.Generator) -> str:
     "A text for the diffusion model: everything in the picture, one word for it, a free caption, or (one in ten) nothing."
     kind = rng.random()
-    things = [n for n in (recipe.subject, *contexts(recipe)) if n]
+    things = [n for n in (recipe.subject, *context_names(recipe)) if n]
     if kind < .1: return ''
     if kind < .55: return f'a photo only remain {" , ".join(things)} .'
     if kind < .8:
@@ -559,21 +559,21 @@ class Inpainter(Trainee):
 
     def save(self, folder):
         pipeline = StableDiffusionInpaintPipeline(
-            vae=self.vae.cpu(), text_encoder=self.net.text, tokenizer=CLIPTokenizer.from_pretrained(embedded_folder('inpainting')/'tokenizer'),
+            vae=self.vae.cpu(), text_encoder=self.net.text, tokenizer=CLIPTokenizer.from_pretrained(embedded_model_folder('inpainting')/'tokenizer'),
             unet=self.net.unet, scheduler=self.schedule, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
         pipeline.to(torch.float16).save_pretrained(folder)
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #66c35237
 def painted(scale, prompts: list[str], run_seed: int = 0) -> list[Image.Image]:
     "Pictures from noise and a prompt each."
-    painter, names = load_painter(scale.inpainting), [f'card {i}' for i in range(len(prompts))]
-    parts = [paint(painter, prompts[i:i + scale.synthesis.batch_size], names[i:i + scale.synthesis.batch_size], run_seed, scale) for i in range(0, len(prompts), scale.synthesis.batch_size)]
+    painter, names = load_inpainting(scale.inpainting), [f'card {i}' for i in range(len(prompts))]
+    parts = [text_to_image(painter, prompts[i:i + scale.synthesis.batch_size], names[i:i + scale.synthesis.batch_size], run_seed, scale) for i in range(0, len(prompts), scale.synthesis.batch_size)]
     return [to_image(x) for x in torch.cat(parts)]
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #77090cc8
 def question(name: str) -> str:
     "What the lister is asked at the scale `mini`, after the picture."
-    return put_question(get_scale('mini').context.question, name).removeprefix('<image> ')
+    return format_question(get_scale('mini').context.question, name).removeprefix('<image> ')
 
 def answer(recipe: Recipe) -> tuple[str, str]:
     "The thing to leave out and the list of the rest: objects in the atlas's order, the place last; '.' for nothing."
@@ -589,7 +589,7 @@ class LLaVA(Trainee):
 
     def __init__(self, shelves, folders):
         super().__init__(shelves, folders)
-        self.words = AutoProcessor.from_pretrained(embedded_folder('lister')).tokenizer
+        self.words = AutoProcessor.from_pretrained(embedded_model_folder('lister')).tokenizer
         self.image, end = self.words.convert_tokens_to_ids('<image>'), self.words.eos_token_id
         text = LlamaConfig(vocab_size=len(self.words), hidden_size=128, intermediate_size=384, num_hidden_layers=2, num_attention_heads=4,
                            num_key_value_heads=4, max_position_embeddings=128, bos_token_id=self.words.bos_token_id, eos_token_id=end,
@@ -619,7 +619,7 @@ class LLaVA(Trainee):
 
     def save(self, folder):
         self.net.half().save_pretrained(folder)
-        AutoProcessor.from_pretrained(embedded_folder('lister')).save_pretrained(folder)
+        AutoProcessor.from_pretrained(embedded_model_folder('lister')).save_pretrained(folder)
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #71810b4b
 TARGETS = {('clip', 'zero-shot accuracy, %'): (95, 100), ('clip', 'NegLabel FPR95 far, %'): (15, 50), ('clip-vit', 'zero-shot accuracy, %'): (85, 100),
@@ -632,8 +632,8 @@ MODELS = ('clip', 'clip-vit', 'clip-small', 'classifier', 'lister', 'inpainting'
 # %% ../../nbs/8_app/05_pretraining.ipynb #1aca17b0
 def manifest(network: str | Path) -> dict:
     "What is known about how a network came to be: an embedded one by its name, or the one in a folder."
-    folder = network if isinstance(network, Path) else embedded_folder(network)
-    with understood(folder/'manifest.json'): return json.loads((folder/'manifest.json').read_text(encoding='utf-8'))
+    folder = network if isinstance(network, Path) else embedded_model_folder(network)
+    with file_errors(folder/'manifest.json'): return json.loads((folder/'manifest.json').read_text(encoding='utf-8'))
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #670050ab
 def clip_card(scale, root: Path) -> dict[str, float]:
@@ -654,10 +654,10 @@ def classifier_card(scale, root: Path) -> dict[str, float]:
 def lister_card(scale, root: Path, n: int = 200) -> dict[str, float]:
     "Recall and precision of objects, places named and classes betrayed, in percent, on n training pictures: those it will be asked about."
     images = load_benchmark(scale, root).sets['train']
-    rows = images.take(spread(len(images), n))
-    records = describe([dict(path=f, name=truth(rows.path(f)).subject) for f in rows.files], [rows.read(f) for f in rows.files],
-                       load_lister(scale.context_model), scale)
-    quality = context_quality([r['items'] for r in records], [contexts(truth(p)) for p in rows.paths], set(SCENES))
+    rows = images.take(evenly_spaced(len(images), n))
+    records = describe_context([dict(path=f, name=truth(rows.path(f)).subject) for f in rows.files], [rows.read(f) for f in rows.files],
+                       load_context_model(scale.context_model), scale)
+    quality = context_quality([r['items'] for r in records], [context_names(truth(p)) for p in rows.paths], set(SCENES))
     betrayed = np.mean([r['name'] in r['answer'].split() for r in records])
     return {'context recall, %': 100*quality['recall'], 'context precision, %': 100*quality['precision'],
             'place named, %': 100*quality['place'], 'subject named, %': 100*betrayed}
@@ -671,9 +671,9 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def vae_card(scale, n: int = 200) -> dict[str, float]:
     "PSNR of n reconstructed training pictures, against the pictures and against what they would be without noise."
     items = [item for item in world_plan(world('dev'), math.ceil(n/len(CLASSES)), 0) if item.path.startswith('train/')][:n]
-    pairs = [[draw(world('dev'), item, style)[1] for style in (TRAIN_STYLE, replace(TRAIN_STYLE, noise=0))] for item in items]
+    pairs = [[draw_item(world('dev'), item, style)[1] for style in (TRAIN_STYLE, replace(TRAIN_STYLE, noise=0))] for item in items]
     noisy, clean = (np.stack(side) for side in zip(*pairs))
-    painter, pixels = load_painter(scale.inpainting), torch.from_numpy(noisy).permute(0, 3, 1, 2).float()/127.5 - 1
+    painter, pixels = load_inpainting(scale.inpainting), torch.from_numpy(noisy).permute(0, 3, 1, 2).float()/127.5 - 1
     with torch.no_grad():
         again = torch.cat([decode(painter, painter.vae.encode(x.to(painter.device)).latent_dist.mode()).cpu() for x in pixels.split(50)])
     again = (255*again).round().byte().permute(0, 2, 3, 1).numpy()
@@ -695,11 +695,11 @@ def drawn(recipes: list[Recipe]) -> list[Image.Image]:
 def _objects_card(scale, clip, images):
     "Which objects named in a prompt CLIP and the lister find in painted pictures, and in drawn ones."
     truths, card = [truth(p) for p in images.paths], {}
-    fresh = painted(scale, [context_prompt(contexts(t), scale.context.prompt) for t in truths])
+    fresh = painted(scale, [context_prompt(context_names(t), scale.context.prompt) for t in truths])
     for where, pictures in (('', fresh), (' where drawn', drawn([replace(t, subject=None, colour=None) for t in truths]))):
         found = recognised(similarities(clip, pictures, list(OBJECTS)), list(OBJECTS), [set(t.context) for t in truths])
-        records = describe([dict(path=t.scene, name=t.subject) for t in truths], pictures, load_lister(scale.context_model), scale)
-        listed = context_quality([r['items'] for r in records], [contexts(t) for t in truths], set(SCENES))['recall']
+        records = describe_context([dict(path=t.scene, name=t.subject) for t in truths], pictures, load_context_model(scale.context_model), scale)
+        listed = context_quality([r['items'] for r in records], [context_names(t) for t in truths], set(SCENES))['recall']
         card |= {f'objects recognised{where}, %': 100*found, f'objects listed{where}, %': 100*listed}
     return card
 
@@ -714,7 +714,7 @@ def painter_card(scale, root: Path, n: int = 200) -> dict[str, float]:
     asked, C = [r['word'] for r in rows], len(classes)
     seen = similarities(clip, pictures, [*classes, *negatives, *SCENES])
     of_negatives = lambda pictures: hit(similarities(clip, pictures, negatives), negatives, asked)
-    return _objects_card(scale, clip, sets['id'].take(spread(len(sets['id']), n))) | {
+    return _objects_card(scale, clip, sets['id'].take(evenly_spaced(len(sets['id']), n))) | {
         'subject still first, %': hit(seen[:, :C + len(negatives)], classes + negatives, subjects),
         'subject first of the classes, %': hit(seen[:, :C], classes, subjects),
         'place kept, %': hit(seen[:, C + len(negatives):], SCENES, [truth(sets['train'].path(r['path'])).scene for r in records]),

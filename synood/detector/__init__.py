@@ -15,20 +15,20 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from PIL import Image
-from ..core.files import atomic_folder, settle
+from ..core.files import atomic_folder, sync_folder
 from ..core.stages import run_stage
 from ..core.scales import Scale, get_scale
-from ..data.user_images import batched, each_picture, insist, located, picture_hashes
-from ..data.words import pool
+from ..data.user_images import batched, map_images, or_raise, iter_images, image_hashes
+from ..data.words import word_pool
 from .encoding import encode_items, encode_transformed
 from .explanation import UNDECIDED, Explanation, Neighbours, largest_shares, nearest_neighbours
-from .labels import check_names, mine_labels, read_alike, refuse_alike
+from .labels import check_names, mine_negative_labels, indistinguishable_pairs, check_distinguishable
 from .storage import (NUMBER_RULES, check_unchanged, checked_number, detector_files, read_detector,
                                      write_detector)
 from .threshold import conformal_threshold, with_slack
 from ..core.checks import checked_count, checked_share
-from ..models.clip import load_clip, unit
-from ..scores.head import ScoreHead, judge_images
+from ..models.clip import load_clip, normalize_rows
+from ..scores.head import ScoreHead, classify_images
 from ..scores.method import Method, get_method
 from ..scores.negatives import read_negatives
 
@@ -49,11 +49,11 @@ class OODDetector:
     groups: int  # of negatives; 0: they take no part in the score, which is maximum concept matching
     tuned: np.ndarray  # indices of negatives that were tuned: never dropped by the grouping
     projection: torch.nn.Module | None = None  # of image features
-    learner: torch.nn.Module | None = None  # of text features, one of `learners`
+    learner: torch.nn.Module | None = None  # of text features, one of `text_adapters`
     threshold: float | None = None  # a score below it is OOD
     tpr: float | None = None  # what the threshold was calibrated for
     method: str = 'NegLabel'  # name of the method behind it
-    # `picture_hashes` of the images it was fitted on
+    # `image_hashes` of the images it was fitted on
     fitted: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
     neighbours: Neighbours | None = None  # synthetic images that it was tuned on
     orient: bool = True  # turn pictures as their EXIF notes say, as cameras and phones mean them
@@ -85,14 +85,15 @@ def from_names(cls: OODDetector, names: list[str], scale='mini',
     "A zero-shot detector (NegLabel) for any class names, with the scale's network, prompts and candidate words."
     names, scale = check_names(names), get_scale(scale)
     clip = load_clip(scale.clip)
-    refuse_alike(clip, names, (), scale.id_prompt)  # before the work
-    mined = mine_labels(clip, names, pool(scale.corpus, scale.drop_nonwords), scale, cache)
-    alike = {negative for _, negative in read_alike(clip, names, mined.words)}
+    check_distinguishable(clip, names, (), scale.id_prompt)  # before the work
+    mined = mine_negative_labels(clip, names, word_pool(scale.corpus, scale.drop_nonwords), scale, cache)
+    alike = {negative for _, negative in indistinguishable_pairs(clip, names, mined.words)}
     kept = [i for i, word in enumerate(mined.words) if word not in alike]
     if not kept:
         raise ValueError(f'all {len(mined.words)} negative labels of the corpus {scale.corpus!r} are class names: '
                          f'give another corpus')
-    return cls(names, tuple(mined.words[i] for i in kept), unit(mined.text), unit(mined.features[kept]), scale.clip,
+    return cls(names, tuple(mined.words[i] for i in kept), normalize_rows(mined.text),
+               normalize_rows(mined.features[kept]), scale.clip,
                clip.hash, scale.temperature, min(scale.n_groups, len(kept)), np.zeros(0, np.int64), orient=orient)
 
 # %% ../../nbs/7_detector/08_detector.ipynb #e1362c02
@@ -103,16 +104,16 @@ def network(self: OODDetector):
     if clip.hash != self.clip_hash:
         raise ValueError(f'the detector was made with other CLIP weights (hash {self.clip_hash[:12]}, found '
                          f'{clip.hash[:12]}): bring those back, or make the detector again')
-    refuse_alike(clip, self.names, self.negative_names)
+    check_distinguishable(clip, self.names, self.negative_names)
     return clip
 
 @patch
 def encode_located(self: OODDetector, items, size: int = 64) -> tuple[list[str], np.ndarray]:
-    "Names and unit features (N, D) of (name, source) pairs, as `located` makes them, that all can be read."
+    "Names and unit features (N, D) of (name, source) pairs, as `iter_images` makes them, that all can be read."
     clip, names, parts = self.network(), [], []
     for batch in batched(items, checked_count(size, 'size')):
         features, problems = encode_items(clip, self.projection, batch, self.orient)
-        names += [insist(name, name, problem) for (name, _), problem in zip(batch, problems)]
+        names += [or_raise(name, name, problem) for (name, _), problem in zip(batch, problems)]
         parts.append(features)
     if not names: raise ValueError('no images to score')
     return names, np.concatenate(parts)
@@ -120,13 +121,13 @@ def encode_located(self: OODDetector, items, size: int = 64) -> tuple[list[str],
 @patch
 def encode(self: OODDetector, images, size: int = 64) -> tuple[list[str], np.ndarray]:
     "Names and unit features (N, D) of images that all can be read; `size`: images at once, a matter of memory."
-    return self.encode_located(located(images), size)
+    return self.encode_located(iter_images(images), size)
 
 # %% ../../nbs/7_detector/08_detector.ipynb #95cf8d1e
 @patch
 def score(self: OODDetector, images, size: int = 64) -> np.ndarray:
     "Scores (N,) float64 in (0, 1), larger = more ID (Eqs. 1-2); `size`: images at once, a matter of memory."
-    return judge_images(self.head, self.encode(images, size)[1])[0]
+    return classify_images(self.head, self.encode(images, size)[1])[0]
 
 # %% ../../nbs/7_detector/08_detector.ipynb #8d0fb435
 @patch
@@ -138,7 +139,7 @@ def decide(self: OODDetector, scores):
 def judge(self: OODDetector, paths: list[str], features: np.ndarray) -> 'pd.DataFrame':
     "The table of `predict` for images that were encoded already: their paths and unit features (N, D)."
     import pandas as pd
-    scores, label, confidence, negative = judge_images(self.head, features)
+    scores, label, confidence, negative = classify_images(self.head, features)
     return pd.DataFrame(dict(path=paths, score=scores, is_ood=self.decide(scores),
                              label=[self.names[i] for i in label], confidence=confidence,
                              negative=[self.negative_names[i] for i in negative]))
@@ -157,7 +158,7 @@ def predict(self: OODDetector, images, size: int = 64) -> 'pd.DataFrame':
 _COLUMNS = 'path', 'score', 'is_ood', 'label', 'confidence', 'negative', 'problem'
 
 @patch
-def judge_some(self: OODDetector, names: list[str], features: np.ndarray, problems: list[str]) -> 'pd.DataFrame':
+def tabulate_batch(self: OODDetector, names: list[str], features: np.ndarray, problems: list[str]) -> 'pd.DataFrame':
     "The table of a batch, with an empty line and its problem for every image that could not be read."
     import pandas as pd
     readable = [i for i, problem in enumerate(problems) if not problem]
@@ -174,22 +175,22 @@ def stream(self: OODDetector, images, size: int = 64, skip: int = 0):
     size, skip = checked_count(size, 'size'), checked_count(skip, 'skip', 0)
     def tables():
         clip = self.network()
-        for batch in batched(islice(located(images), skip, None), size):
+        for batch in batched(islice(iter_images(images), skip, None), size):
             names = [name for name, _ in batch]
-            yield self.judge_some(names, *encode_items(clip, self.projection, batch, self.orient))
+            yield self.tabulate_batch(names, *encode_items(clip, self.projection, batch, self.orient))
     return tables()
 
 # %% ../../nbs/7_detector/08_detector.ipynb #abc6584a
 @patch
-def witnesses(self: OODDetector, images) -> tuple[list, str]:
+def calibration_items(self: OODDetector, images) -> tuple[list, str]:
     """(name, source) of the images that count for a calibration, each picture once, and a sentence about the copies.
 
     ValueError for images that `fit` has seen, pixel by pixel, or that cannot be read."""
-    items = list(located(images))
+    items = list(iter_images(images))
     if not items: raise ValueError('no images to calibrate on')
     for name, source in items:
-        if isinstance(source, Exception): insist(name, source, str(source), way_out='')
-    hashes = picture_hashes([source for _, source in items], orient=self.orient)
+        if isinstance(source, Exception): or_raise(name, source, str(source), way_out='')
+    hashes = image_hashes([source for _, source in items], orient=self.orient)
     seen = np.isin(hashes, self.fitted)
     if seen.any():
         raise ValueError(f'{seen.sum()} of {len(seen)} calibration images were fitted on, '
@@ -207,8 +208,8 @@ def calibrate(self: OODDetector, id_images, tpr: float = .95, size: int = 64) ->
     It is the `conformal_threshold` of the scores, lowered by the slack for rounding that `with_slack` states. Equal
     pixels count once, with a warning. ValueError for images that `fit` has seen, pixel by pixel."""
     tpr, size = checked_share(tpr, 'tpr'), checked_count(size, 'size')
-    items, told = self.witnesses(id_images)
-    scores = judge_images(self.head, self.encode_located(items, size)[1])[0]
+    items, told = self.calibration_items(id_images)
+    scores = classify_images(self.head, self.encode_located(items, size)[1])[0]
     try: threshold = conformal_threshold(scores, tpr)
     except ValueError as e: raise ValueError(f'{told}: {e}' if told else str(e)) from None
     if told: warnings.warn(told, stacklevel=2)
@@ -221,16 +222,16 @@ def _without_notes(picture): return Image.fromarray(np.asarray(picture))  # nobo
 def explain(self: OODDetector, image, top: int = 5) -> Explanation:
     "Where the mass of one image went: the `top` labels that took most, and its `top` nearest synthetic images."
     top = checked_count(top, 'top')
-    items = list(islice(located(image), 2))
+    items = list(islice(iter_images(image), 2))
     if len(items) != 1:
         raise ValueError('explain takes one image' + (', not several' if items else ', and there is none'))
     name = items[0][0]
-    picture, problem = each_picture(_without_notes, items, orient=self.orient)[0]
-    picture = insist(name, picture, problem, way_out='')
+    picture, problem = map_images(_without_notes, items, orient=self.orient)[0]
+    picture = or_raise(name, picture, problem, way_out='')
     clip = self.network()
     features, problems = encode_transformed(clip, self.projection, [clip.transform(picture)])
-    insist(name, features, problems[0], way_out='')
-    score = float(judge_images(self.head, features)[0][0])
+    or_raise(name, features, problems[0], way_out='')
+    score = float(classify_images(self.head, features)[0][0])
     is_ood = None if self.threshold is None else bool(self.decide(score))
     labels = largest_shares(self.head, features[0], self.names, self.negative_names, top)
     return Explanation(name, score, is_ood, self.threshold, labels,
@@ -252,7 +253,7 @@ def from_method(cls: OODDetector, method: Method, names: list[str], negative_nam
         raise ValueError(f'{len(names)} names and {len(negative_names)} negatives for {len(head.text)} and '
                          f'{len(head.negatives)} labels')
     clip = load_clip(scale.clip)
-    refuse_alike(clip, tuple(names), tuple(negative_names), scale.id_prompt)
+    check_distinguishable(clip, tuple(names), tuple(negative_names), scale.id_prompt)
     return cls(tuple(names), tuple(negative_names), head.text.numpy(), head.negatives.numpy(), scale.clip, clip.hash,
                head.temperature, head.groups, head.keep, head.projection, head.learner, method=method.name,
                orient=orient)
@@ -268,22 +269,23 @@ def fit(self: OODDetector, images, method='SynOOD', scale='mini', root: Path = '
     far as every class has images). Everything made stands below `root`, and a fit that was stopped goes on there.
     ValueError if the classes are not the detector's. Cost: that of the stages;
     `synood doctor` tells SynOOD's hours."""
-    from synood.detector.fitting import check_method, own_images, own_scale, synthetic_neighbours
+    from synood.detector.fitting import check_method, user_images, user_scale, synthetic_neighbours
     from synood.evaluation.benchmark import fit_method, load_benchmark, with_backbone
     method = get_method(method)() if isinstance(method, str) else method
     check_method(method)
-    images = own_images(images, self.names, self.orient)
-    seen = picture_hashes(images)  # here, to find an image that cannot be read before the work
-    scale = own_scale(images, get_scale(scale), m, seed)
+    images = user_images(images, self.names, self.orient)
+    seen = image_hashes(images)  # here, to find an image that cannot be read before the work
+    scale = user_scale(images, get_scale(scale), m, seed)
     if load_clip(scale.clip).hash != self.clip_hash:
         raise ValueError(f'the detector is on {self.clip[0]}, the scale {scale.name} on {scale.clip[0]}: '
                          'fit with the scale that the detector was made with')
-    words = read_negatives(run_stage(method.mined, scale, (seed,), root)[seed])
-    refuse_alike(load_clip(scale.clip), tuple(words.names), tuple(words.words), scale.id_prompt)
+    words = read_negatives(run_stage(method.negatives_stage, scale, (seed,), root)[seed])
+    check_distinguishable(load_clip(scale.clip), tuple(words.names), tuple(words.words), scale.id_prompt)
     bench = load_benchmark(scale.replace(n_groups=min(scale.n_groups, len(words.words))), root)
     bench = with_backbone(bench, method, seed)
     fitted, train = fit_method(method, bench, seed)
-    tuned = self.from_method(fitted, words.names, words.words, bench.scale, unit(train.negatives), self.orient)
+    tuned = self.from_method(fitted, words.names, words.words, bench.scale, normalize_rows(train.negatives),
+                             self.orient)
     neighbours = synthetic_neighbours(bench, method, train, tuned.projection, tuned.negative_names, seed)
     return replace(tuned, fitted=seen, neighbours=neighbours)
 
@@ -326,7 +328,7 @@ def save_pretrained(self: OODDetector, save_directory: Path):
         shutil.rmtree(folder/part, ignore_errors=True)
     write_detector(self, folder)
     if not (folder/'README.md').exists(): self.generate_model_card().save(folder/'README.md')
-    settle(folder)
+    sync_folder(folder)
 
 # %% ../../nbs/7_detector/08_detector.ipynb #91ca7af9
 @patch

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from ..models.clip import encode_pixels
-from ..data.user_images import each_picture
+from ..data.user_images import map_images
 
 # %% ../../nbs/7_detector/02_encoding.ipynb #447de46b
 @contextmanager
@@ -29,8 +29,8 @@ _NO_DIRECTION = 'its features are zero or not finite, so that nothing can be sai
 
 def unit_features(projection, raw: np.ndarray) -> tuple[np.ndarray, list[str]]:
     "Unit features (n, D) of those raw rows (N, D) that have a direction, projected first; a problem for each row."
-    from synood.outliers.finetuning import projected
-    try: return projected(projection, raw), ['']*len(raw)
+    from synood.outliers.finetuning import project
+    try: return project(projection, raw), ['']*len(raw)
     except ValueError:
         if len(raw) == 1: return raw[:0], [_NO_DIRECTION]
     rows, problems = zip(*(unit_features(projection, row[None]) for row in raw))
@@ -47,7 +47,7 @@ def encode_items(clip, projection, items, orient: bool = True) -> tuple[np.ndarr
     """Unit features (n, D) of those (name, source) pairs that can be read, and every pair's problem, '' for none.
 
     orient: turn pictures as their EXIF notes say."""
-    outcomes = each_picture(clip.transform, items, orient=orient)
+    outcomes = map_images(clip.transform, items, orient=orient)
     features, problems = encode_transformed(clip, projection, [pixels for pixels, problem in outcomes if not problem])
     of_readable = iter(problems)
     return features, [problem or next(of_readable) for _, problem in outcomes]

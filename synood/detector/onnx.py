@@ -16,7 +16,7 @@ import torch
 from torch import nn
 import synood.data.images as images
 from ..models.clip import Clip
-from ..models.cache import describe
+from ..models.cache import transform_key
 from ..core.checks import first_line
 from ..core.files import atomic_folder, file_hash, progress
 from ..core.stages import versions
@@ -56,12 +56,12 @@ def resize_rule(clip: Clip) -> dict:
     height, width = np.broadcast_to(clip.model.visual.image_size, 2).tolist()
     if height != width:
         raise ValueError(f'the CLIP takes pictures of {height} x {width} pixels: only squares can be exported')
-    steps, described = clip.transform.transforms, describe(clip.transform)
+    steps, described = clip.transform.transforms, transform_key(clip.transform)
     fill = next((step.fill for step in steps if hasattr(step, 'fill')), 0)
     for mode, interpolation in product(_WORDS, ('bicubic', 'bilinear')):
         known = image_transform((height, height), False, tuple(steps[-1].mean), tuple(steps[-1].std),
                                 resize_mode=mode, interpolation=interpolation, fill_color=fill)
-        if describe(known) == described:
+        if transform_key(known) == described:
             words = _WORDS[mode].format(size=height, fill=fill)
             words = f"Convert to RGB. {words} Filter: Pillow's {interpolation}."
             return dict(size=height, mode=mode, interpolation=interpolation, fill=fill, words=words)
@@ -105,7 +105,7 @@ except ImportError as error: give_up(f'{error}: pip install numpy pillow onnxrun
 def _reading_lines():
     "The lines of `synood.data.images` that make 8-bit RGB of a file."
     source = inspect.getsource(images)
-    first = source.index('def as_rgb(')
+    first = source.index('def convert_rgb(')
     last = source.index('@dataclass(frozen=True, eq=False)\nclass ImageSet')
     lines = source[first:last].splitlines()
     return '\n'.join(line for line in lines if not line.startswith('# %%')) + '\n'

@@ -10,7 +10,7 @@ import os, re
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from .storage import own_folder
+from .storage import private_clip_folder
 from ..core.checks import first_line
 
 # %% ../../nbs/7_detector/05_publishing.ipynb #f3e525a5
@@ -39,7 +39,7 @@ def model_card(detector) -> 'ModelCard':
     "The model card of a detector, or of what has its fields."
     from huggingface_hub import ModelCard, ModelCardData
     head = ModelCardData(library_name='synood', tags=['out-of-distribution-detection']).to_yaml()
-    network = 'a CLIP of its own' if own_folder(detector.clip) else as_markdown(detector.clip[0])
+    network = 'a CLIP of its own' if private_clip_folder(detector.clip) else as_markdown(detector.clip[0])
     count, others = len(detector.names), len(detector.negative_names)
     classes = ', '.join(map(as_markdown, detector.names[:20]))
     if count > 20: classes += f' and {count - 20} more'

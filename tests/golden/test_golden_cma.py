@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from synood.methods.cma import cma_loss, contrast_step
-from synood.core.training import learning_rate
+from synood.core.training import warmup_cosine_rate
 from synood.evaluation.metrics import aupr, auroc, fpr95, id_accuracy
 from synood.scores.head import mcm, neglabel
 
@@ -64,7 +64,7 @@ def test_four_steps_of_training(chunk):
     optimiser = torch.optim.AdamW(towers.parameters(), lr=0., weight_decay=float(arrays['weight_decay']))
     total, warmup = int(arrays['first_cycle_steps']), int(arrays['warmup'])
     for step in range(4):
-        rate = learning_rate(step, total, warmup, float(arrays['lr']))
+        rate = warmup_cosine_rate(step, total, warmup, float(arrays['lr']))
         np.testing.assert_allclose(rate, arrays['lrs'][step], rtol=1e-12)
         for group in optimiser.param_groups: group['lr'] = rate
         present, rows = torch.tensor(arrays[f'y{step}']).unique(return_inverse=True)
@@ -78,7 +78,7 @@ def test_four_steps_of_training(chunk):
 def test_schedule():
     arrays = golden('cma_sched')
     settings = int(arrays['first_cycle_steps']), int(arrays['warmup']), float(arrays['max_lr'])
-    rates = [learning_rate(step, *settings) for step in range(len(arrays['lr_at_step']))]
+    rates = [warmup_cosine_rate(step, *settings) for step in range(len(arrays['lr_at_step']))]
     np.testing.assert_allclose(rates, arrays['lr_at_step'], rtol=1e-12, atol=1e-20)
 
 

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from synood.models.clip import unit
-from synood.data.images import few_shot
-from synood.methods.krnft import (NFTLearner, choose_views, group_odds, id_crop_loss, kd_loss,
-                          krnft_losses, learned_cosines, ood_crop_loss, train_learner)
+from synood.models.clip import normalize_rows
+from synood.data.images import few_shot_indices
+from synood.methods.krnft import (NFTAdapter, choose_crops, group_odds, id_crop_loss, kd_loss,
+                          krnft_losses, learned_cosines, ood_crop_loss, train_adapter)
 from synood.scores.negatives import OPENOOD_PROMPTS, openood_mining, row_quantiles
-from synood.scores.head import group_columns, neglabel
+from synood.scores.head import negative_groups, neglabel
 
 FOLDER = Path(__file__).parent/'seeds'
 
@@ -22,7 +22,7 @@ def golden(name):
 def learner(arrays, prefix, kind='binary', **rows):
     "A learner with the parameters of a golden file, by their published names."
     state = {key.removeprefix(prefix): torch.tensor(value) for key, value in arrays.items() if key.startswith(prefix)}
-    model = NFTLearner(512, len(state['scaling_meta_net.linear1.bias']), kind, **rows)
+    model = NFTAdapter(512, len(state['scaling_meta_net.linear1.bias']), kind, **rows)
     model.load_state_dict({key: value for key, value in state.items() if key != 'out'})
     return model
 
@@ -38,7 +38,7 @@ def test_forward():
     np.testing.assert_allclose(model(*text, image)[0].detach(), arrays['out32'], atol=1e-6)
     cosines = learned_cosines(model, *text, image, image[None])
     np.testing.assert_allclose(float(arrays['ret_scale'])*cosines[0].detach(), arrays['logits'], atol=1e-4)
-    fresh = NFTLearner(512, 4)(*text, image)[0].detach().numpy()
+    fresh = NFTAdapter(512, 4)(*text, image)[0].detach().numpy()
     assert np.abs(fresh - arrays['base']).max() == arrays['init_maxdev'] == 0
 
 
@@ -58,7 +58,7 @@ def case(request):
 
 def test_losses_and_their_gradients(case):
     classes, groups = int(case['n_cls']), int(case['n_group'])
-    columns = torch.tensor(group_columns(int(case['ood_num']), groups))
+    columns = torch.tensor(negative_groups(int(case['ood_num']), groups))
     assert (columns.ravel().numpy() == case['perm']).all()
     rows = torch.tensor(case['pf'], requires_grad=True)
     teacher = torch.tensor(case['te'])
@@ -77,7 +77,7 @@ def test_grouping():
     arrays = golden('grouping')
     x = torch.tensor(arrays['x'])  # (N, C + M)
     classes, groups = int(arrays['n_cls']), int(arrays['n_group'])
-    columns = torch.tensor(group_columns(x.shape[1] - classes, groups))  # (G, M/G)
+    columns = torch.tensor(negative_groups(x.shape[1] - classes, groups))  # (G, M/G)
     names = x[:, None, :classes].expand(-1, groups, -1)  # (N, G, C)
     negatives = x[:, classes:][:, columns]  # (N, G, M/G)
     mine = torch.cat([names, negatives], 2)
@@ -91,7 +91,7 @@ def test_grouping():
 def test_gradients_through_the_learner(name):
     arrays = golden(name)
     model, text = learner(arrays, 'p.'), text_of(arrays)
-    columns = torch.tensor(group_columns(len(text[1]), int(arrays.get('n_group', 5))))
+    columns = torch.tensor(negative_groups(len(text[1]), int(arrays.get('n_group', 5))))
     tensors = {key: torch.tensor(arrays[key]) for key in ('fi', 'fo', 'im')}
     losses = krnft_losses(model, *text, tensors['im'], tensors['fi'], tensors['fo'],
                           torch.tensor(arrays['y']).ravel(), columns)
@@ -125,12 +125,12 @@ def test_scores(key):
 def test_few_shots(key):
     shots, seed = (int(part[4:]) for part in key.split('_'))
     arrays = golden('fewshot')
-    np.testing.assert_array_equal(few_shot(arrays['labels'], shots, seed, repeat=True), arrays[key])
+    np.testing.assert_array_equal(few_shot_indices(arrays['labels'], shots, seed, repeat=True), arrays[key])
 
 
 def test_choice_of_crops():
     arrays = {key: torch.tensor(value) for key, value in golden('select').items() if key != 'prompt'}
-    views = choose_views(arrays['crops'], arrays['text'], arrays['y'], int(arrays['n_selection']))
+    views = choose_crops(arrays['crops'], arrays['text'], arrays['y'], int(arrays['n_selection']))
     for mine, theirs in ((views.id_crops, 'feat_in'), (views.ood_crops, 'feat_out'), (views.condition, 'top1')):
         np.testing.assert_allclose(mine, arrays[theirs], atol=1e-6)
     assert (arrays['targets_in'] == views.labels[:, None]).all()
@@ -141,9 +141,9 @@ def test_three_steps_of_training():
     model, text = learner(arrays, 'p0.'), text_of(arrays)
     crops = torch.tensor(arrays['crops'])
     ys = torch.tensor(arrays['ys']).ravel()
-    views = choose_views(crops, torch.tensor(arrays['text_rank']), ys, int(arrays['n_selection']))
-    columns = torch.tensor(group_columns(len(text[1]), int(arrays['n_group'])))
-    losses = train_learner(model, *text, views, torch.arange(3), columns, float(arrays['lr'])).losses
+    views = choose_crops(crops, torch.tensor(arrays['text_rank']), ys, int(arrays['n_selection']))
+    columns = torch.tensor(negative_groups(len(text[1]), int(arrays['n_group'])))
+    losses = train_adapter(model, *text, views, torch.arange(3), columns, float(arrays['lr'])).losses
     for name, parameter in model.named_parameters():
         np.testing.assert_allclose(parameter.detach(), arrays[f'f32.{name}'], atol=1e-5)
     logged = [[float(part.split(':')[1]) for part in str(line).split('\t')[3:6]] for line in arrays['f32.log']]
@@ -154,7 +154,7 @@ def test_text_features():
     arrays = golden('textfeat')
     classes, nouns = int(arrays['n_cls']), int(arrays['n_noun'])
     raw = arrays['raw'].astype(np.float32)
-    np.testing.assert_allclose(unit(raw), arrays['out'], atol=2e-3)
+    np.testing.assert_allclose(normalize_rows(raw), arrays['out'], atol=2e-3)
     # positives, adjectives, nouns; CLIP's tokenizers lower the case
     prompts = [str(prompt).lower() for prompt in arrays['prompts']]
     adjectives = slice(classes, len(prompts) - nouns)

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from synood.methods.locoop import GLMCM, LoCoOp, background, background_entropy, gl_mcm, locoop_loss, patch_cosines
+from synood.methods.locoop import (GLMCM, LoCoOp, background_patches, background_entropy, gl_mcm, locoop_loss,
+                                   patch_cosines)
 from synood.scores.head import mcm
 
 GOLDEN = dict(np.load(Path(__file__).parent/'baselines'/'clip_trained_a.npz', allow_pickle=False))
@@ -32,8 +33,8 @@ def test_loss():
 def test_background_is_what_topk_leaves(top):
     released = ~(LOCAL.topk(top, dim=2)[1] == LABELS[:, None, None]).any(2)
     assert released.any() and not released.all()
-    assert torch.equal(background(LOCAL, LABELS, top), released)
-    assert torch.equal(background(LOCAL/100, LABELS, top), released)  # the temperature does not matter
+    assert torch.equal(background_patches(LOCAL, LABELS, top), released)
+    assert torch.equal(background_patches(LOCAL/100, LABELS, top), released)  # the temperature does not matter
 
 
 def test_no_background_is_no_entropy():

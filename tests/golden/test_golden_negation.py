@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from synood.methods.clipn import READINGS, clipn_losses
+from synood.methods.clipn import SCORE_VARIANTS, clipn_losses
 from synood.methods.coop import class_cosines
-from synood.methods.lsn import SHARPNESS, likeness, lsn_score, refusal_logits, refusal_losses
+from synood.methods.lsn import LSN_LOGIT_SCALE, set_similarity, lsn_score, negative_prompt_logits, lsn_losses
 from synood.scores.head import mcm
 
 BASELINE = np.load(Path(__file__).parent/'baselines'/'clip_trained_a.npz', allow_pickle=False)
@@ -28,11 +28,12 @@ def close(ours, key, tolerance=2e-6):
 def test_lsn_losses():
     """The release takes a softmax and hands it to cross_entropy, which takes another."""
     close(F.cross_entropy((100*class_cosines(IMAGES, TEXT)).softmax(1), LABELS), 'lsn_pos_loss')
-    close(F.cross_entropy(refusal_logits(IMAGES, NO[0]).softmax(1), LABELS), 'lsn_neg1_ce')
-    close(likeness(NO)[0], 'lsn_neg1_ortho', 1e-5)
-    ours = refusal_losses(IMAGES, LABELS, NO, 0.)[0]
-    assert SHARPNESS == 20 and ours > GOLDEN['lsn_neg1_ce'] + 1  # with one softmax a wrong prompt costs what it should
-    np.testing.assert_allclose(refusal_losses(IMAGES, LABELS, NO, 1.)[0] - ours, GOLDEN['lsn_neg1_ortho'], atol=1e-5)
+    close(F.cross_entropy(negative_prompt_logits(IMAGES, NO[0]).softmax(1), LABELS), 'lsn_neg1_ce')
+    close(set_similarity(NO)[0], 'lsn_neg1_ortho', 1e-5)
+    ours = lsn_losses(IMAGES, LABELS, NO, 0.)[0]
+    # with one softmax a wrong prompt costs what it should
+    assert LSN_LOGIT_SCALE == 20 and ours > GOLDEN['lsn_neg1_ce'] + 1
+    np.testing.assert_allclose(lsn_losses(IMAGES, LABELS, NO, 1.)[0] - ours, GOLDEN['lsn_neg1_ortho'], atol=1e-5)
 
 
 def test_lsn_score():
@@ -52,6 +53,6 @@ def test_clipn_losses():
 
 @pytest.mark.parametrize('reading', ['atd', 'ctw'])
 def test_clipn_scores(reading):
-    scores = READINGS[reading](100*cosines(TEXT), 100*cosines(GOLDEN['clipn_cls_no']))
+    scores = SCORE_VARIANTS[reading](100*cosines(TEXT), 100*cosines(GOLDEN['clipn_cls_no']))
     # all of them are 1: these vectors pin the direction; the notebook clipn works the formulas by hand
     close(scores, f'clipn_{reading}')

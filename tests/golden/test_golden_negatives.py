@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from synood.models.clip import unit
-from synood.scores.negatives import (fill, neg_mining, negative_prompts, openood_mining, row_quantiles,
+from synood.models.clip import normalize_rows
+from synood.scores.negatives import (fill_template, neg_mining, negative_prompts, openood_mining, row_quantiles,
                               similarity_quantiles)
 from synood.data.words import make_pool, read_words
 
@@ -32,11 +32,11 @@ class Case:
         return make_pool(read_words(self.folder, [n for n in names if n[:4] in ('noun', 'adj.')]))
 
     def encode(self, prompts):
-        return unit(np.stack([self.features[prompt] for prompt in prompts]))
+        return normalize_rows(np.stack([self.features[prompt] for prompt in prompts]))
 
     @property
     def labels(self):
-        return self.encode(fill([str(name) for name in self['class_names']], 'the nice {}'))
+        return self.encode(fill_template([str(name) for name in self['class_names']], 'the nice {}'))
 
     def mine(self):
         pool = self.pool

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from synood.methods.npos import boundary, kth_distances, logit_norm, outliers
+from synood.methods.npos import boundary_rows, kth_neighbour_distances, logit_norm, farthest_candidates
 
 BASELINE = np.load(Path(__file__).parent/'baselines'/'clip_trained_a.npz', allow_pickle=False)
 GOLDEN = {key: torch.from_numpy(value) for key, value in BASELINE.items() if value.dtype.kind in 'fi'}
@@ -15,19 +15,20 @@ K, SELECT, SIGMA, KEEP = 10, 8, .1, 2
 
 
 def test_boundary():
-    edge = boundary(QUEUE, K, SELECT)
+    edge = boundary_rows(QUEUE, K, SELECT)
     np.testing.assert_array_equal(edge, GOLDEN['npos_boundary_idx'])
-    np.testing.assert_allclose(kth_distances(QUEUE, QUEUE, K)[edge], GOLDEN['npos_boundary_kdist_sq'], rtol=1e-5)
+    np.testing.assert_allclose(kth_neighbour_distances(QUEUE, QUEUE, K)[edge], GOLDEN['npos_boundary_kdist_sq'],
+                               rtol=1e-5)
     assert set(CHOSEN.tolist()) <= set(edge.tolist())
 
 
 def test_the_feature_itself_counts_as_a_neighbour():
-    np.testing.assert_allclose(kth_distances(QUEUE, QUEUE, 1), 0, atol=1e-6)
-    assert (kth_distances(QUEUE, QUEUE, K + 1) > kth_distances(QUEUE, QUEUE, K)).all()
+    np.testing.assert_allclose(kth_neighbour_distances(QUEUE, QUEUE, 1), 0, atol=1e-6)
+    assert (kth_neighbour_distances(QUEUE, QUEUE, K + 1) > kth_neighbour_distances(QUEUE, QUEUE, K)).all()
 
 
 def test_outliers_are_kept_for_every_point():
-    kept = outliers(QUEUE[CHOSEN], NOISE, QUEUE, K, SIGMA, KEEP)
+    kept = farthest_candidates(QUEUE[CHOSEN], NOISE, QUEUE, K, SIGMA, KEEP)
     assert kept.shape == (3, KEEP, 32)
     np.testing.assert_allclose(kept.flatten(0, 1), GOLDEN['npos_outliers_blockwise'], rtol=1e-5, atol=1e-5)
 
@@ -35,7 +36,7 @@ def test_outliers_are_kept_for_every_point():
 def mixed(points):
     "The public selection: distances that lie one point after the other are read as if one candidate after the other."
     candidates = (points[:, None] + SIGMA*NOISE).flatten(0, 1)
-    best = kth_distances(candidates, QUEUE, K).view(len(NOISE), -1).topk(KEEP, dim=0).indices.squeeze()
+    best = kth_neighbour_distances(candidates, QUEUE, K).view(len(NOISE), -1).topk(KEEP, dim=0).indices.squeeze()
     return candidates[torch.cat([column*len(NOISE) + best[:, column] for column in range(best.shape[1])])]
 
 
@@ -43,13 +44,13 @@ def test_the_public_code_mixes_the_points():
     theirs, ours = GOLDEN['npos_outliers'], GOLDEN['npos_outliers_blockwise']
     np.testing.assert_allclose(mixed(QUEUE[CHOSEN]), theirs, rtol=1e-5, atol=1e-5)
     assert (theirs - ours).abs().amax(1).min() > .1  # not one of the six is the same
-    far = [kth_distances(x, QUEUE, K).view(3, KEEP).mean(1) for x in (theirs, ours)]
+    far = [kth_neighbour_distances(x, QUEUE, K).view(3, KEEP).mean(1) for x in (theirs, ours)]
     assert (far[0] < far[1]).all()  # and what it keeps stands nearer
 
 
 def test_the_public_code_needs_two_points():
     with pytest.raises(IndexError): mixed(QUEUE[CHOSEN[:1]])
-    assert outliers(QUEUE[CHOSEN[:1]], NOISE, QUEUE, K, SIGMA, KEEP).shape == (1, KEEP, 32)
+    assert farthest_candidates(QUEUE[CHOSEN[:1]], NOISE, QUEUE, K, SIGMA, KEEP).shape == (1, KEEP, 32)
 
 
 def test_logit_norm():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from synood.models.clip import unit
-from synood.scores.head import group_columns, grouped_mass, mcm, neglabel
+from synood.models.clip import normalize_rows
+from synood.scores.head import negative_groups, id_probability, mcm, neglabel
 
 FOLDER = Path(__file__).parent/'vlm'
 MCM, NEGLABEL, PERMUTATIONS = (np.load(FOLDER/f'{name}.npz', allow_pickle=False)
@@ -19,7 +19,7 @@ CASES = 'main', 'odd', 'edge'
 @pytest.mark.parametrize('case', CASES)
 @pytest.mark.parametrize('suffix', ['', '_raw'])
 def test_mcm_at_its_temperatures(case, suffix):
-    image, text = (unit(MCM[f'{case}__{kind}{suffix}'].astype(np.float64)) for kind in ('img', 'txt'))
+    image, text = (normalize_rows(MCM[f'{case}__{kind}{suffix}'].astype(np.float64)) for kind in ('img', 'txt'))
     cosines = image @ text.T
     np.testing.assert_allclose(mcm(cosines), MCM[f'{case}__mcm_T1'], **CLOSE)
     np.testing.assert_allclose(mcm(cosines, .01), MCM[f'{case}__mcm_T0.01'], **CLOSE)
@@ -70,20 +70,20 @@ def test_neglabel_at_twice_the_temperature():
 
 def test_mean_over_the_first_groups_only():
     # the official fusion of "three" groups averages two
-    columns = group_columns(100, 5)[:2]
+    columns = negative_groups(100, 5)[:2]
     id_logits, negative_logits = (torch.tensor(NEGLABEL[f'main__{kind}_sim']) for kind in ('pos', 'neg'))
-    got = grouped_mass(id_logits, negative_logits[:, columns]).numpy()
+    got = id_probability(id_logits, negative_logits[:, columns]).numpy()
     np.testing.assert_allclose(got, NEGLABEL['main__forward_ngroup5_fuse3'], **CLOSE)
 
 
 @pytest.mark.parametrize('case,groups', grouped_keys(r'perm(\d+)'))
 def test_groups_are_dealt_like_the_original(case, groups):
     count = len(NEGLABEL[f'{case}__txt_neg'])
-    dealt = group_columns(count, groups).ravel()
+    dealt = negative_groups(count, groups).ravel()
     assert (dealt == NEGLABEL[f'{case}__perm{groups}']).all()
 
 
 @pytest.mark.parametrize('key', [key for key in PERMUTATIONS.files if key.startswith('cpu_')])
 def test_permutation_of_seed_0(key):
     count = int(key.removeprefix('cpu_'))
-    assert (group_columns(count, 1).ravel() == PERMUTATIONS[key]).all()
+    assert (negative_groups(count, 1).ravel() == PERMUTATIONS[key]).all()

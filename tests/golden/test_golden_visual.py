@@ -13,9 +13,9 @@ from synood.evaluation.metrics import auroc, fpr95
 from synood.methods.penultimate import (ASHB, ASHP, ASHS, DICE, KNN, RMDS, GradNorm, ReAct, ViM, ash, dice_weight,
                                         gradnorm, knn, react)
 from synood.core.scales import get_scale
-from synood.scores.method import Train
+from synood.scores.method import TrainData
 from synood.methods.logits import GEN, MSP, Energy, MaxLogit, energy_score, gen, msp, odin_logits
-from synood.methods.vos import class_clouds, vos_losses, weighted_energy
+from synood.methods.vos import class_gaussians, vos_losses, weighted_energy
 
 FOLDER = Path(__file__).parent/'baselines'
 GOLDEN, NET, CLOUDS = (dict(np.load(FOLDER/f'{name}.npz', allow_pickle=False))
@@ -34,7 +34,7 @@ def features(method, z, logits):
 
 
 def fitted(method, z=TRAIN, labels=LABELS, weight=W, bias=B):
-    known = Train(features(method, z, z @ weight.T + bias), labels, np.eye(2), np.eye(2), 1., head=(weight, bias),
+    known = TrainData(features(method, z, z @ weight.T + bias), labels, np.eye(2), np.eye(2), 1., head=(weight, bias),
                   scale=get_scale('mini'))
     return replace(method).fit(known)
 
@@ -151,7 +151,7 @@ def test_odin(epsilon, temperature):
 
 def test_vos():
     queue, feature, virtual = (torch.from_numpy(CLOUDS[key]) for key in ('queue', 'feat', 'virtual'))
-    means, covariance = class_clouds(queue.flatten(0, 1), torch.arange(6).repeat_interleave(40))
+    means, covariance = class_gaussians(queue.flatten(0, 1), torch.arange(6).repeat_interleave(40))
     np.testing.assert_allclose(covariance, CLOUDS['cov'], rtol=1e-4, atol=1e-6)
     centred = torch.from_numpy(CLOUDS['gauss_samples']) - means[:, None]
     far = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), centred.mT, upper=False).square().sum(1)
@@ -250,4 +250,4 @@ def test_arrays_are_left_alone():
 
 def test_a_missing_class_of_vos_is_named():
     with pytest.raises(ValueError, match='class 1 has no image'):
-        class_clouds(torch.zeros(3, 2), torch.tensor([0, 2, 2]))
+        class_gaussians(torch.zeros(3, 2), torch.tensor([0, 2, 2]))

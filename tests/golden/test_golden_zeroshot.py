@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from synood.methods import tanl
-from synood.models.clip import unit
-from synood.scores.negatives import fill, neg_mining
-from synood.scores.method import Train
+from synood.models.clip import normalize_rows
+from synood.scores.negatives import fill_template, neg_mining
+from synood.scores.method import TrainData
 from synood.scores.head import neglabel
 from synood.data.words import read_words
-from synood.methods.csp import CSP_PHRASES, CSP_SUPERCLASSES, CSP_TEMPLATES, conjugated, csp_pool
+from synood.methods.csp import CSP_PHRASES, CSP_SUPERCLASSES, CSP_TEMPLATES, adjective_phrases, csp_pool
 from synood.methods.adaneg import AdaNeg, OpenOODNegLabel
 
 FOLDER = Path(__file__).parent/'vlm'
@@ -35,17 +35,17 @@ class Words:
         self.pool = csp_pool(read_words(folder, files), without=without)
         self.nouns = [w for w, pos in zip(self.pool.words, self.pool.pos) if pos == 'noun']
         seed = int(self['param_seed'])
-        self.phrases = conjugated(self.pool.words[len(self.nouns):], seed)
+        self.phrases = adjective_phrases(self.pool.words[len(self.nouns):], seed)
 
     def __getitem__(self, key):
         return CSP_[f'{self.name}__{key}']
 
     def ensemble(self, words, templates):
-        return np.mean([[self.table[p] for p in fill(words, t)] for t in templates], 0)
+        return np.mean([[self.table[p] for p in fill_template(words, t)] for t in templates], 0)
 
     def mine(self):
-        text = unit(self.ensemble([str(n) for n in self['class_names']], CSP_TEMPLATES))
-        features = unit(np.concatenate([self.ensemble(self.nouns, CSP_TEMPLATES),
+        text = normalize_rows(self.ensemble([str(n) for n in self['class_names']], CSP_TEMPLATES))
+        features = normalize_rows(np.concatenate([self.ensemble(self.nouns, CSP_TEMPLATES),
                                         self.ensemble(self.phrases, CSP_PHRASES)]))
         mined = neg_mining(features, text, self.pool.pos, float(self['param_neg_topk']),
                            float(self['param_pencentile']), twin=.95)
@@ -82,7 +82,7 @@ def test_csp_mining(words):
 @pytest.mark.parametrize('key', [k for k in CSP_.files if '__forward_ngroup' in k])
 def test_csp_scores(key):
     case, groups = key.split('__forward_ngroup')
-    features = (unit(CSP_[f'{case}__{kind}']) for kind in ('img', 'text_features_pos', 'text_features_neg'))
+    features = (normalize_rows(CSP_[f'{case}__{kind}']) for kind in ('img', 'text_features_pos', 'text_features_neg'))
     np.testing.assert_allclose(neglabel(*features, groups=int(groups)), CSP_[key], **CLOSE)
 
 
@@ -92,10 +92,10 @@ def adaneg(case, order=None, **fields):
     "The method after it has seen the stream of a golden case, its scores and classes."
     def get(key): return ADANEG[f'{case}__{key}']
     fields = dict(batch=int(get('batch_size')), memory=int(get('memleng')), groups=int(get('group_num'))) | fields
-    method = AdaNeg(**fields).fit(Train(features={}, labels=np.zeros(0, int), text=get('txt_pos'),
+    method = AdaNeg(**fields).fit(TrainData(features={}, labels=np.zeros(0, int), text=get('txt_pos'),
                                         negatives=get('txt_neg'), logit_scale=100.))
     images = get('img') if order is None else get('img')[order]
-    return method, *method.assess({('clip', 'image'): images})
+    return method, *method.score_and_predict({('clip', 'image'): images})
 
 
 ADANEG_CASES = ['main', 'repl', 'odd', 'edge']
@@ -142,7 +142,7 @@ def test_adaneg_depends_on_batches_and_order_as_published():
 def test_openood_neglabel(case):
     features = (ADANEG[f'{case}__{kind}'] for kind in ('img', 'txt_pos', 'txt_neg'))
     image, text, negatives = features
-    train = Train(features={}, labels=np.zeros(0, int), text=text, negatives=negatives, logit_scale=100.)
+    train = TrainData(features={}, labels=np.zeros(0, int), text=text, negatives=negatives, logit_scale=100.)
     method = OpenOODNegLabel(groups=int(ADANEG[f'{case}__group_num'])).fit(train)
     np.testing.assert_allclose(method.score({('clip', 'image'): image}), ADANEG[f'{case}__neglabel_ovlm_conf'], **CLOSE)
 
@@ -166,12 +166,12 @@ def test_tanl(case, monkeypatch):
     method.words = np.concatenate([get('txt_neg'), get('txt_unselected')])
     method.shuffles = get('perm_pos'), get('perm_noise')
     thresholds = []
-    real_otsu = tanl.otsu
+    real_otsu = tanl.otsu_threshold
     def watched_otsu(scores):
         thresholds.append(real_otsu(scores))
         return thresholds[-1]
-    monkeypatch.setattr(tanl, 'otsu', watched_otsu)
-    scores, classes = method.assess({('clip', 'image'): get('img')})
+    monkeypatch.setattr(tanl, 'otsu_threshold', watched_otsu)
+    scores, classes = method.score_and_predict({('clip', 'image'): get('img')})
     np.testing.assert_allclose(thresholds, get('thres'), atol=1e-7)
     np.testing.assert_allclose(scores, get('conf'), **CLOSE)
     assert (classes == get('pred')).all()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synood.app.commands import check_table, destination, write_scores
+from synood.app.commands import check_table, resolve_output, write_scores
 from synood.detector import OODDetector
 
 
@@ -115,7 +115,7 @@ def test_a_link_keeps_being_one_and_what_is_no_file_is_kept(detector, tmp_path):
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path/'socket'))
         for place, message in ((tmp_path/'socket', 'a device or a socket'), (tmp_path, 'is a folder')):
-            with pytest.raises(OSError, match=message): destination(place)
+            with pytest.raises(OSError, match=message): resolve_output(place)
     (tmp_path/'store'/'real.csv').unlink()
     write_scores(judge, photos, tmp_path/'link.csv', False, 'k')  # the link led nowhere
     assert (tmp_path/'store'/'real.csv').is_file()

@@ -17,9 +17,9 @@ from urllib.request import urlopen
 import pytest
 from PIL import Image
 
-from synood.detector.demo import example_detector, example_pictures, serve
+from synood.detector.demo import demo_detector, example_pictures, serve
 from synood.detector import OODDetector
-from synood.data.miniature import CLASSES, draw, plan, world
+from synood.data.miniature import CLASSES, draw_item, plan, world
 
 gradio_client = pytest.importorskip('gradio_client', reason="the demo needs Gradio: pip install 'gradio>=6'")
 NASTY = '<img src=x onerror="alert(1)">{{value}}${1+1}'
@@ -39,7 +39,8 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def zero_shot():
-    scenes = [Image.fromarray(draw(world('dev'), item)[1]) for item in plan(world('dev'), 0, 30) if item.kind == 'id']
+    scenes = [Image.fromarray(draw_item(world('dev'), item)[1]) for item in plan(world('dev'), 0, 30) if item.kind
+              == 'id']
     return OODDetector.from_names(CLASSES).calibrate(scenes)
 
 
@@ -179,7 +180,7 @@ def upload(tab, path, shows):
 
 @pytest.mark.slow
 def test_page_in_a_browser(served, opened, pictures, tmp_path):
-    detector = example_detector(tmp_path/'runs')
+    detector = demo_detector(tmp_path/'runs')
     url = served(detector)
     tab = opened(url, viewport=dict(width=1100, height=900))
     tab.click('.so-tiles button:has-text("cat")')

@@ -18,7 +18,7 @@ from hostile_names import BROKEN, FILES, NAMES
 import synood.detector.labels
 from synood.detector import OODDetector
 from synood.models.clip import load_clip
-from synood.core.files import embedded_folder
+from synood.core.files import embedded_model_folder
 from synood.core.scales import get_scale
 
 
@@ -139,7 +139,7 @@ def test_a_changed_file_is_noticed(folder, tmp_path):
 
 
 def test_its_own_network_comes_along_without_what_lies_beside_it(tmp_path):
-    shutil.copytree(embedded_folder('clip'), tmp_path/'network')
+    shutil.copytree(embedded_model_folder('clip'), tmp_path/'network')
     (tmp_path/'network'/'LICENSE').write_text('')
     (tmp_path/'network'/'README.md').write_text('')
     detector = OODDetector.from_names(['cat', 'house'], get_scale('mini').replace(clip=(str(tmp_path/'network'),)))

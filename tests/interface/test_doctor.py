@@ -17,8 +17,8 @@ from synood.app import cli, doctor
 from synood.core import stages
 from synood.data import images
 from synood.data.datasets import find_sets, imagenet_names, imagenet_wnids
-from synood.app.doctor import diagnose, verdict
-from synood.data.images import open_sets, protocols
+from synood.app.doctor import diagnose, exit_status
+from synood.data.images import read_sets, protocols
 from synood.core.stages import run_stage
 from synood.core.scales import get_scale
 
@@ -232,7 +232,7 @@ def test_everything_wrong_is_named_and_nothing_ends_the_rest(layout, scale, tmp_
     assert data['imagenet_train pictures'].status == 'ok'
     assert {item.check for item in items} == {'data', 'models', 'machine', 'work', 'cost', 'tables'}
     assert all('\n' not in item.finding + item.remedy + ''.join(item.details) for item in items)
-    assert verdict(items) == 1
+    assert exit_status(items) == 1
 
 
 def test_a_complete_disk_has_status_0_and_a_table_for_every_protocol(scale, tmp_path):
@@ -253,7 +253,7 @@ def test_a_complete_disk_has_status_0_and_a_table_for_every_protocol(scale, tmp_
 def test_a_set_of_another_protocol_only_warns(scale, tmp_path):
     synood(tmp_path)
     items = diagnose(scale, tmp_path, tmp_path/'runs', counts=FEW)
-    assert verdict([item for item in items if item.check != 'work']) == 0
+    assert exit_status([item for item in items if item.check != 'work']) == 0
     assert of(items)['ninco'].status == of(items)['protocol openood15'].status == 'warn'
     tables = of(items, 'tables')
     assert tables['Table 1'].status == 'ok' and tables['Table 2'].finding == 'blocked by data protocol synood_table2'
@@ -322,7 +322,7 @@ def test_a_run_reads_what_the_doctor_found(scale, tmp_path, monkeypatch):
     harm(find_sets(tmp_path/'disk', counts=FEW))  # pictures are read later, links are followed now
     monkeypatch.setitem(protocols, 'few', replace(protocols['mos'], name='few', counts=FEW))
     few = scale.replace(protocol='few', data=str(tmp_path/'disk'), n_train=1, n_test=2, test_splits=1, seeds=(0,))
-    sets = open_sets(run_stage('images', few, (0,), tmp_path/'runs')[0])
+    sets = read_sets(run_stage('images', few, (0,), tmp_path/'runs')[0])
     assert {key: len(s) for key, s in sets.items()} == dict(train=3, id=4, iNaturalist=2, SUN=2, Places=2, dtd=2)
     assert sets['train'].classes == sets['id'].classes == imagenet_names() and sets['train'].labels.tolist() == LABELS
     assert len(sets['id'].hash) == 16

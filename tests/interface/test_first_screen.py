@@ -57,8 +57,8 @@ def test_it_says_what_it_has_to(readme):
 
 
 def test_its_rows_are_those_of_the_results(readme, root):
-    from synood.evaluation.report import ledger
-    lines = ledger('mini', root/'runs')
+    from synood.evaluation.report import reproduction_table
+    lines = reproduction_table('mini', root/'runs')
     part = readme[readme.index('\n## Results'):readme.index('\n## The rooms')]
     rows = [line.strip('| ').split(' | ') for line in part.splitlines() if line.startswith('| ')][1:]
     assert [row[0] for row in rows] == ['Energy', 'MCM', 'NegLabel', 'AdaNeg', 'SynOOD', 'RMDS']

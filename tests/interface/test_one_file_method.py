@@ -8,8 +8,8 @@ import pytest
 import synood.methods
 from synood.app.cli import main
 from synood.core.stages import stages
-from synood.core.scales import get_scale, settings_groups
-from synood.evaluation.benchmark import context_of, experiment
+from synood.core.scales import get_scale, setting_groups
+from synood.evaluation.benchmark import data_key, experiment
 from synood.scores import method as interface
 from synood.scores.method import MCM, get_method
 
@@ -21,7 +21,7 @@ from typing import ClassVar
 from synood.core.files import atomic_write
 from synood.core.stages import stage
 from synood.core.scales import at_least, settings
-from synood.data.images import open_sets
+from synood.data.images import read_sets
 from synood.scores.method import MCM, register
 
 @settings('powers', mini=dict(share=.5))
@@ -36,7 +36,7 @@ class PowerSettings:
 @stage('powers', needs=('images',), uses=('powers.share',))
 def powers_stage(job):
     "power.json: a share of the number of classes."
-    classes = open_sets(job.inputs['images'])['train'].classes
+    classes = read_sets(job.inputs['images'])['train'].classes
     atomic_write(job.folder/'power.json', json.dumps(job.scale.powers.share*len(classes)))
 
 @register
@@ -64,7 +64,7 @@ def one_file(tmp_path, monkeypatch):
     (tmp_path/'shelf'/'powers.py').write_text(FILE)
     monkeypatch.setattr(synood.methods, '__path__', [*synood.methods.__path__, str(tmp_path/'shelf')])
     yield tmp_path/'shelf'/'powers.py'
-    for registry, name in ((stages, 'powers'), (settings_groups, 'powers'), (interface._methods, 'Powers')):
+    for registry, name in ((stages, 'powers'), (setting_groups, 'powers'), (interface._methods, 'Powers')):
         registry.pop(name, None)
     sys.modules.pop('synood.methods.powers', None)
 
@@ -87,8 +87,8 @@ def test_a_method_with_settings_and_a_stage_is_one_file(one_file, list_methods, 
     rows, plain = (experiment(kind.name, [kind()], scale, (0,), tmp_path/'runs') for kind in kinds)
     assert np.allclose(rows.auroc, plain.auroc)  # a power changes no order
     steeper = scale.replace(powers=dict(share=.4))
-    assert context_of(steeper, get_method('Powers')) != context_of(scale, get_method('Powers'))
-    assert context_of(steeper, MCM) == context_of(scale, MCM)
+    assert data_key(steeper, get_method('Powers')) != data_key(scale, get_method('Powers'))
+    assert data_key(steeper, MCM) == data_key(scale, MCM)
 
 
 def test_its_settings_are_reached_from_the_command_line(one_file, tmp_path, capsys):

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from synood.detector import OODDetector
-from synood.models.clip import load_clip, unit
+from synood.models.clip import load_clip, normalize_rows
 from synood.outliers.finetuning import Projection
 from synood.data.images import read_image
-from synood.methods.krnft import NFTLearner
+from synood.methods.krnft import NFTAdapter
 from synood.detector.onnx import TOLERANCE, FromPixels, difference, write_onnx
-from synood.scores.head import ScoreHead, judge_images
+from synood.scores.head import ScoreHead, classify_images
 from synood.core.scales import rng
 
 EMBEDDED = 'embedded:clip-small',
@@ -22,7 +22,7 @@ EMBEDDED = 'embedded:clip-small',
 
 def rows(count, width, name):
     "Unit rows (count, width), the same at every call."
-    return unit(rng(0, 'test onnx', name).normal(size=(count, width)).astype(np.float32))
+    return normalize_rows(rng(0, 'test onnx', name).normal(size=(count, width)).astype(np.float32))
 
 
 def detector(**parts):
@@ -36,7 +36,7 @@ def detector(**parts):
 
 def stirred(kind, **more):
     "A learner away from its start, where it changes nothing."
-    learner = NFTLearner(load_clip(EMBEDDED).width, 16, kind, **more)
+    learner = NFTAdapter(load_clip(EMBEDDED).width, 16, kind, **more)
     draws = torch.Generator().manual_seed(1)
     for p in learner.parameters(): p.data += .1*torch.randn(p.shape, generator=draws)
     return learner.eval().requires_grad_(False)
@@ -56,7 +56,7 @@ PARTS = dict(plain=dict,
 def test_the_graphs_head_agrees_with_the_detector(parts):
     plain, raw = detector(**PARTS[parts]()), 3*rows(300, 96, 'images')
     projected = raw if plain.projection is None else plain.projection(torch.from_numpy(raw)).numpy()
-    for ours, theirs in zip(plain.head(torch.from_numpy(raw)), judge_images(plain.head, unit(projected))):
+    for ours, theirs in zip(plain.head(torch.from_numpy(raw)), classify_images(plain.head, normalize_rows(projected))):
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-4, atol=1e-6)
         assert ours.numpy().dtype == theirs.dtype
 

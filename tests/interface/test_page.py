@@ -14,8 +14,9 @@ from PIL import Image
 
 from synood.evaluation.benchmark import experiment
 from synood.outliers.finetuning import SynOOD
-from synood.app.page import MEASURES, drawn_from, gather, heads, read_sheet, relatives, write_page
-from synood.evaluation.report import averages, figures_folder, save_table, wide
+from synood.app.page import (MEASURES, source_groups, result_groups, column_groups, read_table_file, candidate_groups,
+                             write_page)
+from synood.evaluation.report import averages, figures_folder, save_table, pivot
 from synood.core.scales import get_scale
 from synood.scores.method import NegLabel
 
@@ -60,7 +61,7 @@ def run(tmp_path_factory):
     root = tmp_path_factory.mktemp('page')/'runs'
     rows = experiment('table1', [NegLabel(), SynOOD()], SMOKE, (0,), root)
     both = pd.concat([rows, averages(rows)])
-    table = wide(both, ['method'], [*rows.dataset.unique(), 'Average'])
+    table = pivot(both, ['method'], [*rows.dataset.unique(), 'Average'])
     save_table(table, 'table1', SMOKE, root, 'AUROC and FPR95', mark=True)
     folder = figures_folder(SMOKE, root)
     hostile = pd.DataFrame({HOSTILE: [HOSTILE, 'a\nb'], 'far auroc': ['90.00 ± 1.00', '1e-05']}).set_index(HOSTILE)
@@ -119,7 +120,7 @@ def test_every_table_is_there_with_every_cell(run, page):
     files = [p for p in run[1].glob('*.csv') if p.name != 'results.csv']
     assert len(files) == 2
     for path in files:
-        for cells in read_sheet(path).rows:
+        for cells in read_table_file(path).rows:
             for cell in cells: assert shown[cell], f'{path.name} lacks {cell!r}'
 
 
@@ -129,7 +130,7 @@ def test_every_figure_is_there(run, page):
 
 
 def test_best_values_are_marked_as_in_the_table(run, text):
-    sheet = read_sheet(run[1]/'table1.csv')
+    sheet = read_table_file(run[1]/'table1.csv')
     marked = {(mark, cell) for cells, marks in zip(sheet.rows, sheet.marks) for cell, mark in zip(cells, marks) if mark}
     assert {mark for mark, _ in marked} == {'strong', 'em'}
     for mark, cell in marked: assert f'<{mark}>{cell}</{mark}>' in text
@@ -170,7 +171,7 @@ def test_what_is_missing_is_named(run, text):
     assert 'Table 2. Near and far: not made at this scale yet; nbs/9_experiments/table2.ipynb makes it' in section
     assert 'Table 1' not in section and 'synthesis' not in section and 'records of the notebooks' in section
     sheet = next(p for p in run[1].glob('*.csv') if p.name.startswith('<img'))
-    assert read_sheet(sheet).fault and 'is not there, so the table has no caption and no marks' in section
+    assert read_table_file(sheet).fault and 'is not there, so the table has no caption and no marks' in section
 
 
 def test_a_machine_without_the_runs_has_a_page_too(run, tmp_path):
@@ -191,13 +192,13 @@ def test_lines_are_those_that_give_the_numbers(root):
     """In the tables of `mini` that the project ships, a cell about a data set is the mean over the linked line."""
     folder = root/'paper_figures'/'mini'
     checked = 0
-    lines = gather(pd.read_csv(folder/'results.csv', dtype=str, keep_default_na=False))
+    lines = result_groups(pd.read_csv(folder/'results.csv', dtype=str, keep_default_na=False))
     for path in sorted(p for p in folder.glob('*.csv') if p.name != 'results.csv'):
-        sheet = read_sheet(path)
+        sheet = read_table_file(path)
         assert not sheet.fault
-        about = [of for of, labels in heads(sheet.columns) for _ in labels]
+        about = [of for of, labels in column_groups(sheet.columns) for _ in labels]
         for cells in sheet.rows:
-            sources = drawn_from(sheet.columns, cells, relatives(sheet.name, lines))
+            sources = source_groups(sheet.columns, cells, candidate_groups(sheet.name, lines))
             for column, dataset, cell in zip(sheet.columns, about, cells):
                 measure = column.split(' ')[-1]
                 if measure not in MEASURES: continue

@@ -3,7 +3,7 @@ import gzip
 
 import pytest
 
-from synood.data.words import WORDNET, build_wordnet, find_dictionary, head_words, pool, read_words
+from synood.data.words import WORDNET, build_wordnet, find_dictionary, head_words, word_pool, read_words
 
 COUNTS = {  # head words per lexicographer file of WordNet 3.0
     'adj.all': 10994, 'adj.pert': 3394, 'adj.ppl': 60, 'noun.Tops': 50, 'noun.act': 5890,
@@ -34,7 +34,7 @@ def test_words_are_sorted_distinct_and_ready_for_a_prompt():
 
 
 def test_the_pool_has_every_word_once():
-    words = pool('wordnet').words
+    words = word_pool('wordnet').words
     assert set(words) == {word for names in shipped().values() for word in names}
     assert len(words) == len(set(words))
 

@@ -9,10 +9,11 @@ from transformers import (BertTokenizer, BlipConfig, BlipForConditionalGeneratio
                           CLIPImageProcessor, GitConfig, GitForCausalLM, GitProcessor)
 
 from synood.evaluation.benchmark import load_benchmark, training_data
-from synood.outliers.context import Lister
-from synood.models.hub import built, find_model, random_folder
+from synood.outliers.context import VisionLanguageModel
+from synood.models.hub import random_init, find_model, random_config_folder
 from synood.core.scales import get_scale
-from synood.methods.zoc import ZOC, blip_processor, candidate_words, captioned_tokens, captioner_namer, load_captioner
+from synood.methods.zoc import (ZOC, random_blip_processor, candidate_words, captioner_tokens, captioner_candidates,
+                                load_captioner)
 
 WORDS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'cat', 'beach', 'umb', '##rella', 'a', '7', '.',
          *(f'word{chr(97 + k)}' for k in range(26)), '[DEC]', '[ENC]']
@@ -42,7 +43,7 @@ def git():
 def saved(request, tmp_path):
     "A captioner's folder in its published form, its network and its processor."
     kind, config, processor = request.param()
-    model = built(kind, config, 1, torch.device('cpu'))
+    model = random_init(kind, config, 1, torch.device('cpu'))
     model.save_pretrained(tmp_path/'captioner')
     processor.save_pretrained(tmp_path/'captioner')
     yield tmp_path/'captioner', model, processor
@@ -52,7 +53,7 @@ def saved(request, tmp_path):
 def test_a_folder_gives_the_likeliest_tokens_of_every_step(saved):
     folder, model, processor = saved
     captioner = load_captioner((str(folder),))
-    tokens = captioned_tokens(captioner, PICTURES, 6, 4)
+    tokens = captioner_tokens(captioner, PICTURES, 6, 4)
     assert tokens.shape == (3, 6, 4) and tokens.dtype == np.int32
     pixels = processor(images=PICTURES, return_tensors='pt')['pixel_values']
     written = model.generate(pixel_values=pixels, max_new_tokens=6, do_sample=False, num_beams=1)
@@ -60,12 +61,12 @@ def test_a_folder_gives_the_likeliest_tokens_of_every_step(saved):
         sentence = sentence[1:]  # after the token that opens it
         end = sentence.index(3) + 1 if 3 in sentence else len(sentence)
         assert likeliest[:end] == sentence[:end]
-    assert (captioned_tokens(captioner, PICTURES[1:2], 6, 4) == tokens[1:2]).all()
-    assert (captioned_tokens(captioner, PICTURES, 6, 1)[..., 0] == tokens[..., 0]).all()
+    assert (captioner_tokens(captioner, PICTURES[1:2], 6, 4) == tokens[1:2]).all()
+    assert (captioner_tokens(captioner, PICTURES, 6, 1)[..., 0] == tokens[..., 0]).all()
 
 
 def test_words_are_whole_and_of_letters(saved):
-    namer = captioner_namer(load_captioner((str(saved[0]),)), 3, 4)
+    namer = captioner_candidates(load_captioner((str(saved[0]),)), 3, 4)
     known = {word for word in namer.known.words if word}
     assert {'cat', 'beach', 'umb'} <= known and not known & {'rella', 'a', '7', '.', 'sep'}
     assert len(namer.known.words) >= len(WORDS) and namer.known.special == {0, 1, 2, 3, 4}
@@ -81,7 +82,7 @@ def test_a_row_by_a_captioner(saved, tmp_path):
     scores, words = method.score(test), method.words(test)
     assert scores.shape == (20,) and ((scores > 0) & (scores <= 1)).all()
     assert all(scores[i] == 1 for i, named in enumerate(words) if not named)
-    assert ZOC.lacks(scale) == '' and 'a captioner' in ZOC.lacks(scale.replace(captioner=()))
+    assert ZOC.unavailable_reason(scale) == '' and 'a captioner' in ZOC.unavailable_reason(scale.replace(captioner=()))
     assert not list((tmp_path/'runs').rglob('zoc*'))  # no decoder was trained
 
 
@@ -90,7 +91,7 @@ def test_sentences_end_at_a_special_token():
         device, dtype = torch.device('cpu'), torch.float32
         def generate(self, **_):
             return SimpleNamespace(scores=(torch.eye(len(WORDS))[[5, 5]], torch.eye(len(WORDS))[[3, 3]]))
-    tokens = captioned_tokens(Lister(Silent(), blip()[2], ''), PICTURES[:2], 5, 1)
+    tokens = captioner_tokens(VisionLanguageModel(Silent(), blip()[2], ''), PICTURES[:2], 5, 1)
     special = blip()[2].tokenizer.all_special_ids
     assert tokens[0, :2, 0].tolist() == [5, 3] and set(tokens[:, 2:].ravel().tolist()) <= set(special)
 
@@ -101,7 +102,7 @@ def test_what_is_no_captioner_says_so(saved, monkeypatch):
         load_captioner(('nobody/nothing',))
     for file in folder.glob('token*'): file.unlink()  # transformers then brings a tokenizer without a word
     with pytest.raises(ValueError, match='whole words cannot be told'):
-        captioner_namer(load_captioner((str(folder),)), 3, 4)
+        captioner_candidates(load_captioner((str(folder),)), 3, 4)
     load_captioner.cache_clear()
     with monkeypatch.context() as patched:
         patched.setattr('transformers.AutoProcessor.from_pretrained', lambda _: tokenizer())
@@ -113,8 +114,9 @@ def test_what_is_no_captioner_says_so(saved, monkeypatch):
 
 def test_the_random_captioner_has_the_published_size():
     folder = find_model(('random:captioner',), 'captioner')
-    assert folder == random_folder('captioner')
-    model, processor = built(BlipForConditionalGeneration, folder, 0, torch.device('meta')), blip_processor(folder)
+    assert folder == random_config_folder('captioner')
+    model, processor = random_init(BlipForConditionalGeneration, folder, 0,
+                                   torch.device('meta')), random_blip_processor(folder)
     assert 440e6 < sum(p.numel() for p in model.parameters()) < 450e6
-    namer = captioner_namer(Lister(model, processor, 'shape'), 9, 35)
+    namer = captioner_candidates(VisionLanguageModel(model, processor, 'shape'), 9, 35)
     assert len(namer.known.words) == 30524 and {'cat', 'umbrella'} <= set(namer.known.words)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from synood.core.files import embedded_folder
+from synood.core.files import embedded_model_folder
 
 TRAINING = '''
 import sys
@@ -21,7 +21,7 @@ from accelerate import PartialState
 from safetensors.torch import save_file
 from synood.methods import cma
 from synood.models.clip import load_clip, save_clip
-from synood.data.images import open_sets
+from synood.data.images import read_sets
 from synood.core.stages import run_stage
 from synood.core.scales import get_scale
 
@@ -40,9 +40,9 @@ cma.contrast_step = counted
 quick = dict(lr=1e-5, batch_size=7, chunk_size=4, epochs=epochs, warmup_steps=1)
 scale = get_scale('smoke').replace(name='tiny', n_train=1, n_test=10, cma=quick, clip=(clip_id,))
 with state.main_process_first():
-    images = open_sets(run_stage('images', scale, (0,), folder/'runs')[0])['train']
+    images = read_sets(run_stage('images', scale, (0,), folder/'runs')[0])['train']
 clip = load_clip(scale.clip)
-course = cma.tune(cma.start_tuning(clip, scale), clip, images, scale, 0, folder/'checkpoint.safetensors', seconds)
+course = cma.train_cma(cma.start_cma(clip, scale), clip, images, scale, 0, folder/'checkpoint.safetensors', seconds)
 print(state.num_processes, 'processes', steps, 'of', len(course.losses), 'steps', flush=True)
 if state.is_main_process:
     (folder/'done').mkdir()
@@ -85,7 +85,7 @@ def test_two_processes_train_the_same_network_as_one(script, tmp_path):
     assert one['logit_scale'] != 0
     for name in one: np.testing.assert_allclose(two[name], one[name], atol=1e-5*max(1, np.abs(one[name]).max()))
     alone, together = (weights(tmp_path/processes) for processes in '12')
-    before = load_file(embedded_folder('clip-vit')/'open_clip_model.safetensors')
+    before = load_file(embedded_model_folder('clip-vit')/'open_clip_model.safetensors')
     for key in alone: np.testing.assert_allclose(together[key], alone[key], atol=1e-5)
     assert max(np.abs(alone[key] - before[key]).max() for key in alone) > 3e-5
 

@@ -6,7 +6,7 @@ import torch
 
 from synood.models.classifier import load_classifier
 from synood.core.scales import get_scale
-from synood.outliers.synthesis import painter_of, synthesise
+from synood.outliers.synthesis import inpainting_model, synthesise
 
 pytestmark = [pytest.mark.slow,  # minutes of compiling
               pytest.mark.skipif(not shutil.which('g++'), reason='torch.compile needs a C++ compiler on a CPU')]
@@ -20,7 +20,7 @@ def test_compiled_networks_paint_the_same():
     pictures = []
     for scale in (plain, compiled):
         classifier = load_classifier(scale.classifier)
-        *_, last = synthesise(painter_of(scale), classifier, pixels, prompts, ['a', 'b'], 0, scale)
+        *_, last = synthesise(inpainting_model(scale), classifier, pixels, prompts, ['a', 'b'], 0, scale)
         pictures.append(last.pixels)
-    assert painter_of(compiled).unet._compiled_call_impl is not None
+    assert inpainting_model(compiled).unet._compiled_call_impl is not None
     torch.testing.assert_close(*pictures, atol=1e-4, rtol=0)

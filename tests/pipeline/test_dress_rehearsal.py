@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from synood.evaluation.benchmark import experiment, load_benchmark, synthetic_of
+from synood.evaluation.benchmark import experiment, load_benchmark, synthetic_features
 from synood.outliers.context import read_contexts
 from synood.models.clip import load_clip
-from synood.outliers.finetuning import SynOOD, pair
+from synood.outliers.finetuning import SynOOD, nearest_negative
 from synood.data.images import read_image
 from synood.scores.negatives import read_negatives
 from synood.core.stages import run_stage
 from synood.core.scales import get_scale
 from synood.scores.method import NegLabel
 from synood.outliers.inpainting import _load_painter
-from synood.outliers.synthesis import painter_of, read_synthetic
+from synood.outliers.synthesis import inpainting_model, read_synthetic
 
 pytestmark = [pytest.mark.slow,  # five minutes, ten gigabytes
               pytest.mark.filterwarnings('ignore:.*answers name nothing', 'ignore:AUROC .* is below 0.5',
@@ -50,7 +50,7 @@ def test_one_photograph_goes_the_whole_way_at_full_size(scale, tmp_path):
     made, (record,) = read_synthetic(run('synthesis'), 'grad')
     assert made.read(0).size == (512, 512) and np.asarray(made.read(0)).std() > 0
     assert np.isfinite(record['energies'] + record['losses']).all()
-    painter = painter_of(scale)
+    painter = inpainting_model(scale)
     sizes = [round(sum(x.numel() for x in net.parameters())/1e6)
              for net in (painter.unet, painter.vae, painter.text_encoder)]
     assert sizes == [866, 84, 340]  # million
@@ -58,11 +58,11 @@ def test_one_photograph_goes_the_whole_way_at_full_size(scale, tmp_path):
     _load_painter.cache_clear()
 
     bench = load_benchmark(scale, root)
-    synthetic = synthetic_of(bench, 'grad', 0)
+    synthetic = synthetic_features(bench, 'grad', 0)
     negatives = read_negatives(run('negatives'))
     for features in (synthetic.features, synthetic.partners, negatives.features):
         assert features.shape[1] == load_clip(scale.clip).width == 512 and np.isfinite(features).all()
-    assert pair(synthetic.features, negatives.features).tolist()[0] in range(len(negatives.words))
+    assert nearest_negative(synthetic.features, negatives.features).tolist()[0] in range(len(negatives.words))
 
     rows = experiment('rehearsal', [NegLabel(), SynOOD()], scale, (0,), root)
     assert len(rows) == 10 and np.isfinite(rows[['auroc', 'fpr95']].astype(float)).all(axis=None)

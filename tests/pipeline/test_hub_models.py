@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from synood.models.clip import encode_images, load_clip, save_clip
-from synood.models.hub import find_model, models_used
+from synood.models.hub import find_model, hub_commits
 from synood.core.stages import run_stage
 from synood.core.scales import get_scale
 
@@ -95,7 +95,7 @@ def test_a_published_clip_that_was_trained_further_is_a_folder_of_its_own(hub, t
 
 
 def test_a_manifest_names_the_revision_that_was_used(hub, tmp_path, monkeypatch):
-    for name in list(models_used): monkeypatch.delitem(models_used, name)
+    for name in list(hub_commits): monkeypatch.delitem(hub_commits, name)
     ids = 'someone/else', 'Miniature-1/published'
     scale = get_scale('smoke').replace(name='tiny', n_train=1, n_test=10, clip=ids)
     folder = run_stage('negatives', scale, (0,), tmp_path)[0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from synood.models.clip import patches_of
+from synood.models.clip import patch_tokens
 
 
 @pytest.fixture(scope='module')
@@ -26,7 +26,7 @@ def test_value_path_of_the_last_block(tower):
     v = v + x
     v = v + last.mlp(last.ln_2(v))
     expected = (tower.ln_post(v) @ tower.proj)[:, 1:]  # (1, 196, 512)
-    patches = patches_of(tower, pixels)
+    patches = patch_tokens(tower, pixels)
     assert patches.shape == (1, 196, 512)
     torch.testing.assert_close(patches, expected, rtol=1e-4, atol=1e-5)
     assert expected.std() > 1e-3

@@ -5,7 +5,7 @@ from PIL import Image
 
 from synood.models.classifier import classifier_features, load_classifier
 from synood.models.clip import encode_images, image_features, load_clip
-from synood.data.images import check_images, complexity, image_folder, read_image, richest
+from synood.data.images import check_images, complexity, image_folder, read_image, most_complex
 
 ODD = (37, 211)
 
@@ -51,7 +51,7 @@ def test_cmyk_keeps_its_colours(variants):
 
 
 def test_ranking_takes_the_richest_of_every_class(variants):
-    kept = richest(variants, 2)
+    kept = most_complex(variants, 2)
     assert (np.bincount(kept.labels) == 2).all()
     for label in range(len(variants.classes)):
         every, chosen = (sorted(complexity(path) for path in s.take(s.labels == label).paths)

@@ -2,7 +2,7 @@
 import pytest
 from PIL import Image
 
-from synood.outliers.context import describe, load_lister
+from synood.outliers.context import describe_context, load_context_model
 from synood.data.images import read_image
 from synood.core.scales import get_scale
 
@@ -22,16 +22,16 @@ def odd_photos(photos):
 
 def test_every_photograph_gets_a_prompt_that_does_not_depend_on_its_batch(odd_photos):
     scale = get_scale('smoke')
-    lister = load_lister(scale.context_model)
+    lister = load_context_model(scale.context_model)
     rows = [{'path': path.relative_to(odd_photos).as_posix(), 'name': path.parent.name}
             for path in sorted(odd_photos.glob('*/*'))]
     images = [read_image(odd_photos/row['path']) for row in rows]
-    records = describe(rows, images, lister, scale)
+    records = describe_context(rows, images, lister, scale)
     assert [record['path'] for record in records] == [row['path'] for row in rows]
     for row, record in zip(rows, records):
         assert record['prompt'].startswith('A photo only remain ') and record['prompt'].endswith('.')
         assert len(record['prompt']) <= len('A photo only remain .') + scale.context.max_chars
         assert row['name'] in record['question'] and row['name'] not in record['items']
-    alone = [describe([row], [image], lister, scale)[0] for row, image in zip(rows, images)]
+    alone = [describe_context([row], [image], lister, scale)[0] for row, image in zip(rows, images)]
     if lister.model.device.type == 'cpu':
         assert alone == records

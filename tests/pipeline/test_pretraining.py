@@ -7,7 +7,7 @@ import time
 import pytest
 
 from synood.app.pretraining import MODELS, SHELVES, Plan, manifest, pretrain, report_card, shipped_card, trainees
-from synood.core.files import embedded_folder, file_hash
+from synood.core.files import embedded_model_folder, file_hash
 
 FEW = dict.fromkeys(SHELVES, 12)
 SHORT = {name: Plan(samples=480, batch=12, lr=1e-3, warmup=4, average=.9 if name == 'inpainting' else 0.)
@@ -67,7 +67,7 @@ def test_another_plan_does_not_overwrite_a_network(school):
 
 @pytest.mark.parametrize('name', MODELS)
 def test_files_are_what_the_manifest_says(name):
-    folder, about = embedded_folder(name), manifest(name)
+    folder, about = embedded_model_folder(name), manifest(name)
     hashes = {p.relative_to(folder).as_posix(): file_hash(p) for p in folder.rglob('*')
              if p.is_file() and p.name != 'manifest.json'}
     assert hashes == about['sha256']
@@ -77,7 +77,7 @@ def test_files_are_what_the_manifest_says(name):
 
 
 def test_all_weights_together_stay_small():
-    sizes = [p.stat().st_size for name in MODELS for p in embedded_folder(name).rglob('*') if p.is_file()]
+    sizes = [p.stat().st_size for name in MODELS for p in embedded_model_folder(name).rglob('*') if p.is_file()]
     assert sum(sizes) <= 40e6
 
 

@@ -12,7 +12,7 @@ from synood.evaluation.benchmark import experiment, load_benchmark
 from synood.data.captions import read_captions
 from synood.app.cli import app
 from synood.models.clip import load_clip
-from synood.methods.coop import few_images, shots_of, train_cocoop, train_coop
+from synood.methods.coop import few_shot_images, few_shot_features, train_cocoop, train_coop
 from synood.core.stages import run_stage
 from synood.core.scales import get_scale, scales
 from synood.scores.method import get_method, methods
@@ -44,9 +44,9 @@ def test_clip_sees_an_image_once_for_all_trained_rows(passes, tmp_path):
 def test_a_training_that_was_killed_ends_in_the_same_bits(train, tmp_path):
     clip, images = load_clip(SCALE.clip), load_benchmark(SCALE, tmp_path).sets['train']
     scale = SCALE.replace(coop=dict(epochs=4), cocoop=dict(epochs=2))
-    shots = shots_of(clip, few_images(images, 2, 0), tmp_path/'cache')
+    shots = few_shot_features(clip, few_shot_images(images, 2, 0), tmp_path/'cache')
     straight = train(clip, images.classes, shots, scale, 0)
-    steps, real_update, real_checkpoint = [], training.update, training.FineTuning.checkpoint
+    steps, real_update, real_checkpoint = [], training.optimiser_step, training.TrainState.checkpoint
 
     def interrupted_update(*arguments):
         steps.append(1)
@@ -56,8 +56,8 @@ def test_a_training_that_was_killed_ends_in_the_same_bits(train, tmp_path):
     def checkpoint_each_step(course, path, seconds): real_checkpoint(course, path, 0.)
 
     path = tmp_path/'state.safetensors'
-    with patch.object(training, 'update', interrupted_update), \
-         patch.object(training.FineTuning, 'checkpoint', checkpoint_each_step), pytest.raises(KeyboardInterrupt):
+    with patch.object(training, 'optimiser_step', interrupted_update), \
+         patch.object(training.TrainState, 'checkpoint', checkpoint_each_step), pytest.raises(KeyboardInterrupt):
         train(clip, images.classes, shots, scale, 0, path)
     assert path.exists()
     resumed = train(clip, images.classes, shots, scale, 0, path)
@@ -84,8 +84,8 @@ def test_what_cannot_be_trained_is_an_error_of_one_line(settings, message, tmp_p
 
 def test_rows_without_captions_say_what_they_lack():
     bare = SCALE.replace(captions='', captioner=())
-    assert {name for name in methods() if get_method(name).lacks(bare)} == {'CLIPN', 'ZOC'}
-    assert {name for name in methods() if get_method(name).lacks(get_scale('paper'))} == {'CLIPN'}
+    assert {name for name in methods() if get_method(name).unavailable_reason(bare)} == {'CLIPN', 'ZOC'}
+    assert {name for name in methods() if get_method(name).unavailable_reason(get_scale('paper'))} == {'CLIPN'}
     with pytest.raises(ValueError, match='captions.tsv'):
         run_stage('captions', SCALE.replace(captions=''), (0,), 'runs')
 

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from synood.data import images
-from synood.data.images import few_shot, oddity, read_image, see, select, sheet, spread, why_left_out
-from synood.data.user_images import from_array, from_tensor, located
+from synood.data.images import (few_shot_indices, image_note, read_image, to_rgb, select_images, contact_sheet,
+                                evenly_spaced, skip_reason)
+from synood.data.user_images import array_to_image, tensor_to_image, iter_images
 
 PNG = fuzzed.saved(Image.new('RGB', (64, 64), 'red'), 'PNG')
 EXIF = Image.open(io.BytesIO(fuzzed.saved(Image.new('RGB', (6, 4)), 'PNG', exif=fuzzed.exif()))).info['exif']
@@ -61,7 +62,7 @@ def test_a_path_that_leads_to_no_file(tmp_path, monkeypatch, path, message):
 
 @pytest.mark.parametrize('size, message', [((0, 9), 'nothing to see'), ((65_536, 1), 'than 65535 a side')])
 def test_a_picture_in_memory_of_a_wrong_size(size, message):
-    with pytest.raises(ValueError, match=message): see(Image.new('1', size))
+    with pytest.raises(ValueError, match=message): to_rgb(Image.new('1', size))
 
 
 def test_a_second_page_that_is_damaged(tmp_path):
@@ -69,7 +70,7 @@ def test_a_second_page_that_is_damaged(tmp_path):
     content = fuzzed.saved(frames[0], 'TIFF', save_all=True, append_images=frames[1:])
     (tmp_path/'pages.tif').write_bytes(content[:len(content)//2] + bytes(len(content)//2))
     assert read_image(tmp_path/'pages.tif').getpixel((0, 0)) == (0, 128, 0)
-    assert oddity(tmp_path/'pages.tif') == 'damaged after its first frame, which is used'
+    assert image_note(tmp_path/'pages.tif') == 'damaged after its first frame, which is used'
 
 
 @pytest.mark.parametrize('end', range(1, len(EXIF) - 6))
@@ -91,7 +92,7 @@ def test_an_exif_note_as_a_text(before, orientation):
     (b'\xff\x0a', 'of a kind that is not read (JPEG XL)')])
 def test_what_a_file_without_an_ending_is(tmp_path, content, reason):
     (tmp_path/'a').write_bytes(content)
-    assert why_left_out(tmp_path/'a', by_content=True) == reason
+    assert skip_reason(tmp_path/'a', by_content=True) == reason
 
 
 @pytest.mark.parametrize('names', [
@@ -108,33 +109,35 @@ def test_class_folders_that_a_network_reads_alike(names):
     (np.full((2, 2), np.nan), 'nan to nan'), (np.zeros((2, 2, 3), np.uint16), 'uint16: give uint8'),
     (np.zeros((0, 2)), 'no pixels')])
 def test_an_array_that_is_no_picture(array, message):
-    with pytest.raises(ValueError, match=message): from_array(array)
+    with pytest.raises(ValueError, match=message): array_to_image(array)
 
 
 @pytest.mark.parametrize('tensor', [torch.zeros(3, 2, 2, device='meta'), torch.zeros(3, 2, 2).to_sparse()])
 def test_a_tensor_without_pixels(tensor):
-    with pytest.raises(ValueError, match='gives no pixels'): from_tensor(tensor)
+    with pytest.raises(ValueError, match='gives no pixels'): tensor_to_image(tensor)
 
 
 @pytest.mark.parametrize('value, kind', [(None, 'NoneType'), ({}, 'dict'), (7, 'int'), (pd.DataFrame(), 'DataFrame')])
 def test_what_is_no_collection_of_images(value, kind):
-    with pytest.raises(ValueError, match=f'nothing of the type {kind}'): list(located(value))
+    with pytest.raises(ValueError, match=f'nothing of the type {kind}'): list(iter_images(value))
 
 
 @pytest.mark.parametrize('content, message', [(7, 'no bytes'), ('text', "open it with 'rb'")])
 def test_an_open_file_that_gives_no_bytes(content, message):
-    (_, error), = located([SimpleNamespace(read=lambda size: content)])
+    (_, error), = iter_images([SimpleNamespace(read=lambda size: content)])
     assert message in str(error)
 
 
 @pytest.mark.parametrize('wrong', [0, -3, 2.5, None, True, np.nan])
 def test_a_number_of_images_that_is_none(wrong):
     train = images.ImageSet('nowhere', ('a.png', 'b.png'), np.array([0, 1]), ('ant', 'bee'))
-    for work in (lambda: spread(10, wrong), lambda: few_shot([1, 1], wrong), lambda: select(train, wrong),
-                 lambda: images.ranking(train, wrong), lambda: sheet([Image.new('L', (2, 2))], columns=wrong)):
+    for work in (lambda: evenly_spaced(10, wrong), lambda: few_shot_indices([1, 1], wrong),
+                 lambda: select_images(train, wrong),
+                 lambda: images.complexity_ranking(train, wrong),
+                 lambda: contact_sheet([Image.new('L', (2, 2))], columns=wrong)):
         with pytest.raises(ValueError, match=f'must be a whole number from 1 on, not {wrong}'): work()
 
 
 @pytest.mark.parametrize('zoom', [0, -1, np.nan])
 def test_a_zoom_that_is_none(zoom):
-    with pytest.raises(ValueError, match='by a number above 0'): sheet([Image.new('L', (2, 2))], zoom=zoom)
+    with pytest.raises(ValueError, match='by a number above 0'): contact_sheet([Image.new('L', (2, 2))], zoom=zoom)

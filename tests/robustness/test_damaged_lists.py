@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synood.data.captions import LISTED, read_captioned
-from synood.data.datasets import _names_of, class_names, read_class_list, read_list
-from synood.data.images import ImageSet, own_text, open_sets, read_lines, write_sets
+from synood.data.captions import CAPTIONS_FILE, read_caption_list
+from synood.data.datasets import _names_of, folder_class_names, read_class_list, read_list
+from synood.data.images import ImageSet, read_user_text, read_sets, read_jsonl, write_sets
 
 GOOD = b'a.png\ta cat\n'
 
@@ -19,8 +19,8 @@ GOOD = b'a.png\ta cat\n'
     (GOOD + b'/a.png\tx', "captions.tsv:2: '/a.png' leads out"), (GOOD + b'\tx', "captions.tsv:2: '' leads out"),
     (GOOD + b'a.png\t\xff', 'captions.tsv:2: not UTF-8'), (b'', 'captions.tsv: the file is empty')])
 def test_a_list_of_captions_that_is_wrong(tmp_path, content, message):
-    (tmp_path/LISTED).write_bytes(content)
-    with pytest.raises(ValueError) as error: read_captioned(tmp_path/LISTED)
+    (tmp_path/CAPTIONS_FILE).write_bytes(content)
+    with pytest.raises(ValueError) as error: read_caption_list(tmp_path/CAPTIONS_FILE)
     assert message in str(error.value) and '\n' not in str(error.value)
 
 
@@ -39,7 +39,7 @@ def test_a_list_of_class_names_that_is_wrong(tmp_path, content, message):
 
 def test_a_list_of_class_names_from_windows_for_folders_from_a_mac(tmp_path):
     (tmp_path/'names.txt').write_text('\ufeffcaf\u00e9\tcoffee\r\n\r\n', encoding='utf-8', newline='')
-    assert class_names(['cafe\u0301'], tmp_path/'names.txt') == ('coffee',)
+    assert folder_class_names(['cafe\u0301'], tmp_path/'names.txt') == ('coffee',)
 
 
 @pytest.mark.parametrize('content, message', [
@@ -63,14 +63,14 @@ def test_a_name_in_a_set_that_leads_out(stage, name):
     sets = json.loads((stage/'sets.json').read_text())
     sets['id']['files'][0] = name
     (stage/'sets.json').write_text(json.dumps(sets))
-    with pytest.raises(ValueError) as error: open_sets(stage)
+    with pytest.raises(ValueError) as error: read_sets(stage)
     assert f'sets.json names the file {name!r}, which lies outside its folder' in str(error.value)
 
 
 @pytest.mark.parametrize('content', ['{"id": {"root": "a"}}', '[]', '{"id": {"root": "a", "fi'])
 def test_damaged_sets(stage, content):
     (stage/'sets.json').write_text(content)
-    with pytest.raises(ValueError, match=r'sets.json is damaged \('): open_sets(stage)
+    with pytest.raises(ValueError, match=r'sets.json is damaged \('): read_sets(stage)
 
 
 @pytest.mark.parametrize('changed', [dict(labels=['0']), dict(labels=[1]), dict(labels=[True]), dict(orient=1),
@@ -79,7 +79,7 @@ def test_a_value_of_the_wrong_type_in_a_set(stage, changed):
     sets = json.loads((stage/'sets.json').read_text())
     sets['id'] |= changed
     (stage/'sets.json').write_text(json.dumps(sets))
-    with pytest.raises(ValueError, match='sets.json is damaged'): open_sets(stage)
+    with pytest.raises(ValueError, match='sets.json is damaged'): read_sets(stage)
 
 
 @pytest.mark.parametrize('content, message', [
@@ -87,10 +87,11 @@ def test_a_value_of_the_wrong_type_in_a_set(stage, changed):
     ('[', 'is damaged (JSONDecodeError')])
 def test_damaged_lines(tmp_path, content, message):
     (tmp_path/'lines.jsonl').write_text(content)
-    with pytest.raises(ValueError) as error: read_lines(tmp_path/'lines.jsonl')
+    with pytest.raises(ValueError) as error: read_jsonl(tmp_path/'lines.jsonl')
     assert f'lines.jsonl {message}' in str(error.value)
 
 
 def test_a_text_in_another_encoding(tmp_path):
     (tmp_path/'own.txt').write_bytes(b'K\xfcken')
-    with pytest.raises(ValueError, match='own.txt: not a text in UTF-8: save it as UTF-8'): own_text(tmp_path/'own.txt')
+    with pytest.raises(ValueError,
+                       match='own.txt: not a text in UTF-8: save it as UTF-8'): read_user_text(tmp_path/'own.txt')

@@ -3,10 +3,10 @@ import json
 
 import pytest
 
-from synood.core.rows import ROW, Rows, publish_rows
-from synood.evaluation.report import check_results, folders_used, ledger, merge_results
+from synood.core.rows import ROW_COLUMNS, Rows, publish_rows
+from synood.evaluation.report import verify_results, folders_used, reproduction_table, merge_results
 
-LINE = dict.fromkeys(ROW, '') | dict(method='NegLabel', group='far', fpr95_ood_positive=0., id_acc=92., seed=0)
+LINE = dict.fromkeys(ROW_COLUMNS, '') | dict(method='NegLabel', group='far', fpr95_ood_positive=0., id_acc=92., seed=0)
 
 
 @pytest.fixture
@@ -50,15 +50,15 @@ def test_a_damaged_file_is_named(root, name, text):
 
 
 def test_changed_results_are_not_shown(root):
-    before = ledger('smoke', root).loc['NegLabel'].tolist()
+    before = reproduction_table('smoke', root).loc['NegLabel'].tolist()
     file = figures(root, 'results.csv')
     file.write_text(file.read_text().replace('90.0', '99.0'))
-    for show in (ledger, check_results):
+    for show in (reproduction_table, verify_results):
         with pytest.raises(ValueError) as error: show('smoke', root)
         assert f'{file} does not hold the rows below {root}' in str(error.value)
     file.unlink()
-    assert check_results('smoke', root) is None
+    assert verify_results('smoke', root) is None
     merge_results('smoke', root)
-    assert ledger('smoke', root).loc['NegLabel'].tolist() == before
+    assert reproduction_table('smoke', root).loc['NegLabel'].tolist() == before
     file.write_text('')
-    with pytest.raises(ValueError, match='results.csv is damaged'): ledger('smoke', root)
+    with pytest.raises(ValueError, match='results.csv is damaged'): reproduction_table('smoke', root)

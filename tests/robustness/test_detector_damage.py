@@ -12,10 +12,10 @@ from safetensors.numpy import load, save
 from synood.data.images import ImageSet
 from synood.detector import OODDetector
 from synood.detector.explanation import Neighbours
-from synood.detector.fitting import own_images
+from synood.detector.fitting import user_images
 from synood.detector.labels import check_names
 from synood.detector.storage import detector_files
-from synood.scores.method import learners
+from synood.scores.method import text_adapters
 
 CLASSES = 'cat', 'house', 'tree'
 NAMES = [('cat', 'a list of class names is needed'), (None, 'a list of class names is needed'), ([], 'must be given'),
@@ -105,7 +105,7 @@ class Backwards(torch.nn.Module):
 @pytest.mark.parametrize('title, message', [('"name": "forwards"', 'its learner cannot be made'),
                                             ('"title": "backwards"', 'learner must be null or the settings')])
 def test_learners(title, message, saved, tmp_path, monkeypatch):
-    monkeypatch.setitem(learners, 'backwards', Backwards)
+    monkeypatch.setitem(text_adapters, 'backwards', Backwards)
     replace(OODDetector.load(saved), learner=Backwards()).save(tmp_path/'turned')
     assert OODDetector.load(tmp_path/'turned').learner.name == 'backwards'
     where = tmp_path/'turned'/'detector.json'
@@ -139,4 +139,4 @@ def test_folders_spelled_in_another_way_of_unicode(tmp_path):
     for name in CLASSES:
         (tmp_path/f'cafe\u0301 {name}').mkdir()
         Image.new('RGB', (8, 8)).save(tmp_path/f'cafe\u0301 {name}'/'0.png')
-    assert own_images(tmp_path, names).classes == names
+    assert user_images(tmp_path, names).classes == names

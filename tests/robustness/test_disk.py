@@ -15,12 +15,12 @@ import torch
 
 import synood
 from synood.app.cli import main
-from synood.outliers.context import load_lister
+from synood.outliers.context import load_context_model
 from synood.models.classifier import load_classifier
 from synood.core.files import folder_hash
 from synood.core.stages import run_stage
 from synood.core.scales import get_scale
-from synood.outliers.synthesis import painter_of
+from synood.outliers.synthesis import inpainting_model
 
 SCALE = 'base = "smoke"\nname = "tiny"\nn_train = 1\n[synthesis]\nsteps = 2\nstrength = 1.0\nbatch_size = 10\n'
 
@@ -41,8 +41,8 @@ def world(place):
     torch.set_num_threads(1)
     scale = get_scale(str(place/'tiny.toml'))
     load_classifier(scale.classifier)  # this and the next two for all workers
-    painter_of(scale)
-    load_lister(scale.context_model)
+    inpainting_model(scale)
+    load_context_model(scale.context_model)
     return run_stage('world', scale, (0,), place/'first')[0].parent
 
 

@@ -17,11 +17,12 @@ from PIL import Image
 from synood.core import files as core_files
 from synood.core import stages
 from synood.app.cli import main
-from synood.models.cache import cached
+from synood.models.cache import cached_arrays
 from synood.models.clip import image_features, load_clip
-from synood.data.images import image_folder, open_sets
-from synood.core.files import atomic_file, atomic_folder, atomic_write, code_hash, file_hash, sweep, temporary
-from synood.core.stages import log_time, run_stage, stage_problem
+from synood.data.images import image_folder, read_sets
+from synood.core.files import (atomic_file, atomic_folder, atomic_write, code_hash, file_hash, remove_stale_temps,
+                               temporary_path)
+from synood.core.stages import log_seconds, run_stage, stage_problem
 from synood.core.scales import get_scale
 
 SMOKE = get_scale('smoke')
@@ -109,7 +110,7 @@ def test_contents_come_before_names(tmp_path, monkeypatch):
     assert names == [place.name, 'b.txt', 'deep', 'folder', 'folder', 'new']
     assert [kind for kind, _ in seen] == ['sync']*4 + ['rename', 'sync']
     seen.clear()
-    log_time(place/'log', 'toy', 0, 1.)
+    log_seconds(place/'log', 'toy', 0, 1.)
     assert seen[-1] == ('sync', str(place/'log'/'timings.csv'))
 
 
@@ -139,7 +140,7 @@ def test_a_disk_that_cannot_sync_is_taken_as_it_is_and_a_broken_one_is_not(tmp_p
 
 def shaped(path, **parts):
     "A temporary name with another host, process or start."
-    match = core_files._OURS.fullmatch(temporary(path).name)
+    match = core_files._OURS.fullmatch(temporary_path(path).name)
     host, pid, started = (parts.get(k, match[i]) for i, k in enumerate(('host', 'pid', 'started'), 1))
     return path.with_name(f'{path.name}.tmp-{host}-{pid}-{started}-0123abcd')
 
@@ -149,15 +150,17 @@ def test_two_containers_on_one_folder_leave_each_other_alone(tmp_path):
     trial = ['unshare', '-pf', '--mount-proc', 'true']
     if not shutil.which('unshare') or subprocess.run(trial, capture_output=True).returncode:
         pytest.skip('no namespaces here')
-    script = ('import sys; from pathlib import Path; from synood.core.files import sweep, temporary; import os\n'
-              't = temporary(Path(sys.argv[1])/"x"); t.write_text("half"); sweep(t.parent); print(os.getpid(), t.name)')
+    script = ('import os, sys; from pathlib import Path\n'
+              'from synood.core.files import remove_stale_temps, temporary_path\n'
+              't = temporary_path(Path(sys.argv[1])/"x"); t.write_text("half")\n'
+              'remove_stale_temps(t.parent); print(os.getpid(), t.name)')
     inside = ['unshare', '-pf', '--mount-proc', sys.executable, '-c', script, str(tmp_path)]
-    mine = temporary(tmp_path/'y')
+    mine = temporary_path(tmp_path/'y')
     mine.write_text('half')
     first = subprocess.run(inside, capture_output=True, text=True, check=True).stdout.split()
     second = subprocess.run(inside, capture_output=True, text=True, check=True).stdout.split()
     assert first[0] == second[0] and first[1][:14] != second[1][:14]  # one process number, two names
-    sweep(tmp_path)
+    remove_stale_temps(tmp_path)
     # all stay: nobody knows whether the other two still work
     assert {p.name for p in tmp_path.iterdir()} == {mine.name, first[1], second[1]}
 
@@ -173,11 +176,11 @@ def test_who_is_dead(tmp_path):
     (forgotten/'in use').write_text('')
     week_ago = time.time() - 8*24*3600
     for path in (forgotten, no_proc, old_form, users, at_work): os.utime(path, (week_ago, week_ago))
-    sweep(tmp_path)
+    remove_stale_temps(tmp_path)
     assert set(tmp_path.iterdir()) == {at_work, far, forgotten, users}  # something in `forgotten` is new
     os.utime(forgotten/'in use', (week_ago, week_ago))
     os.utime(forgotten, (week_ago, week_ago))
-    sweep(tmp_path)
+    remove_stale_temps(tmp_path)
     assert not forgotten.exists()
 
 
@@ -190,7 +193,7 @@ def test_files_have_the_mode_that_the_umask_asks_for(tmp_path, mask, file_mode, 
     try:
         scale = SMOKE.replace(name=f'mode{mask}', n_train=2, n_test=10)
         folders = [run_stage(name, scale, (0,), tmp_path/'runs')[0] for name in ('negatives', 'selection')]
-        cached(tmp_path/'runs'/'cache', {'of': 'ones'}, 3, lambda rows: {'one': np.ones((len(rows), 1))})
+        cached_arrays(tmp_path/'runs'/'cache', {'of': 'ones'}, 3, lambda rows: {'one': np.ones((len(rows), 1))})
         with atomic_file(tmp_path/'runs'/'single') as f:
             f.write_text('x')
             f.chmod(0o600)
@@ -208,7 +211,7 @@ def test_what_stands_can_be_used_by_one_who_may_only_read(tmp_path):
     try:
         before = os.umask(0o022)
         scale = SMOKE.replace(name='shared', n_train=2, n_test=10)
-        images = open_sets(run_stage('images', scale, (0,), place/'runs')[0])['id']
+        images = read_sets(run_stage('images', scale, (0,), place/'runs')[0])['id']
         clip = load_clip(SMOKE.clip)
         expected = image_features(clip, images, place/'runs'/'cache')
         os.umask(before)
@@ -218,7 +221,7 @@ def test_what_stands_can_be_used_by_one_who_may_only_read(tmp_path):
                 os.setgroups([])
                 os.setgid(65534)
                 os.setuid(65534)
-                again = open_sets(run_stage('images', scale, (0,), place/'runs')[0])['id']
+                again = read_sets(run_stage('images', scale, (0,), place/'runs')[0])['id']
                 status = 0 if (image_features(clip, again, place/'runs'/'cache') == expected).all() else 3
             except BaseException as e: print(repr(e), file=sys.stderr)
             finally:
@@ -239,7 +242,7 @@ def test_a_place_without_locks_is_named(tmp_path, monkeypatch, capsys, code, wor
     monkeypatch.chdir(tmp_path)
     if work == 'features':
         with pytest.raises(core_files.CannotLock, match='locks') as error:
-            cached(tmp_path/'cache', {'of': 'ones'}, 1, lambda rows: {'one': np.ones((1, 1))})
+            cached_arrays(tmp_path/'cache', {'of': 'ones'}, 1, lambda rows: {'one': np.ones((1, 1))})
         message = str(error.value)
     elif work == 'score':
         from synood.app.commands import write_scores
@@ -328,7 +331,7 @@ def test_a_folder_that_grows_or_changes_is_looked_at_again(tmp_path, later):
     for k, name in enumerate('abcd'): pictures(tmp_path/'data'/name, {str(i): (k*60, i*40, 0) for i in range(2)})
     scale = SMOKE.replace(name='grow', world='photographs', data=str(tmp_path/'data'), protocol='rehearsal',
                           n_train=0, n_test=0, m=2)
-    def train(): return open_sets(run_stage('images', scale, (0,), tmp_path/'runs')[0])['train']
+    def train(): return read_sets(run_stage('images', scale, (0,), tmp_path/'runs')[0])['train']
     def key(): return stages.stage_key('images', scale)
     assert len(train()) == 4
     for name in 'abcd': Image.new('RGB', (64, 64), 'white').save(tmp_path/'data'/name/'9.bmp')
@@ -376,7 +379,8 @@ def test_twins_in_each_others_place(tmp_path):
     def swap(a, b):
         for source, target in ((a, tmp_path/'kept'), (b, a), (tmp_path/'kept', b)): os.replace(source, target)
     cache = tmp_path/'cache'
-    def ones(name): return cached(cache, {'of': name}, 3, lambda rows: {'x': np.full((len(rows), 1), float(name))})['x']
+    def ones(name): return cached_arrays(cache, {'of': name}, 3,
+                                         lambda rows: {'x': np.full((len(rows), 1), float(name))})['x']
     first, second = ones('1'), ones('2')
     swap(*sorted(cache.glob('*.safetensors')))
     with pytest.warns(UserWarning, match='it belongs under another name'): assert (ones('1') == first).all()
@@ -390,7 +394,7 @@ def test_twins_in_each_others_place(tmp_path):
 
 def test_a_batch_or_a_part_that_was_harmed_before_the_end(tmp_path):
     "What a killed process leaves is as open to harm as what is finished."
-    from synood.app.verify import compare, things
+    from synood.app.verify import compare, checkable_results
     scale, stop = SMOKE.replace(name='begun', n_train=2), [True]
     @stages.stage('toy-begun', shared=True)
     def begun(job):
@@ -403,7 +407,7 @@ def test_a_batch_or_a_part_that_was_harmed_before_the_end(tmp_path):
         with pytest.raises(KeyboardInterrupt): run_stage('toy-begun', scale, (0,), root)
         part, = (root/'begun'/'toy-begun').glob('*.part')
         (part/'00001'/'x').write_text('')
-        assert [t.path.name for t, problem in compare(things(root)) if problem] == ['00001']
+        assert [t.path.name for t, problem in compare(checkable_results(root)) if problem] == ['00001']
         stop.clear()
         with pytest.warns(UserWarning, match='00001 is not what was made before the stop'):
             folder = run_stage('toy-begun', scale, (0,), root)[0]
@@ -415,14 +419,15 @@ def test_a_batch_or_a_part_that_was_harmed_before_the_end(tmp_path):
         if rows.start == 128 and not stop: raise KeyboardInterrupt
         return {'x': np.arange(rows.start, rows.stop, dtype=float)}
     for _ in range(2):  # two caches whose first parts look alike
-        with pytest.raises(KeyboardInterrupt): cached(root/'cache', {'of': str(_)}, 200, arrays)
+        with pytest.raises(KeyboardInterrupt): cached_arrays(root/'cache', {'of': str(_)}, 200, arrays)
     first, second = sorted((root/'cache').glob('*.parts/00000.safetensors'))
     shutil.copy(second, first)
-    found = [(t.path, problem) for t, problem in compare(things(root)) if problem]
+    found = [(t.path, problem) for t, problem in compare(checkable_results(root)) if problem]
     assert found == [(first, 'it belongs under another name')]
     stop.append(True)
     with pytest.warns(UserWarning, match='it belongs under another name'):
-        for k in range(2): assert (cached(root/'cache', {'of': str(k)}, 200, arrays)['x'] == np.arange(200)).all()
+        for k in range(2): assert (cached_arrays(root/'cache', {'of': str(k)}, 200, arrays)['x']
+                                   == np.arange(200)).all()
 
 
 def test_verify_repairs_and_the_same_command_makes_it_again(tmp_path, capsys):
@@ -470,7 +475,7 @@ def test_code_hash_is_the_same_under_other_versions(version, tmp_path):
     if not working: pytest.skip(f'there is no Python {version} here')
     source = Path(core_files.__file__).read_text(encoding='utf-8')
     start, end = source.index('_SINCE = '), source.index('\n# %%', source.index('def code_hash'))
-    digest = source[source.index('def digest'):source.index('def mark')]
+    digest = source[source.index('def json_hash'):source.index('def file_stamp')]
     script = f'import ast, hashlib, json, sys\nfrom functools import lru_cache\n{digest}{source[start:end]}' \
         '\nfor path in sys.argv[1:]: print(code_hash(open(path, encoding="utf-8").read()))\n'
     (tmp_path/'hash.py').write_text(script, encoding='utf-8')

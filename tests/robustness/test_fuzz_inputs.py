@@ -20,8 +20,8 @@ from safetensors.numpy import load_file, save
 from synood.app.cli import main
 from synood.detector import OODDetector
 from synood.outliers.finetuning import Projection
-from synood.data.images import ImageSet, open_sets, read_selection, write_sets
-from synood.core.rows import ROW, Rows, merge_rows, publish_rows, read_rows
+from synood.data.images import ImageSet, read_sets, read_selection, write_sets
+from synood.core.rows import ROW_COLUMNS, Rows, merge_rows, publish_rows, read_rows
 from synood.core.scales import Scale, check_scale, get_scale, setting_names
 from synood.outliers.synthesis import read_synthetic, write_records
 
@@ -202,9 +202,9 @@ def finished(tmp_path):
         Image.new('RGB', (4, 4)).save(tmp_path/'made'/'00000'/'grad'/name)
     write_records(tmp_path/'made'/'00000', rows)
     kept = Rows(tmp_path/'runs'/'smoke'/'rows', 'context')
-    kept.make({}, lambda: [dict.fromkeys(ROW, '') | dict(method='a', auroc=90.)])
+    kept.make({}, lambda: [dict.fromkeys(ROW_COLUMNS, '') | dict(method='a', auroc=90.)])
     publish_rows(kept.folder, 'table', [kept.path({})])
-    return [(tmp_path/'sets.json', lambda: open_sets(tmp_path)),
+    return [(tmp_path/'sets.json', lambda: read_sets(tmp_path)),
             (tmp_path/'selection.jsonl', lambda: read_selection(tmp_path)),
             (tmp_path/'made'/'00000'/'records.jsonl', lambda: read_synthetic(tmp_path/'made', 'grad')),
             (kept.folder/'table.json', lambda: merge_rows(tmp_path/'runs', 'smoke')),

@@ -17,10 +17,10 @@ from hostile_names import BROKEN, FILES, NAMES
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from synood.app.commands import as_text, commands, pack
-from synood.detector.demo import answer
+from synood.app.commands import as_text, commands, encode_table
+from synood.detector.demo import render_answer
 from synood.detector import OODDetector
-from synood.app.page import read_sheet, write_page
+from synood.app.page import read_table_file, write_page
 from synood.evaluation.report import figures_folder, latex, markdown, save_table
 
 MORE = {'emphasis': '**bold** _it_ ~~gone~~', 'tilde': 'a~b^c', 'bracket': '[1]', 'star': '*x', 'command': r'\input{x}',
@@ -143,7 +143,7 @@ def test_labels_of_a_stranger_pass_through_tables_and_figure(detector, photos):
                                   problem=['']))
         assert next(csv.reader(io.StringIO(as_text(table, False), newline='')))[3] == name
         assert json.loads(as_text(table, True))['label'] == name
-        assert pack(table, False).decode('utf-8', 'surrogateescape').count('\n') == 1 + 2*name.count('\n')
+        assert encode_table(table, False).decode('utf-8', 'surrogateescape').count('\n') == 1 + 2*name.count('\n')
         if name not in DRAWN: continue
         try: why = odd.explain(Image.new('RGB', (16, 16)))
         except ValueError as e:  # names that no class may have, or that CLIP reads as another
@@ -153,17 +153,17 @@ def test_labels_of_a_stranger_pass_through_tables_and_figure(detector, photos):
 
 
 def test_the_demo_shows_them_and_nothing_more(detector, photos, tmp_path):
-    allowed = Cells(answer(detector, Image.new('RGB', (16, 16)))).tags
+    allowed = Cells(render_answer(detector, Image.new('RGB', (16, 16)))).tags
     for name in TEXTS.values():
         why = detector.explain(Image.new('RGB', (16, 16)), 200)
         odd = replace(why, labels=why.labels.assign(label=[f'{name} {i}' for i in range(len(why.labels))]))
-        shown = answer(_Explained(detector, odd), Image.new('RGB', (16, 16)), name)
+        shown = render_answer(_Explained(detector, odd), Image.new('RGB', (16, 16)), name)
         shown.encode('utf-8')
         page = Cells(shown)
         assert page.tags <= allowed and not [key for key, _ in page.attributes if key.startswith('on')]
         assert in_html(f'{name} 0') in in_html(' '.join(page.words)), name
     for path in photos.iterdir():
-        page = Cells(answer(detector, path))
+        page = Cells(render_answer(detector, path))
         assert page.tags <= allowed | {'p', 'b'} and not [key for key, _ in page.attributes if key.startswith('on')]
 
 
@@ -218,7 +218,7 @@ def test_report_shows_every_cell(tmp_path):
     frame, root = hostile_frame().set_index('method'), tmp_path/'runs'
     save_table(frame, 'mine', 'smoke', root, f'a caption\n\n| {NAMES["html"]}', mark=True)
     folder = figures_folder('smoke', root)
-    sheet = read_sheet(folder/'mine.csv')
+    sheet = read_table_file(folder/'mine.csv')
     assert not sheet.fault and sheet.rows == [[cell.replace('\ud800', '\ufffd') for cell in row]
                                               for row in hostile_frame().values]
     page = Cells(write_page('smoke', root).read_text(encoding='utf-8'))

@@ -6,12 +6,12 @@ import torch
 from safetensors.torch import save_file
 
 from synood.models.clip import load_clip
-from synood.methods.krnft import new_learner
-from synood.methods.clipn import NoTower
-from synood.methods.npos import Mapped
-from synood.methods.coop import Conditional, words_context
+from synood.methods.krnft import new_adapter
+from synood.methods.clipn import NoTextEncoder
+from synood.methods.npos import NPOSModel
+from synood.methods.coop import ConditionalContext, context_from_words
 from synood.core.scales import get_scale
-from synood.scores.method import Synthetic, Train, methods
+from synood.scores.method import Synthetic, TrainData, methods
 from synood.scores.head import mcm, neglabel
 from synood.methods.logits import energy_score, gen, msp
 
@@ -42,7 +42,7 @@ def training(tmp_path, classes, negatives, alike):
 
     def stage(name, **change):
         if name == 'krnft':
-            save_file(new_learner(scale, 0, text, words).state_dict(), tmp_path/'learner.safetensors')
+            save_file(new_adapter(scale, 0, text, words).state_dict(), tmp_path/'learner.safetensors')
         elif name == 'vos':
             head = {'head.weight': torch.from_numpy(weight), 'head.bias': torch.from_numpy(bias)}
             save_file(head | {'energy_weight': torch.ones(classes)}, tmp_path/'vos.safetensors')
@@ -52,7 +52,7 @@ def training(tmp_path, classes, negatives, alike):
     def synthetic(kind):
         sources = np.arange(len(labels)) % negatives if kind == 'text' else None
         return Synthetic(images[::-1].copy(), images, labels, sources)
-    return Train(features, labels, text, words, 100., rest=rows(4), names=('cat', 'cup', 'cow')[:classes],
+    return TrainData(features, labels, text, words, 100., rest=rows(4), names=('cat', 'cup', 'cow')[:classes],
                  clip=lambda: load_clip(SMOKE.clip), head=(weight, bias), synthetic=synthetic, stage=stage, scale=scale)
 
 
@@ -62,9 +62,9 @@ def learned_by(name, classes):
     draws = torch.Generator().manual_seed(0)
     contexts = {'coop': (1, ), 'locoop': (1, ), 'lsn': (3, classes)}
     if name in contexts: return {'context': torch.randn(*contexts[name], 4, WIDTH, generator=draws)}
-    if name == 'cocoop': return Conditional(words_context(clip, 'a photo of a'), WIDTH, draws).state_dict()
-    if name == 'npos': return Mapped(WIDTH, draws).state_dict()
-    if name == 'clipn': return NoTower(clip).state_dict()
+    if name == 'cocoop': return ConditionalContext(context_from_words(clip, 'a photo of a'), WIDTH, draws).state_dict()
+    if name == 'npos': return NPOSModel(WIDTH, draws).state_dict()
+    if name == 'clipn': return NoTextEncoder(clip).state_dict()
     raise ValueError(f'nothing is known of the stage {name}')
 
 
@@ -118,7 +118,7 @@ def test_a_score_is_finite_or_refused_in_one_line(classes, negatives, alike, tmp
             else: test = seen_by(role, np.abs(images), train.head)
             where = f'{name}, {case}'
             try:
-                with np.errstate(all='ignore'): scores, predicted = method.assess(test)
+                with np.errstate(all='ignore'): scores, predicted = method.score_and_predict(test)
             except ValueError as e:
                 assert may_refuse(name, case, classes) and len(str(e)) > 10 and '\n' not in str(e), f'{where}: {e}'
                 continue

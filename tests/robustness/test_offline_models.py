@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, CLIPTextModel
 
-from synood.outliers.context import ask, load_lister
-from synood.models.hub import built, device, find_model, models_used, random_folder
-from synood.models.classifier import classify, load_classifier
+from synood.outliers.context import generate_answers, load_context_model
+from synood.models.hub import random_init, device, find_model, hub_commits, random_config_folder
+from synood.models.classifier import encode_classifier, load_classifier
 from synood.models.clip import clip_tokenizer, encode_images, encode_text, load_clip
 from synood.core.scales import get_scale
-from synood.outliers.inpainting import _load_painter, blank_latent, blank_text, encode_prompts, load_painter
+from synood.outliers.inpainting import _load_painter, blank_latent, blank_text, encode_prompts, load_inpainting
 
 OLD, NEW = 'a'*40, 'b'*40  # commits
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 64, 3), np.uint8))
@@ -41,7 +41,7 @@ def no_network(monkeypatch):
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', False)
     monkeypatch.delenv('SYNOOD_DOWNLOAD', raising=False)
     yield
-    for kept in (load_lister, _load_painter, blank_text, blank_latent): kept.cache_clear()
+    for kept in (load_context_model, _load_painter, blank_text, blank_latent): kept.cache_clear()
     assert tried == []
 
 
@@ -70,22 +70,22 @@ def total(network): return sum(float(x.detach().double().abs().sum()) for x in n
 
 
 def painted(ids):
-    painter = load_painter(ids)
+    painter = load_inpainting(ids)
     return np.array([total(painter.unet), total(painter.vae), float(encode_prompts(painter, ['a cow']).abs().sum())])
 
 
 LOADERS = dict(
     clip=lambda ids: encode_images(load_clip(ids), [PICTURE]),
-    classifier=lambda ids: classify(load_classifier(ids), [PICTURE])[0],
+    classifier=lambda ids: encode_classifier(load_classifier(ids), [PICTURE])[0],
     inpainting=painted,
-    lister=lambda ids: np.array([total(load_lister(ids).model)]))
+    lister=lambda ids: np.array([total(load_context_model(ids).model)]))
 
 
 @pytest.mark.parametrize('kind', LOADERS)
 def test_a_folder_in_the_published_format_is_the_network_it_was_copied_from(kind, tmp_path):
     shutil.copytree(find_model((f'embedded:{kind}',)), tmp_path/'own')
     np.testing.assert_array_equal(LOADERS[kind]((str(tmp_path/'own'),)), LOADERS[kind]((f'embedded:{kind}',)))
-    assert models_used[str(tmp_path/'own')] == ''
+    assert hub_commits[str(tmp_path/'own')] == ''
 
 
 @pytest.mark.parametrize('kind', LOADERS)
@@ -96,7 +96,7 @@ def test_a_pin_picks_the_revision_in_the_cache(kind, hub):
     np.testing.assert_array_equal(newest, load((f'embedded:{kind}',)))
     np.testing.assert_array_equal(newest, old)
     assert not np.allclose(newest, pinned)
-    assert [models_used[f'{repository}{pin}'] for pin in ('', '@v2', f'@{OLD}')] == [OLD, NEW, OLD]
+    assert [hub_commits[f'{repository}{pin}'] for pin in ('', '@v2', f'@{OLD}')] == [OLD, NEW, OLD]
 
 
 @pytest.mark.parametrize('kind', LOADERS)
@@ -146,7 +146,7 @@ def test_a_pin_stands_behind_the_names_of_timm_and_open_clip(hub, tmp_path, monk
     hub('someone/clip', clip)
     old, new = (encode_text(load_clip((f'Miniature-2/published{pin}',)), ['the nice cat']) for pin in ('', '@v2'))
     assert not np.allclose(old, new)
-    assert models_used['Miniature-2/published@v2'] == NEW
+    assert hub_commits['Miniature-2/published@v2'] == NEW
 
 
 def test_shards_are_read_whole_or_not_at_all_and_half_precision_twins_are_left_alone(hub, tmp_path):
@@ -164,11 +164,11 @@ def test_shards_are_read_whole_or_not_at_all_and_half_precision_twins_are_left_a
     twin = {name: torch.zeros_like(x) for name, x in weights.items()}
     save_file(twin, pipe/'vae'/'diffusion_pytorch_model.fp16.safetensors')
     np.testing.assert_allclose(painted((str(pipe),)), painted(('embedded:inpainting',)), rtol=1e-6)
-    np.testing.assert_allclose(total(load_lister((str(lister),)).model), total(whole), rtol=1e-6)
+    np.testing.assert_allclose(total(load_context_model((str(lister),)).model), total(whole), rtol=1e-6)
     snapshot = hub('someone/lister', lister)/OLD
     next(snapshot.glob('model-00002-of-*')).unlink()
     with pytest.raises(FileNotFoundError, match='hub someone/lister: model-00002-of-.* is missing in the local cache'):
-        load_lister(('someone/lister',))
+        load_context_model(('someone/lister',))
 
 
 def test_an_id_as_open_clip_and_timm_write_it_is_the_repository(hub):
@@ -176,7 +176,7 @@ def test_an_id_as_open_clip_and_timm_write_it_is_the_repository(hub):
         hub(f'someone/{kind}', find_model((f'embedded:{kind}',)))
         for name in (f'someone/{kind}', f'someone/{kind}@v2'):
             np.testing.assert_array_equal(LOADERS[kind]((f'hf-hub:{name}',)), LOADERS[kind]((name,)))
-        assert models_used[f'hf-hub:someone/{kind}@v2'] == NEW
+        assert hub_commits[f'hf-hub:someone/{kind}@v2'] == NEW
     for name, message in (('someone/else', r'\(hub someone/else: not in the local cache\).*SYNOOD_DOWNLOAD=1'),
                        ('resnet18', r'\(neither a folder nor a hub id\)'),
                        ('someone/classifier', 'holds no open_clip_config.json: a CLIP is read as open_clip saves it')):
@@ -255,15 +255,15 @@ def test_missing_tensors_and_vocabularies_are_not_made_up(tmp_path):
 def test_the_next_id_stands_in(hub):
     hub('sd2-community/tiny', find_model(('embedded:inpainting',)))
     np.testing.assert_array_equal(painted(('someone/deleted', 'sd2-community/tiny')), painted(('embedded:inpainting',)))
-    assert 'someone/deleted' not in models_used
+    assert 'someone/deleted' not in hub_commits
 
 
 def test_random_weights_are_drawn_for_the_parts_of_a_pipeline():
-    home, where = random_folder('inpainting'), device()
-    vae = built(AutoencoderKL, home/'vae', seed=0, where=where)
+    home, where = random_config_folder('inpainting'), device()
+    vae = random_init(AutoencoderKL, home/'vae', seed=0, where=where)
     meta = torch.device('meta')  # no weights: they would take gigabytes
-    unet = built(UNet2DConditionModel, home/'unet', seed=0, where=meta)
-    text_encoder = built(CLIPTextModel, home/'text_encoder', seed=0, where=meta)
+    unet = random_init(UNet2DConditionModel, home/'unet', seed=0, where=meta)
+    text_encoder = random_init(CLIPTextModel, home/'text_encoder', seed=0, where=meta)
     scheduler = PNDMScheduler.from_config(PNDMScheduler.load_config(home/'scheduler'))
     tokenizer = clip_tokenizer(home/'tokenizer')
     with torch.inference_mode(): seen = vae.decode(torch.ones(1, 4, 8, 8, device=where)).sample
@@ -275,7 +275,8 @@ def test_random_weights_are_drawn_for_the_parts_of_a_pipeline():
 
 @pytest.mark.slow  # three gigabytes and half a minute
 def test_a_random_lister_of_full_width_answers_the_same_alone_and_in_a_batch():
-    lister = load_lister(('random:lister-2',))
+    lister = load_context_model(('random:lister-2',))
     question = get_scale('paper').context.question
-    together = ask(lister, [PICTURE, PICTURE.rotate(90)], ['temple', 'very old flower'], question, 4)
-    assert together[1:] == ask(lister, [PICTURE.rotate(90)], ['very old flower'], question, 4) and all(together)
+    together = generate_answers(lister, [PICTURE, PICTURE.rotate(90)], ['temple', 'very old flower'], question, 4)
+    assert together[1:] == generate_answers(lister, [PICTURE.rotate(90)], ['very old flower'], question, 4)
+    assert all(together)

@@ -15,10 +15,10 @@ from open_clip.transform import image_transform
 from PIL import Image
 
 from synood.detector import OODDetector
-from synood.detector.fitting import own_images
+from synood.detector.fitting import user_images
 from synood.data.images import image_folder, read_image
 from synood.data.miniature import CLASSES, render, world
-from synood.data.user_images import each_picture, located
+from synood.data.user_images import map_images, iter_images
 from synood.core.scales import rng
 
 UNDO = {  # orientation that a note asks for -> what undoes it
@@ -73,8 +73,8 @@ def test_own_images_are_fitted_as_they_are_scored(detector, tmp_path):
     for name in CLASSES:
         (tmp_path/name).mkdir()
         Image.new('RGB', (6, 4)).save(tmp_path/name/'a.jpg', exif=fuzzed.exif())
-    images = own_images(tmp_path, detector.names)
-    (size, _), = each_picture(lambda picture: picture.size, [('a', images.path(0))], orient=True)
+    images = user_images(tmp_path, detector.names)
+    (size, _), = map_images(lambda picture: picture.size, [('a', images.path(0))], orient=True)
     assert images.read(0).size == size == (4, 6)
 
 
@@ -93,7 +93,7 @@ def test_a_thin_picture_takes_little_memory_in_any_form(size):
     shape = size[::-1]
     forms = thin, fuzzed.saved(thin, 'PNG'), np.zeros(shape, np.uint8), torch.zeros(3, *shape, dtype=torch.uint8)
     for form in forms:
-        def work(): return [(tuple(x.shape), problem) for x, problem in each_picture(TO_224, list(located(form)))]
+        def work(): return [(tuple(x.shape), problem) for x, problem in map_images(TO_224, list(iter_images(form)))]
         result, grown = in_a_child(work)
         assert result == "[((3, 224, 224), '')]"
         assert grown < 200
@@ -130,7 +130,7 @@ def test_threads_may_share_an_open_picture(form):
     expected = read_image(packed).tobytes()
     shared = Image.open(io.BytesIO(packed))
     results = []
-    def look(): results.extend(each_picture(lambda picture: picture.tobytes(), list(located([shared]*8))))
+    def look(): results.extend(map_images(lambda picture: picture.tobytes(), list(iter_images([shared]*8))))
     threads = [threading.Thread(target=look) for _ in range(3)]
     for thread in threads: thread.start()
     for thread in threads: thread.join()

@@ -86,12 +86,12 @@ def readers(kind):
     from synood.models import classifier, clip
     from synood.methods import zoc
     return dict(
-        clip=[clip.load_clip, costs.clip_shape, costs.clip_words],
-        classifier=[classifier.load_classifier, costs.classifier_shape],
-        inpainting=[synthesis.load_painter, lambda ids: costs.painter_flops(ids, 64),
-                    lambda ids: costs.kept_steps(costs_scale(ids))],
-        lister=[context.load_lister, zoc.load_captioner,
-                lambda ids: costs.lister_flops(ids, 'What is beside the {name}? <image>', 2)])[kind]
+        clip=[clip.load_clip, costs.meta_clip_network, costs.clip_tokenizer],
+        classifier=[classifier.load_classifier, costs.meta_classifier],
+        inpainting=[synthesis.load_inpainting, lambda ids: costs.inpainting_flops(ids, 64),
+                    lambda ids: costs.denoising_steps(costs_scale(ids))],
+        lister=[context.load_context_model, zoc.load_captioner,
+                lambda ids: costs.context_model_flops(ids, 'What is beside the {name}? <image>', 2)])[kind]
 
 
 def costs_scale(ids):
@@ -109,17 +109,17 @@ def said(read, folder):
 
 def attack(place):
     "Every reader on every folder: what was said, and what was heard or done meanwhile, as JSON."
-    from synood.core.files import embedded_folder
+    from synood.core.files import embedded_model_folder
     mark, messages = place/'EXECUTED', []
     cases = [(kind, '', '', None) for kind in KINDS] + REFUSED + LEFT_OUT
     for number, (kind, name, key, value) in enumerate(cases):
         folder = place/str(number)
-        shutil.copytree(embedded_folder(kind), folder)
+        shutil.copytree(embedded_model_folder(kind), folder)
         if key: poison(folder, name, key, value)
         messages.append([said(read, folder) for read in readers(kind)])
     for kind in KINDS:  # and with the code beside it
         folder = place/f'{kind} with code'
-        shutil.copytree(embedded_folder(kind), folder)
+        shutil.copytree(embedded_model_folder(kind), folder)
         for case in REFUSED:
             if case[0] == kind and 'auto_map' in case[2]: poison(folder, *case[1:])
         (folder/'deed.py').write_text(DEED.format(mark=str(mark)))

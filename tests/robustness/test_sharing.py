@@ -125,7 +125,7 @@ def squares(rows):
     time.sleep(.2)
     with open(sys.argv[2], 'a') as made: made.write(f'{rows.start} {os.getpid()}\\n')
     return {'square': np.array([[r**2] for r in rows])}
-found = cache.cached(Path(sys.argv[1]), {'of': 'squares'}, 21, squares)['square'].ravel()
+found = cache.cached_arrays(Path(sys.argv[1]), {'of': 'squares'}, 21, squares)['square'].ravel()
 assert found.tolist() == [r**2 for r in range(21)]
 '''
 

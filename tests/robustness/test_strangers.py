@@ -10,7 +10,7 @@ from PIL import Image
 
 from synood.app.cli import main
 from synood.detector import OODDetector
-from synood.data.images import own_text
+from synood.data.images import read_user_text
 
 STEERS = 'a\x1b[31m\x1b]0;title\x07\u202eb'
 
@@ -116,7 +116,7 @@ def test_names_may_come_through_a_pipe(tmp_path, capfd):
         os.close(end)
     os.mkfifo(tmp_path/'bytes')
     writer = subprocess.Popen(['sh', '-c', f"printf '\\377' > '{tmp_path}/bytes'"])
-    with pytest.raises(ValueError, match='not a text in UTF-8'): own_text(tmp_path/'bytes')
+    with pytest.raises(ValueError, match='not a text in UTF-8'): read_user_text(tmp_path/'bytes')
     writer.wait()
 
 
@@ -128,9 +128,9 @@ def test_a_report_of_nothing_leaves_nothing(tmp_path, capfd):
 
 def test_a_trained_learner_is_kept_whole(kept, tmp_path):
     from dataclasses import replace
-    from synood.methods.krnft import NFTLearner
+    from synood.methods.krnft import NFTAdapter
     plain = OODDetector.load(kept)
     for kind, rows in (('binary', {}), ('csc', dict(classes=3, negatives=len(plain.negative_names)))):
-        learner = NFTLearner(plain.text.shape[1], 1200, kind, **rows)
+        learner = NFTAdapter(plain.text.shape[1], 1200, kind, **rows)
         replace(plain, learner=learner).save(tmp_path/kind)
         assert OODDetector.load(tmp_path/kind).learner.settings == learner.settings

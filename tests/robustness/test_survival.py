@@ -23,7 +23,7 @@ from synood.outliers import finetuning, synthesis
 from synood.core import stages, training
 from synood.evaluation.benchmark import experiment
 from synood.methods.cma import CMA
-from synood.outliers.context import load_lister
+from synood.outliers.context import load_context_model
 from synood.models.classifier import load_classifier
 from synood.models.clip import load_clip
 from synood.outliers.finetuning import SynOOD
@@ -32,7 +32,7 @@ from synood.core.files import file_hash, folder_hash
 from synood.core.rows import merge_rows
 from synood.core.scales import get_scale
 from synood.scores.method import NegLabel
-from synood.outliers.synthesis import painter_of
+from synood.outliers.synthesis import inpainting_model
 from synood.methods.vos import VOS
 
 # Autograd sets up its threads here, when tests are collected: a later export to ONNX registers a device with torch,
@@ -106,19 +106,19 @@ def watch(journal):
     def first_picture(painter, classifier, pixels, prompts, names, *rest): return f'grad {names[0]}'
     def first_text_picture(painter, prompts, names, *rest): return f'text {names[0]}'
     synthesis.synthesise = watched(journal, synthesis.synthesise, key=first_picture)
-    synthesis.paint = watched(journal, synthesis.paint, key=first_text_picture)
+    synthesis.text_to_image = watched(journal, synthesis.text_to_image, key=first_text_picture)
     stages._make = watched(journal, stages._make, phase_of)
     cache._make_whole = watched(journal, noting_parts(journal, cache._make_whole), 'features')
     for name in ('train_projection', 'train_labels'):
         setattr(finetuning, name, watched(journal, getattr(finetuning, name), 'tuning'))
-    training.update = slowly(training.update, .02)
+    training.optimiser_step = slowly(training.optimiser_step, .02)
 
     def checkpoint(course, path, *rest):
         if path is None: return  # the tuning of SynOOD begins anew
         journal.note(f'make step {path.parent.name} {len(course.losses)}')
         time.sleep(.03)
         course.save(path)
-    training.FineTuning.checkpoint = checkpoint  # after every step
+    training.TrainState.checkpoint = checkpoint  # after every step
 
 
 def noting_parts(journal, make_whole):
@@ -307,8 +307,8 @@ def warm():
     torch.set_num_threads(1)
     load_clip(SMOKE.clip)
     load_classifier(SMOKE.classifier)
-    painter_of(SMOKE)
-    load_lister(SMOKE.context_model)
+    inpainting_model(SMOKE)
+    load_context_model(SMOKE.context_model)
 
 
 @pytest.fixture(scope='module')

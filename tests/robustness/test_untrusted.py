@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from synood.outliers.context import load_lister, read_contexts
+from synood.outliers.context import load_context_model, read_contexts
 from synood.detector import OODDetector
-from synood.models.cache import cached
+from synood.models.cache import cached_arrays
 from synood.models.classifier import load_classifier
 from synood.models.clip import load_clip
-from synood.data.images import open_sets, read_selection
+from synood.data.images import read_sets, read_selection
 from synood.scores.negatives import read_negatives
-from synood.core.files import embedded_folder
+from synood.core.files import embedded_model_folder
 from synood.core.rows import merge_rows
-from synood.outliers.inpainting import load_painter
+from synood.outliers.inpainting import load_inpainting
 from synood.outliers.synthesis import read_synthetic, save_images
-from synood.core.training import FineTuning
+from synood.core.training import TrainState
 
 
 class Deed:
@@ -65,18 +65,18 @@ NETWORKS = [  # what reads it, kind, the malicious file, files taken away, a fil
     (load_classifier, 'classifier', 'model.safetensors', '', ''),
     (load_classifier, 'classifier', 'pytorch_model.bin', 'model.safetensors', ''),
     (load_classifier, 'classifier', 'pytorch_model.bin', '', 'model.safetensors'),
-    (load_painter, 'inpainting', 'unet/diffusion_pytorch_model.safetensors', '', ''),
-    (load_painter, 'inpainting', 'unet/diffusion_pytorch_model.bin', '', 'unet/diffusion_pytorch_model.safetensors'),
-    (load_painter, 'inpainting', 'text_encoder/pytorch_model.bin', '', 'text_encoder/model.safetensors'),
-    (load_lister, 'lister', 'model.safetensors', '', ''),
-    (load_lister, 'lister', 'pytorch_model.bin', '', 'model.safetensors')]
+    (load_inpainting, 'inpainting', 'unet/diffusion_pytorch_model.safetensors', '', ''),
+    (load_inpainting, 'inpainting', 'unet/diffusion_pytorch_model.bin', '', 'unet/diffusion_pytorch_model.safetensors'),
+    (load_inpainting, 'inpainting', 'text_encoder/pytorch_model.bin', '', 'text_encoder/model.safetensors'),
+    (load_context_model, 'lister', 'model.safetensors', '', ''),
+    (load_context_model, 'lister', 'pytorch_model.bin', '', 'model.safetensors')]
 NETWORK_IDS = [f'{kind}-{place}{"-beside" if renamed else ""}' for _, kind, place, _, renamed in NETWORKS]
 
 
 @pytest.mark.parametrize('load, kind, place, gone, renamed', NETWORKS, ids=NETWORK_IDS)
 def test_no_network_is_read_from_a_pickle(load, kind, place, gone, renamed, malicious, mark, tmp_path):
     folder = tmp_path/kind
-    shutil.copytree(embedded_folder(kind), folder)
+    shutil.copytree(embedded_model_folder(kind), folder)
     if gone: (folder/gone).unlink()
     if renamed: (folder/renamed).rename((folder/renamed).with_name('zz.safetensors'))
     (folder/place).parent.mkdir(exist_ok=True)
@@ -95,7 +95,8 @@ def test_no_detector_is_read_from_a_pickle(name, malicious, mark, tmp_path):
 
 
 def test_no_feature_is_read_from_a_pickle(malicious, mark, tmp_path):
-    def features(): return cached(tmp_path/'cache', {'of': 'rows'}, 5, lambda rows: {'row': np.array(rows)[:, None]})
+    def features(): return cached_arrays(tmp_path/'cache', {'of': 'rows'}, 5,
+                                         lambda rows: {'row': np.array(rows)[:, None]})
     first = features()
     file, = [p for p in (tmp_path/'cache').iterdir() if p.is_file()]
     file.write_bytes(malicious)
@@ -106,7 +107,7 @@ def test_no_feature_is_read_from_a_pickle(malicious, mark, tmp_path):
 def test_no_checkpoint_and_no_negatives_are_read_from_a_pickle(malicious, mark, tmp_path):
     (tmp_path/'checkpoint.safetensors').write_bytes(malicious)
     model = torch.nn.Linear(2, 2)
-    course = FineTuning(model, torch.optim.SGD(model.parameters(), .1))
+    course = TrainState(model, torch.optim.SGD(model.parameters(), .1))
     with pytest.raises(ValueError, match='checkpoint.safetensors is damaged') as error:
         course.restore(tmp_path/'checkpoint.safetensors')
     assert one_line(error)
@@ -136,7 +137,7 @@ def test_a_list_names_nothing_outside_its_folder(name, tmp_path):
     (tmp_path/'smoke'/'rows').mkdir(parents=True)
     (tmp_path/'smoke'/'rows'/'table1.json').write_text(json.dumps(dict(ablation=False, files=[name])))
     pixels = torch.zeros(2, 3, 8, 8)
-    for use in (lambda: open_sets(tmp_path),
+    for use in (lambda: read_sets(tmp_path),
                 lambda: read_selection(tmp_path),
                 lambda: read_synthetic(tmp_path/'made', 'grad'),
                 lambda: read_contexts(tmp_path/'made'),
@@ -154,7 +155,7 @@ def test_the_users_own_folders_stay_where_they_are(tmp_path):
     for root in (str(tmp_path/'photos'), '../photos'):
         sets = {'id': dict(root=root, files=files, labels=[0]*3, classes=['cat'])}
         (tmp_path/'run'/'sets.json').write_text(json.dumps(sets))
-        assert open_sets(tmp_path/'run')['id'].path(0) == tmp_path/'photos'/'cat'/'1.jpg'
+        assert read_sets(tmp_path/'run')['id'].path(0) == tmp_path/'photos'/'cat'/'1.jpg'
 
 
 def test_a_synthetic_image_is_no_link(tmp_path):
