@@ -224,7 +224,7 @@ def test_page_fits_a_phone_and_shows_the_verdict(served, opened, zero_shot, sche
 @pytest.mark.slow
 def test_labels_never_become_markup(served, opened, zero_shot, pictures):
     nasty = replace(zero_shot, names=(NASTY, *zero_shot.names[1:]),
-                    negative_names=(f'{NASTY} moss', *zero_shot.negative_names[1:]),
+                    negative_names=(f'moss {NASTY}', *zero_shot.negative_names[1:]),
                     text=zero_shot.text[[2, *range(1, 20)]], threshold=1e-9)
     tab = opened(served(nasty))
     assert NASTY in upload(tab, pictures/'known.png', '.so-id')
