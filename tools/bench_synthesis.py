@@ -37,8 +37,7 @@ from synood.models.classifier import load_classifier
 from synood.data.images import image_folder, write_sets
 from synood.core.processes import workers
 from synood.core.stages import Job, stages, versions
-from synood.core.scales import ScaleView
-from synood.core.scales import get_scale, rng
+from synood.core.scales import ScaleView, get_scale, rng
 from synood.outliers.inpainting import (decode, encode_latents, encode_prompts, load_inpainting, stream_noise,
                                         make_scheduler, to_image,
                                         to_pixels)

@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 import typer
 from .verify import verify  # which joins them
-from .commands import DataOption, JsonOption, RUNS, RootOption, ScaleOption, SeedsOption, SetOption
-from .commands import changed_scale, commands, print_result
+from .commands import (DataOption, JsonOption, RUNS, RootOption, ScaleOption, SeedsOption, SetOption,
+                                 changed_scale, commands, print_result)
 from ..core.processes import own_kernel, printable, say, stoppable, workers
 from ..core.parameters import parse_seeds
 
@@ -420,8 +420,7 @@ def pretrain(names: Annotated[list[str], typer.Argument(
     from math import ceil
     from dataclasses import replace
     from synood.app.preflight import check_place
-    from synood.app.pretraining import SHELVES, ship, trainees
-    from synood.app.pretraining import pretrain as train
+    from synood.app.pretraining import SHELVES, ship, trainees, pretrain as train
     chosen = [trainees[n].name for n in names or trainees.names()]  # an unknown name ends here, not after an hour
     plans = {n: replace(trainees[n].plan, samples=ceil(share*trainees[n].plan.samples) or 1) for n in trainees.names()}
     sizes = {kind: ceil(share*n) or 1 for kind, n in SHELVES.items()}

@@ -22,8 +22,8 @@ from ..data.datasets import (BenchmarkProtocol, check_archives, expected_counts,
                                   missing_message)
 from ..models.hub import find_model
 from ..data.images import ImageSet, check_images, subsample, image_folder, protocols, select_images
-from .preflight import check_counts, check_names, check_place, counts_of, drawn_counts, figures_place
-from .preflight import nearest, picture_bytes, rendered
+from .preflight import (check_counts, check_names, check_place, counts_of, drawn_counts, figures_place,
+                                  nearest, picture_bytes, rendered)
 from ..core.stages import stages, versions
 from ..core.scales import MODEL_FIELDS, Scale, check_scale, get_scale
 from ..scores.method import methods

@@ -11,7 +11,7 @@ __all__ = ['MEASURES', 'GROUPED_FROM', 'FAMILIES', 'environment', 'draw', 'Table
            'table_part', 'picture_part', 'family_parts', 'page_contents', 'write_page']
 
 # %% ../../nbs/8_app/02_page.ipynb #f3e90b1a
-import csv, io, json, re
+import csv, json, re
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -19,7 +19,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageOps
-from ..data.images import read_sets
+from ..data.images import pack_image, read_sets
 from .preflight import figures_place
 from ..evaluation.report import (verify_results, data_uri, figures_folder, in_html, in_markdown,
                                       reproduction_table, scale_caption)
@@ -403,9 +403,7 @@ def thumbnail(image: Image.Image, side: int = 256) -> str:
     size = min(side, *image.size)
     square = ImageOps.fit(image.convert('RGB'), (size, size))
     kind, options = ('jpeg', dict(quality=88)) if min(image.size) > side else ('png', {})
-    file = io.BytesIO()
-    square.save(file, kind, **options)
-    return data_uri(file.getvalue(), kind)
+    return data_uri(pack_image(square, kind, **options), kind)
 
 # %% ../../nbs/8_app/02_page.ipynb #27b1d106
 def find_synthesis(scale, root: Path, seeds) -> tuple[int, Path]:

@@ -35,9 +35,9 @@ from ..models.clip import Clip, cosine_similarity, encode_images, encode_text, l
 from ..models.classifier import classifier_features, load_classifier
 from ..data.images import evenly_spaced
 from ..evaluation.metrics import id_accuracy
-from ..data.miniature import (CLASSES, COLOURS, PRETRAINING_MIX, OBJECTS, SCENES, SIDE, TEXTURES, TRAIN_STYLE, Recipe, caption, compose, context_names, draw_item, expose,
-                              glyphs, render, web_caption, world)
-from ..data.miniature import plan as world_plan
+from ..data.miniature import (CLASSES, COLOURS, PRETRAINING_MIX, OBJECTS, SCENES, SIDE, TEXTURES, TRAIN_STYLE,
+                                   Recipe, caption, compose, context_names, draw_item, expose, glyphs, render,
+                                   web_caption, world, plan as world_plan)
 from ..scores.negatives import fill_template, read_negatives
 from ..core.processes import workers
 from ..core.files import atomic_file, atomic_folder, embedded_model_folder, file_hash, progress, file_errors

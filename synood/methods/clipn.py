@@ -127,7 +127,7 @@ def train_clipn(course: TrainState,  # from `clipn_state`
     """Train a `NoTextEncoder` to the end, from wherever `path` stands. ValueError for fewer than two pairs in a batch.
 
     A step costs the text tower's pass of B captions, forwards and backwards. With 2,048 captions of up to 40 tokens and
-    ViT-B/16 it keeps some 33 GB; ten epochs of CC3M are at most 0.64 exaflop, see `trained_flops`."""
+    ViT-B/16 it keeps some 33 GB; ten epochs of CC3M are at most 0.64 exaflop, see `learned_method_flops`."""
     batch_size = scale.clipn.batch_size
     if min(len(pairs.tokens), batch_size) < 2:
         raise ValueError(f'CLIPN: {len(pairs.tokens)} pictures in batches of {batch_size} hold no wrong pair '

@@ -18,7 +18,7 @@ from .head import ScoreHead, mcm, score_images
 from ..core.scales import Registry, SHARED, Scale, ScaleView
 
 # %% ../../nbs/3_scores/02_method.ipynb #9d76e288
-# (backbone, kind) -> (N, D) float32, raw; of kind 'patch' (N, L, D) float16, of kind 'pixels' the images, see `Pixels`
+# (backbone, kind) -> (N, D) float32, raw; of kind 'patch' (N, L, D) float16, of kind 'pixels' images: `PixelInput`
 Features = dict[tuple[str, str], np.ndarray]
 BACKBONES = 'clip', *ROLES
 KINDS = 'pixels', 'image', 'patch', 'text', 'penultimate', 'logits'

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synood.core import files as core_files
-from synood.core import stages
+from synood.core import files as core_files, stages
 from synood.app.cli import main
 from synood.models.cache import cached_arrays
 from synood.models.clip import image_features, load_clip
