@@ -43,8 +43,8 @@ with state.main_process_first():
     images = read_sets(run_stage('images', scale, (0,), folder/'runs')[0])['train']
 clip = load_clip(scale.clip)
 course = cma.train_cma(cma.start_cma(clip, scale), clip, images, scale, 0, folder/'checkpoint.safetensors', seconds)
-print(state.num_processes, 'processes', steps, 'of', len(course.losses), 'steps', flush=True)
 if state.is_main_process:
+    print(state.num_processes, 'processes', steps, 'of', len(course.losses), 'steps', flush=True)
     (folder/'done').mkdir()
     save_clip(course.model, scale.clip, folder/'done')
 state.wait_for_everyone()
