@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from synood.methods.krnft import NFTAdapter, learned_cosines
+from synood.methods.krnft import NFTAdapter, adapted_cosines
 from synood.methods.penultimate import ASHB, ASHP, ASHS, DICE, KNN, RMDS, GradNorm, ReAct, ViM
 from synood.core.processes import workers
 from synood.scores.method import TrainData
@@ -143,7 +143,7 @@ def our_krnft(image, text, negatives, groups):
     learner = trained_learner(text.shape[1])
     image = torch.from_numpy(image[:64])
     with torch.inference_mode():
-        cosines = learned_cosines(learner, torch.from_numpy(text), torch.from_numpy(negatives), image, image[:, None])
+        cosines = adapted_cosines(learner, torch.from_numpy(text), torch.from_numpy(negatives), image, image[:, None])
     return cosines[:, 0].numpy()
 
 

@@ -44,9 +44,6 @@ EXPORTS = {'export', 'exports', 'exporti'}
 LONGEST_EXPORT = 50  # lines of code in one exported cell
 LARGEST_NOTEBOOK = 600_000  # bytes
 WIDEST = 120  # characters in a line of code or prose
-# Where lines may still be wider: a path, or the beginning of one.
-STILL_WIDE = ('nbs/1_data', 'nbs/2_models/00_hub', 'nbs/4_outliers', 'nbs/5_methods', 'nbs/6_evaluation',
-              'nbs/8_app/05_pretraining', 'nbs/9_experiments', 'nbs/index')
 # One letter of each word stands in brackets so that no search finds the words here.
 UNFINISHED = re.compile(r'\b(TO[D]O|FIX[M]E|X[X]X)\b')
 LOCAL_PATH = re.compile(r'(?<![\w.])/(?:home|Users|root|work|workspace|mnt|tmp|scratch)/\w'
@@ -433,21 +430,14 @@ def wide_lines(text):
     return [number for number, line in enumerate(text.splitlines(), 1) if len(line) > WIDEST]
 
 
-def is_clean(path):
-    "Whether the lines of a file are checked for their width."
-    return not path.relative_to(project().config_path).as_posix().startswith(STILL_WIDE)
-
-
 def width_faults(shelf):
     "Lines that are too wide: in the cells of notebooks, and in the Python files that no notebook makes."
     root = project().config_path
     for path, notebook in shelf.items():
-        if not is_clean(path): continue
         for cell in notebook.cells:
             if wide := wide_lines(cell.source):
                 yield f'{path.name}: cell {cell.get("id")}: over {WIDEST} characters in line {wide[0]}'
-    for path in sorted(p for p in [*root.glob('*.py'), *root.glob('tests/**/*.py'), *root.glob('tools/**/*.py')]
-                       if is_clean(p)):
+    for path in sorted([*root.glob('*.py'), *root.glob('tests/**/*.py'), *root.glob('tools/**/*.py')]):
         if wide := wide_lines(path.read_text(encoding='utf-8')):
             yield f'{path.relative_to(root)}: over {WIDEST} characters in line {wide[0]}'
 

@@ -420,17 +420,19 @@ def pretrain(names: Annotated[list[str], typer.Argument(
     from math import ceil
     from dataclasses import replace
     from synood.app.preflight import check_place
-    from synood.app.pretraining import SHELVES, ship, trainees, pretrain as train
-    chosen = [trainees[n].name for n in names or trainees.names()]  # an unknown name ends here, not after an hour
-    plans = {n: replace(trainees[n].plan, samples=ceil(share*trainees[n].plan.samples) or 1) for n in trainees.names()}
-    sizes = {kind: ceil(share*n) or 1 for kind, n in SHELVES.items()}
+    from synood.app.pretraining import PICTURE_COUNTS, package_networks, network_recipes, pretrain as train
+    recipes = {name: network_recipes[name] for name in network_recipes.names()}
+    chosen = [network_recipes[name].name for name in names or recipes]  # an unknown name ends here, not after an hour
+    samples = {name: ceil(share*recipe.plan.samples) or 1 for name, recipe in recipes.items()}
+    plans = {name: replace(recipe.plan, samples=samples[name]) for name, recipe in recipes.items()}
+    sizes = {kind: ceil(share*n) or 1 for kind, n in PICTURE_COUNTS.items()}
     check_place(root)
     made = {}
     def note(what, folder):  # at once, as the next one takes its time
         made[what] = folder
         if not as_json: print_result({what: folder}, False)
     for name in chosen: note(name, train(name, root, plans, sizes))
-    if not names: note('all networks and their report card', ship(root))
+    if not names: note('all networks and their report card', package_networks(root))
     if as_json: print_result(made, True)
 
 # %% ../../nbs/8_app/06_cli.ipynb #c660217e

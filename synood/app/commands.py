@@ -178,8 +178,8 @@ def as_text(table, lines: bool, head: bool = False, spreadsheet: bool = False) -
         if spreadsheet: table = table.map(lambda v: f"'{v}" if isinstance(v, str) and v.startswith(_FORMULA) else v)
         text = table.to_csv(index=False, header=head, lineterminator='\n', quoting=csv.QUOTE_NONNUMERIC)
         return '\ufeff'*(spreadsheet and head) + text
-    found = table.astype(object).where(table.notna(), None).to_dict('records')
-    return ''.join(json.dumps(line, allow_nan=False, default=lambda x: x.item()) + '\n' for line in found)
+    rows = table.astype(object).where(table.notna(), None).to_dict('records')
+    return ''.join(json.dumps(row, allow_nan=False, default=lambda x: x.item()) + '\n' for row in rows)
 
 # %% ../../nbs/8_app/03_commands.ipynb #5b10471c
 _LINES = {'.jsonl', '.ndjson'}
@@ -266,17 +266,17 @@ def read_state(part: Path) -> dict | None:
 # %% ../../nbs/8_app/03_commands.ipynb #84f963f9
 def _hash_of(part, size):
     "sha256 of the first bytes of a file."
-    found = hashlib.sha256()
+    total = hashlib.sha256()
     with open(part, 'rb') as f:
         while size > 0 and (piece := f.read(min(size, 2**20))):
-            found.update(piece)
+            total.update(piece)
             size -= len(piece)
-    return found
+    return total
 
 # %% ../../nbs/8_app/03_commands.ipynb #3081a6e2
 def write_scores(detector, images: Path, out: Path, lines: bool, key: str, spreadsheet: bool = False,
                  size: int | None = None) -> list[int]:
-    """Write the table of all images to `out`, a file or links to one; return `table_counts` it.
+    """Write the table of all images to `out`, a file or links to one; return its `table_counts`.
 
     Stopped, the same call goes on; `key` tells one call from another. Until the table is complete, what is done of it
     lies beside it, with a note of how far that goes. BlockingIOError if another process is writing it."""
@@ -306,7 +306,7 @@ def encode_table(table, lines: bool, zipped: bool = False, **more) -> bytes:
 
 # %% ../../nbs/8_app/03_commands.ipynb #c644018c
 def _write_part(detector, images, part, lines, zipped=False, spreadsheet=False, size=None):
-    "Write a table batch by batch, behind what is there of it already; return `table_counts` the whole."
+    "Write a table batch by batch, behind what is there of it already; return the `table_counts` of the whole."
     from synood.core.files import atomic_write
     done = read_state(part) or dict(bytes=0, counts=[0, 0, 0], last=None)
     counts = done['counts']
@@ -355,8 +355,7 @@ def count_images(images, seconds: float = 2.) -> int | None:
 # %% ../../nbs/8_app/03_commands.ipynb #5e0a5933
 def write_stream(detector, images: Path, place: Path | None, lines: bool, zipped: bool = False,
                  spreadsheet: bool = False, size: int | None = None) -> list[int]:
-    """Write the table of all images to a named pipe, or to standard output if `place` is None; return `table_counts`
-    it.
+    """Write the table of all images to a named pipe, to standard output if `place` is None; return its `table_counts`.
 
     The lines come batch by batch. BrokenPipeError if their reader has left."""
     counts = [0, 0, 0]

@@ -390,10 +390,10 @@ def _marks(root, most=20_000):
     """{path: mark} of all folders below `root`, and of all files unless there are more than `most`.
 
     A folder's own mark changes when a file comes, goes or is replaced."""
-    found = [(os.path.normpath(os.path.join(root, below)), names) for below, names in walk_once(root)]
-    several = sum(len(names) for _, names in found) <= most
-    files = [os.path.join(folder, name) for folder, names in found for name in names] if several else []
-    return {path: file_stamp(path) for path in [root, *(folder for folder, _ in found), *files]}
+    tree = [(os.path.normpath(os.path.join(root, below)), names) for below, names in walk_once(root)]
+    few = sum(len(names) for _, names in tree) <= most
+    files = [os.path.join(folder, name) for folder, names in tree for name in names] if few else []
+    return {path: file_stamp(path) for path in [root, *(folder for folder, _ in tree), *files]}
 
 def cached_while_unchanged(look: Callable, most: int = 8) -> Callable:
     "look(*what, root), its last `most` results remembered while the tree below `root` stays what it is."
@@ -402,10 +402,11 @@ def cached_while_unchanged(look: Callable, most: int = 8) -> Callable:
     def call(*args):
         if args in known and all(file_stamp(path) == m for path, m in known[args][0].items()): return known[args][1]
         known.pop(args, None)
-        marks, found = _marks(args[-1]), look(*args)
-        if stamps_are_old(marks.values()): known[args] = marks, found
+        marks = _marks(args[-1])
+        result = look(*args)
+        if stamps_are_old(marks.values()): known[args] = marks, result
         while len(known) > most: del known[next(iter(known))]
-        return found
+        return result
     call.cache_clear = known.clear
     return call
 

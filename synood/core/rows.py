@@ -12,15 +12,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 from .files import (atomic_write, json_hash, check_relative, lock, make_folder, trace_output,
-                               check_case_clash,
-                               repair_command, file_errors, write_errors)
+                               check_case_clash, repair_command, file_errors, write_errors)
 if TYPE_CHECKING: import pandas as pd
 
 # %% ../../nbs/0_core/04_rows.ipynb #51a94908
 ROW_COLUMNS = ('scale', 'world', 'protocol', 'method', 'backbone', 'images', 'training', 'strategy', 'm', 'seed',
-               'params_hash',
-       'n_id', 'n_ood', 'list_hash', 'prompts', 'transform', 'weights', 'dataset', 'group', 'auroc', 'fpr95',
-       'fpr95_ood_positive', 'aupr_in', 'aupr_out', 'id_acc')
+               'params_hash', 'n_id', 'n_ood', 'list_hash', 'prompts', 'transform', 'weights', 'dataset', 'group',
+               'auroc', 'fpr95', 'fpr95_ood_positive', 'aupr_in', 'aupr_out', 'id_acc')
+
+# %% ../../nbs/0_core/04_rows.ipynb #ad152723
+def _csv_of(rows):
+    "Rows as the bytes of their file. ValueError if their columns are not `ROW_COLUMNS`."
+    import pandas as pd
+    if wrong := {key for row in rows for key in set(row) ^ set(ROW_COLUMNS)}:
+        raise ValueError(f'rows do not fit the columns: {sorted(wrong)}')
+    return pd.DataFrame(rows, columns=ROW_COLUMNS).to_csv(index=False).encode()
 
 # %% ../../nbs/0_core/04_rows.ipynb #83c841a2
 _CELLS = ['images', 'training', 'strategy', 'm']
@@ -45,14 +51,11 @@ class Rows:
         """The file of one parameter set, written with what `rows()` gives if it is missing.
 
         Nobody waits: processes that share a run share its stages."""
-        import pandas as pd
         path = self.path(params)
         if not path.exists():
-            made = rows()
-            if wrong := {key for row in made for key in set(row) ^ set(ROW_COLUMNS)}:
-                raise ValueError(f'rows do not fit the columns: {sorted(wrong)}')
+            content = _csv_of(rows())
             with write_errors(self.folder): make_folder(path.parent)
-            self._keep(path, pd.DataFrame(made, columns=ROW_COLUMNS).to_csv(index=False).encode())
+            self._keep(path, content)
         return path
 
     def _keep(self, path, text):

@@ -54,6 +54,8 @@ def discover():
 # %% ../../nbs/0_core/00_scales.ipynb #1a745c51
 class _Grouped:
     "What makes a scale more than its fields: the settings of methods and stages, found by name."
+    group = ''  # what stands before a dot in a setting's name; shared settings have none
+
     def __getattr__(self, name):
         "The settings of a group, such as `scale.npos`, made of its defaults, the presets and the changes."
         if name.startswith('_'): raise AttributeError(name)
@@ -134,6 +136,9 @@ SHARED = tuple(f.name for f in dataclasses.fields(Scale) if f.name not in ('pres
 # %% ../../nbs/0_core/00_scales.ipynb #c54b514e
 setting_groups = Registry('group of settings')  # name -> its dataclass
 
+def _accept(self, scale):
+    "The `check` of a group of settings that brings none: it goes with every scale."
+
 def settings(name: str, **presets):
     """Class decorator: register a frozen dataclass as the group `name` of settings.
 
@@ -141,17 +146,22 @@ def settings(name: str, **presets):
     values in `__post_init__` with `require` and `at_least`, and against what is shared in `check(self, scale)`.
     ValueError for a name that is taken, or a preset of fields that the class has not."""
     def register(kind):
-        known = [f.name for f in dataclasses.fields(kind)]
-        for field in {field for values in presets.values() for field in values} - set(known):
-            raise ValueError(f'{name} has no {field!r}: {suggest_names(field, known)}')
-        taken = setting_groups.get(name)
-        if name in SHARED or (taken and taken.__qualname__ != kind.__qualname__):
-            raise ValueError(f'the name {name!r} belongs to {taken.__qualname__ if taken else "Scale"}: take another')
+        _check_group(kind, name, presets)
         kind.group, kind.presets = name, presets
+        kind.check = getattr(kind, 'check', _accept)
         setting_groups[name] = kind
         _group_of.cache_clear()
         return kind
     return register
+
+def _check_group(kind, name, presets):
+    "ValueError for a group whose name is taken, or whose presets set fields that it has not."
+    known = [f.name for f in dataclasses.fields(kind)]
+    for field in {field for values in presets.values() for field in values} - set(known):
+        raise ValueError(f'{name} has no {field!r}: {suggest_names(field, known)}')
+    taken = setting_groups.get(name)
+    if name in dir(Scale) or (taken and taken.__qualname__ != kind.__qualname__):
+        raise ValueError(f'the name {name!r} belongs to {taken.__qualname__ if taken else "Scale"}: take another')
 
 # %% ../../nbs/0_core/00_scales.ipynb #89fd75b8
 @lru_cache(maxsize=None)
@@ -163,16 +173,15 @@ def _group_of(scale, name):
     values |= {dotted.partition('.')[2]: value for dotted, value in scale.changes if dotted.startswith(f'{name}.')}
     try:
         group = kind(**values)
-        if hasattr(group, 'check'): group.check(scale)
+        group.check(scale)
     except ValueError as e: raise ValueError(f'scale {scale.name}: {e}') from None
     return group
-
 
 # %% ../../nbs/0_core/00_scales.ipynb #f29d0948
 def require(holder, ok: bool, field: str, rule: str):
     "ValueError of one line that names a field of a scale or of a group of settings, the rule, and the value."
     if ok: return
-    dotted = f'{holder.group}.{field}' if hasattr(type(holder), 'group') else field
+    dotted = f'{holder.group}.{field}' if holder.group else field
     raise ValueError(f'{dotted} must be {rule}, not {getattr(holder, field)!r:.100}')
 
 def at_least(holder, smallest: float, fields: str):
@@ -190,6 +199,7 @@ def setting_names(names=None) -> tuple[str, ...]:
         return [f'{name}.{f.name}' for f in dataclasses.fields(setting_groups[name])]
     return tuple(dotted for name in names for dotted in expand(name))
 
+# %% ../../nbs/0_core/00_scales.ipynb #f5326b46
 def _default(name):
     "The default of a setting by its dotted name. ValueError that suggests others for an unknown one."
     group, _, field = name.rpartition('.')
@@ -199,8 +209,8 @@ def _default(name):
     if field in getattr(kind, '__dataclass_fields__', ()): return getattr(kind, field)
     names = setting_names()
     same = [known for known in names if known.rpartition('.')[2] == field]
-    told = f'did you mean {" or ".join(same)}?' if same else suggest_names(name, names)
-    raise ValueError(f'unknown setting {name!r:.100}: {told}')
+    suggestion = f'did you mean {" or ".join(same)}?' if same else suggest_names(name, names)
+    raise ValueError(f'unknown setting {name!r:.100}: {suggestion}')
 
 def _preset(name, presets):
     "What a setting of a group is under these presets, where nobody changed it."
@@ -316,7 +326,6 @@ def read_scale(path: Path) -> Scale:
         if problem.startswith(f'{path}: '): raise ValueError(problem) from None
         raise ValueError(f'cannot read the scale {path}: {problem}') from None
 
-
 # %% ../../nbs/0_core/00_scales.ipynb #6baab000
 def _described(path, above):
     "See `read_scale`; above: the files whose base this one is."
@@ -379,15 +388,15 @@ def parse_settings(texts: list[str]) -> dict:
     """{dotted name: value} of texts such as 'npos.lr=0.1' or 'm=400'; paths are meant from the current folder.
 
     ValueError of one line for a text without '=', an unknown name, or a value of a wrong type."""
-    found = {}
+    changes = {}
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition('='))
         if not equals: raise ValueError(f'{text!r:.100} is no setting: write name=value, such as npos.lr=0.1')
-        try: told = tomllib.loads(f'value = {value}')
-        except ValueError: told = {}
-        plain = told['value'] if list(told) == ['value'] else value
-        found[name] = _located(name, _typed(name, plain), Path.cwd())
-    return found
+        try: parsed = tomllib.loads(f'value = {value}')
+        except ValueError: parsed = {}
+        plain = parsed['value'] if list(parsed) == ['value'] else value
+        changes[name] = _located(name, _typed(name, plain), Path.cwd())
+    return changes
 
 # %% ../../nbs/0_core/00_scales.ipynb #df4989e0
 setting_choices: dict[str, Registry] = {}  # dotted name of a setting -> the registry its value must be in

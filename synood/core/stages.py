@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 import torch
+from fastcore.basics import patch
 from filelock import Timeout
 from .files import (atomic_folder, atomic_write, json_hash, folder_hash, stamps_are_old, is_os_clutter, lock,
                                make_folder, file_stamp, replace_durably, trace_output, check_case_clash, progress,
-                               repair_command, sync_folder, remove_stale_temps,
-                               file_errors, write_errors)
+                               repair_command, sync_folder, remove_stale_temps, file_errors, write_errors)
 from .scales import FILE_FIELDS, Registry, Scale, ScaleView, get_scale, setting_names
 
 # %% ../../nbs/0_core/03_stages.ipynb #5ca1ab08
@@ -60,7 +60,7 @@ def stage_key(name: str, scale: Scale, seed: int | None = None) -> str:
     settings = {name: fingerprint(scale, name) for name in setting_names(st.uses)}
     inputs = {n: stage_key(n, stages[n].as_input(scale), seed) for n in st.needs}
     return json_hash(dict(stage=name, version=st.version, settings=settings, inputs=inputs,
-                       seed=seed if st.seeded else None))
+                          seed=seed if st.seeded else None))
 
 def stage_folder(name: str, scale: Scale, seed: int | None, root: Path) -> Path:
     "Where the stage's finished folder stands, or will stand."
@@ -74,10 +74,10 @@ def work_order(count: int) -> list[int]:
     return sorted(range(count), key=lambda k: ((k - rank) % world, k))
 
 def run_shared(count: int,
-             stands: Callable,  # k -> whether part k is there
-             make: Callable,  # makes part k, whole or not at all
-             lock: Callable,  # k -> path of its lock file, in a folder that exists
-             tick: Callable = lambda k: None):  # called for every part that stands
+               stands: Callable,  # k -> whether part k is there
+               make: Callable,  # makes part k, whole or not at all
+               lock: Callable,  # k -> path of its lock file, in a folder that exists
+               tick: Callable = lambda k: None):  # called for every part that stands
     "Return when `count` parts stand, each made once, here or by other processes that work off the same."
     todo = work_order(count)
     while todo:
@@ -108,6 +108,32 @@ def _must_go(home):
     return torn
 
 # %% ../../nbs/0_core/03_stages.ipynb #1adb219d
+@dataclass
+class _Batches:
+    "The folders of a fixed plan."
+    homes: list[Path]  # the folder of each batch
+    final: Path  # where all of them are, once the stage is finished
+
+    def __post_init__(self):
+        self.old = {k for k, home in enumerate(self.homes) if home.exists()}  # of a process that was stopped
+
+    def stands(self, k):
+        "Whether batch k is there, and not damaged."
+        sound = self.homes[k].exists() and not (k in self.old and _must_go(self.homes[k]))
+        return sound or self.final.exists()
+
+    def fill(self, k, make):
+        "Make the folder of batch k, whole or not at all; make(folder) fills it."
+        try:
+            shutil.rmtree(self.homes[k], ignore_errors=True)
+            with atomic_folder(self.homes[k]) as folder:
+                make(folder)
+                (folder/_MADE).write_text(folder_hash(folder, (_MADE,)), encoding='utf-8')
+            self.old.discard(k)
+        except OSError:  # a network file system may show a folder of another host late
+            if not self.stands(k): raise
+
+# %% ../../nbs/0_core/03_stages.ipynb #b217431c
 @dataclass(frozen=True)
 class Job:
     "One making of one stage: what its function gets."
@@ -119,38 +145,32 @@ class Job:
     inputs: dict[str, Path]  # finished folder of each needed stage
     cache: Path  # root of the content-hashed feature cache
 
+    def _lock(self, name):
+        locks = self.final.parent/'.locks'
+        make_folder(locks)
+        return locks/f'{self.final.name}-{name}.lock'
+
     def batches(self, items: list, size: int, make: Callable, named: Callable | None = None):
         """make(batch, folder) for each chunk of `size` items: whole, once, resumable, and shared between processes.
 
         The folder of chunk k is NNNNN, or what `named(batch)` says."""
         plan = [items[i:i + size] for i in range(0, len(items), size)]
         homes = [self.folder/(named(batch) if named else f'{k:05d}') for k, batch in enumerate(plan)]
-        old = {k for k, home in enumerate(homes) if home.exists()}  # of a process that was stopped
-        def stands(k): return (homes[k].exists() and not (k in old and _must_go(homes[k]))) or self.final.exists()
-        def fill(k):
-            try:
-                shutil.rmtree(homes[k], ignore_errors=True)
-                with atomic_folder(homes[k]) as folder:
-                    make(plan[k], folder)
-                    (folder/_MADE).write_text(folder_hash(folder, (_MADE,)), encoding='utf-8')
-                old.discard(k)
-            except OSError:  # a network file system may show a folder of another host late
-                if not stands(k): raise
+        folders = _Batches(homes, self.final)
+        def fill(k): folders.fill(k, lambda folder: make(plan[k], folder))
         with progress(desc=f'{self.stage} {self.final.name}', total=len(items)) as bar:
-            run_shared(len(plan), stands, fill, lambda k: self._lock(f'{k:05d}'), lambda k: bar.update(len(plan[k])))
+            run_shared(len(plan), folders.stands, fill, lambda k: self._lock(f'{k:05d}'),
+                       lambda k: bar.update(len(plan[k])))
 
-    def decide_once(self, name: str, find: Callable):
-        "The JSON value `find()` of the first process that asks, kept in <name>.json for all others and for restarts."
-        with lock(self._lock(name)):
-            path = self.folder/f'{name}.json'
-            if self.final.exists(): path = self.final/path.name
-            elif not path.exists(): atomic_write(path, json.dumps(find()) + '\n')
-            with file_errors(path): return json.loads(path.read_text(encoding='utf-8'))
-
-    def _lock(self, name):
-        locks = self.final.parent/'.locks'
-        make_folder(locks)
-        return locks/f'{self.final.name}-{name}.lock'
+# %% ../../nbs/0_core/03_stages.ipynb #852af6ce
+@patch
+def decide_once(self: Job, name: str, find: Callable):
+    "The JSON value `find()` of the first process that asks, kept in <name>.json for all others and for restarts."
+    with lock(self._lock(name)):
+        path = self.folder/f'{name}.json'
+        if self.final.exists(): path = self.final/path.name
+        elif not path.exists(): atomic_write(path, json.dumps(find()) + '\n')
+        with file_errors(path): return json.loads(path.read_text(encoding='utf-8'))
 
 # %% ../../nbs/0_core/03_stages.ipynb #18fdb4fe
 _IMPORTED_AS = dict(open_clip_torch='open_clip', pillow='PIL')

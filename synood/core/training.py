@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 import torch
+from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn.utils import clip_grad_norm_
@@ -136,33 +137,40 @@ class TrainState:
         "Seconds of training in all processes so far."
         return self.seconds + time.time() - self.begun
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        "All that changes in training, by names: 'model.*', 'optimiser.*' and 'mean.*'."
-        tensors = {f'model.{name}': tensor for name, tensor in self.model.state_dict().items()}
-        for k, optimiser in enumerate(self.optimisers):
-            tensors |= {f'optimiser.{k}.{name}': moment for name, moment in _moments(optimiser).items()}
-        if self.mean: tensors |= {f'mean.{name}': tensor for name, tensor in self.mean.state_dict().items()}
-        return tensors
+# %% ../../nbs/0_core/05_training.ipynb #a8e2e737
+@patch
+def tensors(self: TrainState) -> dict[str, torch.Tensor]:
+    "All that changes in training, by names: 'model.*', 'optimiser.*' and 'mean.*'."
+    tensors = {f'model.{name}': tensor for name, tensor in self.model.state_dict().items()}
+    for k, optimiser in enumerate(self.optimisers):
+        tensors |= {f'optimiser.{k}.{name}': moment for name, moment in _moments(optimiser).items()}
+    if self.mean: tensors |= {f'mean.{name}': tensor for name, tensor in self.mean.state_dict().items()}
+    return tensors
 
-    def save(self, path: Path):
-        "Write one file, whole or not at all."
-        _write_checkpoint(path, self.tensors(), losses=self.losses, settings=self.settings, seconds=self.elapsed)
-        self.saved = time.time()
+# %% ../../nbs/0_core/05_training.ipynb #5cf67dce
+@patch
+def save(self: TrainState, path: Path):
+    "Write one file, whole or not at all."
+    _write_checkpoint(path, self.tensors(), losses=self.losses, settings=self.settings, seconds=self.elapsed)
+    self.saved = time.time()
 
-    def checkpoint(self, path: Path | None, seconds_between: float = 60.):
-        "Write the file if there is a path and the last writing is long enough ago."
-        if path and time.time() - self.saved >= seconds_between: self.save(path)
+@patch
+def save_if_due(self: TrainState, path: Path | None, seconds_between: float = 60.):
+    "Write the file if there is a path and the last writing is long enough ago."
+    if path and time.time() - self.saved >= seconds_between: self.save(path)
 
-    def restore(self, path: Path | None):
-        "Go on from the file that `save` wrote, if it is there; ValueError if it is damaged or of other settings."
-        if not path or not path.exists(): return
-        tensors, about = read_checkpoint(path)
-        if about['settings'] != json.loads(json.dumps(self.settings)):
-            raise ValueError(f'{path} is of a training with other settings: delete it or take another root')
-        self.model.load_state_dict(_below('model.', tensors))
-        if self.mean: self.mean.load_state_dict(_below('mean.', tensors))
-        for k, optimiser in enumerate(self.optimisers): _restore_moments(optimiser, _below(f'optimiser.{k}.', tensors))
-        self.losses, self.seconds, self.begun = about['losses'], about['seconds'], time.time()
+# %% ../../nbs/0_core/05_training.ipynb #43f7656e
+@patch
+def restore(self: TrainState, path: Path | None):
+    "Go on from the file that `save` wrote, if it is there; ValueError if it is damaged or of other settings."
+    if not path or not path.exists(): return
+    tensors, about = read_checkpoint(path)
+    if about['settings'] != json.loads(json.dumps(self.settings)):
+        raise ValueError(f'{path} is of a training with other settings: delete it or take another root')
+    self.model.load_state_dict(_below('model.', tensors))
+    if self.mean: self.mean.load_state_dict(_below('mean.', tensors))
+    for k, optimiser in enumerate(self.optimisers): _restore_moments(optimiser, _below(f'optimiser.{k}.', tensors))
+    self.losses, self.seconds, self.begun = about['losses'], about['seconds'], time.time()
 
 # %% ../../nbs/0_core/05_training.ipynb #158b589e
 def seeded_linear(inputs: int, outputs: int, draws: torch.Generator | None = None) -> torch.nn.Linear:
@@ -177,10 +185,10 @@ def seeded_linear(inputs: int, outputs: int, draws: torch.Generator | None = Non
 def _number(loss): return loss.item() if isinstance(loss, torch.Tensor) else loss
 
 def optimiser_step(course: TrainState,
-           loss,  # a number with a graph, or without one if the gradients are there already
-           what: str = 'the loss',  # for the message
-           backward: bool = True,  # False: the gradients of this step are in the parameters already
-           max_norm: float | None = None):  # gradients longer than this are shortened to it
+                   loss,  # a number with a graph, or without one if the gradients are there already
+                   what: str = 'the loss',  # for the message
+                   backward: bool = True,  # False: the gradients of this step are in the parameters already
+                   max_norm: float | None = None):  # gradients longer than this are shortened to it
     "One update of all weights. FloatingPointError if the loss is not finite: nothing is changed then."
     if not math.isfinite(_number(loss)):
         raise FloatingPointError(f'{what} is {_number(loss)}: lower the learning rate or look for empty features')
@@ -240,7 +248,7 @@ def train_loop(course: TrainState,
             optimiser_step(course, value, f'{name}: the loss of step {step}', backward, max_norm)
             if step == 0: _check_reached(course.model, name, may_rest)
             course.losses.append(noted)
-            course.checkpoint(path, seconds_between)
+            course.save_if_due(path, seconds_between)
     return course
 
 # %% ../../nbs/0_core/05_training.ipynb #ebfffb1a

@@ -40,8 +40,9 @@ def read_caption_list(listed: Path) -> list[tuple[str, str]]:
     ValueError of one line with the number of the line that is wrong."""
     listed = Path(listed)
     if not listed.is_file():
-        raise FileNotFoundError(f'{listed}: there is no such file: captioned pictures are a folder with a {CAPTIONS_FILE}, '
-                                'a line each: path of the picture, tab, caption')
+        wanted = (f'captioned pictures are a folder with a {CAPTIONS_FILE}, '
+                  'a line each: path of the picture, tab, caption')
+        raise FileNotFoundError(f'{listed}: there is no such file: {wanted}')
     content = listed.read_bytes().removeprefix(b'\xef\xbb\xbf')  # the mark that Windows puts first
     lines = content.replace(b'\r\n', b'\n').removesuffix(b'\n').split(b'\n')
     if lines == [b'']: raise ValueError(f'{listed}: the file is empty')

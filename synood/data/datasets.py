@@ -491,7 +491,7 @@ def missing_message(key: str, root: Path) -> str:
 class BenchmarkProtocol(Protocol):
     """A protocol of the literature on the sets of `image_sets`, whichever layout they are in.
 
-    >>> Preset('textures', far=('dtd',)).load(root)  # {'train': ..., 'id': ..., 'dtd': ...}"""
+    >>> BenchmarkProtocol('textures', far=('dtd',)).load(root)  # {'train': ..., 'id': ..., 'dtd': ...}"""
     train: str = 'imagenet_train'  # keys of `image_sets` instead of folders, here and in `id`, `near` and `far`
     id: str = 'imagenet_val'
     about: str = ''  # ID images, sets, FPR95's convention, source; also the docstring
@@ -508,8 +508,8 @@ class BenchmarkProtocol(Protocol):
     def listing(self, root: Path) -> str:
         "Hash of names and sizes of the files of its sets: what keys know of the images. Other files do not count."
         sets = find_sets(root, tuple(self.folders().values()), self.counts)
-        return json_hash([(key, s.images.files, in_threads(os.path.getsize, s.images.paths))
-                       for key, s in sorted(sets.items())])
+        return json_hash([(key, found.images.files, in_threads(os.path.getsize, found.images.paths))
+                          for key, found in sorted(sets.items())])
 
     def problems(self, found: dict[str, FoundSet], root: Path) -> list[str]:
         "A sentence for everything that keeps the protocol from running on what `find_sets` found."

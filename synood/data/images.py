@@ -98,6 +98,7 @@ def _orientation(image):
     if orientation > 8: return None
     return orientation or 1  # some cameras write 0 for "unknown"
 
+# %% ../../nbs/1_data/01_images.ipynb #9411b1d1
 def apply_orientation(image: Image.Image, name: str = 'a picture') -> Image.Image:
     "A decoded picture as its EXIF note wants it; one whose note is damaged stays as it is stored, and the log says so."
     orientation = _orientation(image)
@@ -186,6 +187,7 @@ def _check_format(image):
             raise ValueError(f'{image.width} x {image.height} pixels are more than {_MAX_PIXELS_OF[kind]} '
                              f'in a {image.format} file: save it as PNG')
 
+# %% ../../nbs/1_data/01_images.ipynb #f934a448
 @contextmanager
 def _open(source):  # a path, or the bytes of a file
     "The image with its header read, or an error that says what the file is instead."
@@ -234,6 +236,22 @@ def crop_to_ratio(image: Image.Image) -> Image.Image:
     if not across and not down: return image
     return image.crop((across, down, image.width - across, image.height - down))
 
+# %% ../../nbs/1_data/01_images.ipynb #7723f25b
+def _path_kind(path):
+    "What a path leads to that is no file, for a message."
+    if os.path.isdir(path): return ', it is a folder'
+    if os.path.islink(path): return ', it is a link that leads to none'
+    return ', it is no regular file' if os.path.exists(path) else ''
+
+def _finished(image, orient, name):
+    "A decoded picture as 8-bit RGB of the ratio that is read; orient: turned as its EXIF note says."
+    if orient: image = apply_orientation(image, name)
+    return convert_rgb(crop_to_ratio(image))
+
+def _cause(error):
+    "What went wrong, in one line without a path."
+    return getattr(error, 'strerror', None) or first_line(error)
+
 # %% ../../nbs/1_data/01_images.ipynb #0985bb94
 def read_image(path: Path,  # or the bytes of a file
                tolerate_truncated: bool = False,  # keep what a file that ends too early holds
@@ -254,23 +272,12 @@ def read_image(path: Path,  # or the bytes of a file
             return then(_finished(_decode(image, tolerate_truncated), orient, name))
     except Exception as e: raise ValueError(_cause(e) if in_memory else f'{path}: {_cause(e)}') from e
 
-def _path_kind(path):
-    "What a path leads to that is no file, for a message."
-    if os.path.isdir(path): return ', it is a folder'
-    if os.path.islink(path): return ', it is a link that leads to none'
-    return ', it is no regular file' if os.path.exists(path) else ''
-
-def _finished(image, orient, name): return convert_rgb(crop_to_ratio(apply_orientation(image, name) if orient
-                                                                     else image))
-
-def _cause(error): return getattr(error, 'strerror', None) or first_line(error)
-
 # %% ../../nbs/1_data/01_images.ipynb #b3bda0c3
 def to_rgb(image: Image.Image,
-        orient: bool = False,  # turn it as its EXIF note says
-        then: Callable = lambda picture: picture,  # what to return of it
-        name: str = 'a picture'  # what the log calls it
-       ):
+           orient: bool = False,  # turn it as its EXIF note says
+           then: Callable = lambda picture: picture,  # what to return of it
+           name: str = 'a picture'  # what the log calls it
+          ):
     """What `read_image` makes of a file, of a PIL picture in memory: 8-bit RGB, within the same bounds.
 
     Many threads may share the picture; of large ones one is held at a time. ValueError for one that was closed."""
@@ -372,7 +379,7 @@ _CLUTTER = frozenset({'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r',
 class SkippedFiles:
     """Files of a folder that were not taken for images: how many, and the first three names, for each reason.
 
-    >>> out = LeftOut(); out.add('notes.txt', 'no images'); str(out)
+    >>> out = SkippedFiles(); out.add('notes.txt', 'no images'); str(out)
     '1 left out, no images: notes.txt'"""
     def __init__(self):
         self.counts = Counter()  # of each reason
@@ -392,6 +399,7 @@ class SkippedFiles:
         shown = {why: ', '.join(self.first[why]) + (' ...' if n > 3 else '') for why, n in self.counts.items()}
         return '; '.join(f'{n} left out, {why}: {shown[why]}' for why, n in self.counts.items())
 
+# %% ../../nbs/1_data/01_images.ipynb #2dc511b0
 @lru_cache(maxsize=1000)
 def log_once(text: str):
     "A line for the log, the first time it is told."
@@ -411,6 +419,7 @@ def image_paths(root: Path, below: str, names: list[str], by_content: bool, left
         if why: left_out.add(path, why)
         else: yield path
 
+# %% ../../nbs/1_data/01_images.ipynb #ba9776b1
 def find_files(root: Path,
                unlisted: list[str] | None = None,  # gets a sentence for every folder that cannot be listed; or an error
                by_content: bool = False,  # take files with other extensions too, if their content is an image
@@ -505,12 +514,23 @@ def _fit(image, side):
     size = [max(1, round(length*side/max(image.size))) for length in image.size]
     return image.resize(size, Image.LANCZOS if max(image.size) > side else Image.NEAREST)
 
+# %% ../../nbs/1_data/01_images.ipynb #338f9b99
+def _check_sheet(images, columns, zoom, titles):
+    "ValueError for what makes no sheet."
+    if not images: raise ValueError('a sheet needs at least one picture')
+    if zoom is not None and not 0 < zoom < np.inf:
+        raise ValueError(f'zoom = {zoom}: pictures are enlarged by a number above 0')
+    checked_count(columns, 'columns')
+    if titles and len(titles) != len(images):
+        raise ValueError(f'{len(images)} pictures need as many titles, not {len(titles)}')
+
 # %% ../../nbs/1_data/01_images.ipynb #96bbee0b
 def contact_sheet(images,  # PIL images or (H, W, 3) uint8 arrays
-          columns: int = 8,
-          zoom: float | None = None,  # of the largest picture; None makes it 96 pixels long
-          titles=None,  # a text above each picture
-          gap: int = 4) -> Image.Image:
+                  columns: int = 8,
+                  zoom: float | None = None,  # of the largest picture; None makes it 96 pixels long
+                  titles=None,  # a text above each picture
+                  gap: int = 4  # pixels
+                 ) -> Image.Image:
     "A contact sheet on white: the pictures in rows of `columns`."
     images = [image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image)) for image in images]
     titles = [str(title) for title in titles or ()]
@@ -528,14 +548,6 @@ def contact_sheet(images,  # PIL images or (H, W, 3) uint8 arrays
         page.paste(image, (x + (side - image.width)//2, y + head + (side - image.height)//2))
         if titles: pen.text((x, y), titles[k], 'black', font)
     return page
-
-def _check_sheet(images, columns, zoom, titles):
-    if not images: raise ValueError('a sheet needs at least one picture')
-    if zoom is not None and not 0 < zoom < np.inf:
-        raise ValueError(f'zoom = {zoom}: pictures are enlarged by a number above 0')
-    checked_count(columns, 'columns')
-    if titles and len(titles) != len(images):
-        raise ValueError(f'{len(images)} pictures need as many titles, not {len(titles)}')
 
 # %% ../../nbs/1_data/01_images.ipynb #eaacae39
 def pack_image(picture: Image.Image, kind: str = 'PNG', **options) -> bytes:
@@ -598,6 +610,7 @@ def image_note(path: Path) -> str:
         expected_format = Image.registered_extensions().get(path.suffix.lower())
         return '' if expected_format == image.format else f'{image.format} inside: read by its content'
 
+# %% ../../nbs/1_data/01_images.ipynb #7d6bba92
 def check_images(images: ImageSet) -> tuple[list[tuple[Path, str]], list[tuple[Path, str]]]:
     """Decode every image of a set and never stop at one.
 

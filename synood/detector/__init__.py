@@ -259,6 +259,21 @@ def from_method(cls: OODDetector, method: Method, names: list[str], negative_nam
                orient=orient)
 
 # %% ../../nbs/7_detector/08_detector.ipynb #49832177
+def _check_network(detector, scale):
+    "ValueError if a scale is on another CLIP than the detector."
+    if load_clip(scale.clip).hash != detector.clip_hash:
+        raise ValueError(f'the detector is on {detector.clip[0]}, the scale {scale.name} on {scale.clip[0]}: '
+                         'fit with the scale that the detector was made with')
+
+def _load_fit(method, scale, root, seed):
+    "The benchmark that a method is fitted on, and its labels: classes and negatives, told apart by the network."
+    from synood.evaluation.benchmark import load_benchmark, with_backbone
+    words = read_negatives(run_stage(method.negatives_stage, scale, (seed,), root)[seed])
+    check_distinguishable(load_clip(scale.clip), tuple(words.names), tuple(words.words), scale.id_prompt)
+    bench = load_benchmark(scale.replace(n_groups=min(scale.n_groups, len(words.words))), root)
+    return with_backbone(bench, method, seed), words
+
+# %% ../../nbs/7_detector/08_detector.ipynb #23fce534
 @patch
 def fit(self: OODDetector, images, method='SynOOD', scale='mini', root: Path = 'runs', seed: int = 0,
         m: int = 0) -> OODDetector:
@@ -267,22 +282,16 @@ def fit(self: OODDetector, images, method='SynOOD', scale='mini', root: Path = '
     images: a folder with one folder per class, or an `ImageSet`; method: name or instance of a registered
     `Method` on CLIP's image features; scale: the one of `from_names`; m: synthetic images in all (0: the scale's, as
     far as every class has images). Everything made stands below `root`, and a fit that was stopped goes on there.
-    ValueError if the classes are not the detector's. Cost: that of the stages;
-    `synood doctor` tells SynOOD's hours."""
+    ValueError if the classes are not the detector's. Cost: that of the stages; `synood doctor` tells SynOOD's hours."""
     from synood.detector.fitting import check_method, user_images, user_scale, synthetic_neighbours
-    from synood.evaluation.benchmark import fit_method, load_benchmark, with_backbone
+    from synood.evaluation.benchmark import fit_method
     method = get_method(method)() if isinstance(method, str) else method
     check_method(method)
     images = user_images(images, self.names, self.orient)
     seen = image_hashes(images)  # here, to find an image that cannot be read before the work
     scale = user_scale(images, get_scale(scale), m, seed)
-    if load_clip(scale.clip).hash != self.clip_hash:
-        raise ValueError(f'the detector is on {self.clip[0]}, the scale {scale.name} on {scale.clip[0]}: '
-                         'fit with the scale that the detector was made with')
-    words = read_negatives(run_stage(method.negatives_stage, scale, (seed,), root)[seed])
-    check_distinguishable(load_clip(scale.clip), tuple(words.names), tuple(words.words), scale.id_prompt)
-    bench = load_benchmark(scale.replace(n_groups=min(scale.n_groups, len(words.words))), root)
-    bench = with_backbone(bench, method, seed)
+    _check_network(self, scale)
+    bench, words = _load_fit(method, scale, root, seed)
     fitted, train = fit_method(method, bench, seed)
     tuned = self.from_method(fitted, words.names, words.words, bench.scale, normalize_rows(train.negatives),
                              self.orient)

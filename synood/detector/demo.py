@@ -204,6 +204,10 @@ _COLOURS = '''
 .gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
 .gradio-container .html-container { padding: 0; }
 #so-answer { scroll-margin-top: 12px; }
+'''
+
+# %% ../../nbs/7_detector/09_demo.ipynb #3825b5d2
+_TILES = '''
 .so-title { color: var(--so-ink); padding: 8px 0; }
 .so-title h1 { font-size: 28px; font-weight: 700; line-height: 1.3; letter-spacing: -.015em; margin: 0 0 4px; }
 .so-title p, .so-title summary { color: var(--so-soft); font-size: 14.5px; line-height: 1.5; margin: 0; }
@@ -224,7 +228,7 @@ _COLOURS = '''
 '''
 
 # %% ../../nbs/7_detector/09_demo.ipynb #d9d2615f
-_PARTS = '''
+_VERDICT = '''
 .so { color: var(--so-ink); background: var(--so-card); border: 1px solid var(--so-edge); border-radius: 14px;
   padding: 24px 26px; font-size: 15px; line-height: 1.5; overflow-wrap: anywhere; }
 .so p, .so h3, .so dl, .so dd, .so figure { margin: 0; }
@@ -240,6 +244,10 @@ _PARTS = '''
   padding-bottom: 8px; }
 .so-open .so-word { font-size: 34px; }
 .so-verdict p + p { font-size: 17px; }
+'''
+
+# %% ../../nbs/7_detector/09_demo.ipynb #783169fd
+_SCORE_LINE = '''
 .so-scale { display: grid; column-gap: 12px; align-items: center; padding: 22px 0; }
 .so-ends { grid-template-columns: auto 1fr auto; }
 .so-ends .so-at { grid-column: 2; }
@@ -282,6 +290,10 @@ _LISTS = '''
 .so-gallery figcaption { font-size: 12.5px; line-height: 1.35; padding-top: 6px; overflow-wrap: anywhere; }
 .so-gallery small { display: block; color: var(--so-soft); font-size: 11.5px; padding-top: 3px; }
 .so .so-promise { margin-top: 20px; padding-top: 14px; border-top: 1px solid var(--so-edge); }
+'''
+
+# %% ../../nbs/7_detector/09_demo.ipynb #951dceef
+_NARROW = '''
 @media (max-width: 640px) {
   .so { padding: 18px 16px; } .so header { gap: 14px; } .so header img { width: 96px; }
   .so header img.tall { height: 96px; max-width: 96px; } .so-word { font-size: 44px; }
@@ -291,6 +303,8 @@ _LISTS = '''
   .so tbody th { max-width: 110px; } .so table td.so-bar { width: 40%; }
 }
 '''
+
+_STYLES = _COLOURS + _TILES + _VERDICT + _SCORE_LINE + _LISTS + _NARROW
 
 # %% ../../nbs/7_detector/09_demo.ipynb #206c518c
 def _gradio():
@@ -418,6 +432,18 @@ def check_sub_path(root_path: str) -> str:
 # %% ../../nbs/7_detector/09_demo.ipynb #72cac9c9
 _FONTS = 'Segoe UI', 'Roboto', 'Helvetica Neue', 'Noto Sans', 'Liberation Sans', 'Arial', 'sans-serif'
 
+def _launch(page, host, port, **options):
+    "Start the server of a page, in the page's own style; options: of Gradio's `launch`. OSError if the port is taken."
+    theme = _gradio().themes.Base(primary_hue='sky', neutral_hue='slate', font=_FONTS, font_mono=('monospace',),
+                                  radius_size='lg')
+    try:
+        page.launch(server_name=host, server_port=port, inline=False, share=False, quiet=True, prevent_thread_lock=True,
+                    footer_links=[], ssr_mode=False, max_file_size='100mb', theme=theme, css=_STYLES, **options)
+    except OSError:
+        raise OSError(f'the demo cannot listen at {host}, port {port}: it is taken or not of this machine; '
+                      'give another port') from None
+
+# %% ../../nbs/7_detector/09_demo.ipynb #d1309a88
 def serve(detector: OODDetector, host: str = '127.0.0.1', port: int = 7860,
           open_browser: bool = False, block: bool = True,
           root_path: str = '',  # sub-path behind a proxy, see `check_sub_path`
@@ -426,22 +452,15 @@ def serve(detector: OODDetector, host: str = '127.0.0.1', port: int = 7860,
     """Serve the page and print its address; until Ctrl-C, or, without `block`, until its `close()`.
 
     OSError if the port is taken."""
-    gr, root_path = _gradio(), check_sub_path(root_path)
+    _gradio()
+    root_path = check_sub_path(root_path)
     check_address(host, port)
     if is_open(host) and not login: say(f'whoever reaches {host} can use the demo: --login asks for a password')
     page = demo_page(detector)
     # Gradio looks whether it answers, and a proxy would not know
     os.environ['no_proxy'] = ','.join(filter(None, [getproxies().get('no'), 'localhost', host]))
-    theme = gr.themes.Base(primary_hue='sky', neutral_hue='slate', font=_FONTS, font_mono=('monospace',),
-                           radius_size='lg')
-    try:
-        page.launch(server_name=host, server_port=port, inbrowser=open_browser, inline=False, share=False, quiet=True,
-                    prevent_thread_lock=True, footer_links=[], ssr_mode=False, max_file_size='100mb', theme=theme,
-                    css=_COLOURS + _PARTS + _LISTS, root_path=root_path or None,
-                    auth=list(login.items()) if login else None)
-    except OSError:
-        raise OSError(f'the demo cannot listen at {host}, port {port}: it is taken or not of this machine; '
-                      'give another port') from None
+    names = list(login.items()) if login else None
+    _launch(page, host, port, inbrowser=open_browser, root_path=root_path or None, auth=names)
     print(f'the demo is at {page.local_url} (end it with Ctrl-C)', flush=True)
     if block: page.block_thread()
     return page

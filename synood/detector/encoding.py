@@ -38,7 +38,7 @@ def unit_features(projection, raw: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 # %% ../../nbs/7_detector/02_encoding.ipynb #db53a0ec
 def encode_transformed(clip, projection, pixels) -> tuple[np.ndarray, list[str]]:
-    "The same of a list of (3, H, W) tensors, as the CLIP's transform makes them."
+    "Unit features (n, D) of (3, H, W) tensors, as the CLIP's transform makes them, and a problem for each of them."
     with full_precision():
         raw = encode_pixels(clip, pixels) if pixels else np.zeros((0, clip.width), np.float32)
     return unit_features(projection, raw)

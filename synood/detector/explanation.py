@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['UNDECIDED', 'label_shares', 'largest_shares', 'Neighbours', 'nearest_neighbours', 'Explanation']
 
-# %% ../../nbs/7_detector/03_explanation.ipynb #3b4b3ee4
+# %% ../../nbs/7_detector/03_explanation.ipynb #eaa77019
 import io, warnings
 from dataclasses import dataclass
 import numpy as np
 import torch
+from fastcore.basics import patch
 from PIL import Image, ImageOps
 from ..data.images import ImageSet, read_image
 from ..scores.head import ScoreHead
@@ -76,30 +77,10 @@ class Explanation:
     neighbours: 'pd.DataFrame'  # path, word, prompt, cosine of the nearest synthetic images; empty without any
     picture: Image.Image
 
-    def figure(self):
-        "A matplotlib figure: the picture, the labels' masses, the nearest synthetic image if there is one."
-        from matplotlib.figure import Figure  # without pyplot, which would keep it
-        pictures = [self.picture, *(read_image(path) for path in self.neighbours.path[:1])]
-        figure = Figure(figsize=(3.6 + 2*len(pictures), 2.2), dpi=100, layout='constrained')
-        axes = figure.subplots(1, len(pictures) + 1, width_ratios=[1.6]*len(pictures) + [3])
-        for ax, picture, title in zip(axes, pictures, ('image', 'nearest synthetic')):
-            ax.imshow(ImageOps.contain(picture, (256, 256)) if max(picture.size) > 256 else picture)
-            ax.set_axis_off()
-            ax.set_title(title, fontsize=8)
-        _draw_shares(axes[-1], self)
-        return figure
-
     def __repr__(self):
         decided = {None: UNDECIDED, True: 'OOD', False: 'ID'}[self.is_ood]
         masses = zip(self.labels.label, self.labels.mass)
         return f'score {self.score:.3f} ({decided}): ' + ', '.join(f'{label} {mass:.2f}' for label, mass in masses)
-
-    def _repr_png_(self):
-        written = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', 'Glyph .* missing')  # of a script that the font does not know
-            self.figure().savefig(written)
-        return written.getvalue()
 
 # %% ../../nbs/7_detector/03_explanation.ipynb #ea23125b
 def _draw_shares(ax, explanation):
@@ -113,3 +94,27 @@ def _draw_shares(ax, explanation):
     cut = '' if explanation.is_ood is None else f' (threshold {explanation.threshold:.3f})'
     ax.set_title(f'score {explanation.score:.3f}{verdict}{cut}', fontsize=8)
     ax.set_xlabel('share of the mass; blue: ID, orange: negative', fontsize=8)
+
+# %% ../../nbs/7_detector/03_explanation.ipynb #4b2c1ade
+@patch
+def figure(self: Explanation):
+    "A matplotlib figure: the picture, the nearest synthetic image if there is one, the labels' masses."
+    from matplotlib.figure import Figure
+    pictures = [self.picture, *(read_image(path) for path in self.neighbours.path[:1])]
+    figure = Figure(figsize=(3.6 + 2*len(pictures), 2.2), dpi=100, layout='constrained')
+    axes = figure.subplots(1, len(pictures) + 1, width_ratios=[1.6]*len(pictures) + [3])
+    for ax, picture, title in zip(axes, pictures, ('image', 'nearest synthetic')):
+        ax.imshow(ImageOps.contain(picture, (256, 256)) if max(picture.size) > 256 else picture)
+        ax.set_axis_off()
+        ax.set_title(title, fontsize=8)
+    _draw_shares(axes[-1], self)
+    return figure
+
+@patch
+def _repr_png_(self: Explanation):
+    "The figure as a PNG file, which a notebook shows."
+    written = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Glyph .* missing')  # of a script that the font does not know
+        self.figure().savefig(written)
+    return written.getvalue()

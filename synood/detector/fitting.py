@@ -88,11 +88,11 @@ def synthetic_neighbours(bench, method, train, projection, words, seed: int) -> 
     from synood.outliers.synthesis import TEXT_TO_IMAGE_PROMPT, read_synthetic
     if not method.synthetic: return None
     kind = method.images.split('+')[0]
-    made = synthetic_features(bench, kind, seed)
     stage = 'textimages' if kind == 'text' else 'synthesis'
     images, records = read_synthetic(run_stage(stage, bench.scale, (seed,), bench.root)[seed], kind)
-    paired = nearest_negative(made.features, train.negatives) if made.words is None else made.words
+    synthetic = synthetic_features(bench, kind, seed)
+    paired = nearest_negative(synthetic.features, train.negatives) if synthetic.words is None else synthetic.words
     chosen = evenly_spaced(len(images), _MOST_NEIGHBOURS)
     prompts = tuple(records[i].get('prompt') or TEXT_TO_IMAGE_PROMPT.format(records[i]['word']) for i in chosen)
     paired_words = tuple(words[paired[i]] for i in chosen)
-    return Neighbours(project(projection, made.features[chosen]), images.take(chosen), prompts, paired_words)
+    return Neighbours(project(projection, synthetic.features[chosen]), images.take(chosen), prompts, paired_words)

@@ -34,13 +34,14 @@ _USE = '\n'.join((
     "print(detector.predict('image.jpg'))",
     '```'))
 
-# %% ../../nbs/7_detector/05_publishing.ipynb #793a4a04
+# %% ../../nbs/7_detector/05_publishing.ipynb #3576750a
 def model_card(detector) -> 'ModelCard':
     "The model card of a detector, or of what has its fields."
     from huggingface_hub import ModelCard, ModelCardData
     head = ModelCardData(library_name='synood', tags=['out-of-distribution-detection']).to_yaml()
     network = 'a CLIP of its own' if private_clip_folder(detector.clip) else as_markdown(detector.clip[0])
-    count, others = len(detector.names), len(detector.negative_names)
+    count = len(detector.names)
+    others = len(detector.negative_names)
     classes = ', '.join(map(as_markdown, detector.names[:20]))
     if count > 20: classes += f' and {count - 20} more'
     return ModelCard(f'---\n{head}\n---\n\n# {as_markdown(detector.method)} for {count} classes\n\n'

@@ -124,7 +124,7 @@ def private_clip_folder(ids: tuple[str, ...]) -> Path | None:
     return folder if folder in own else None
 
 # %% ../../nbs/7_detector/04_storage.ipynb #7731a782
-FORMAT = 4
+FORMAT = 4  # raised when an older version could not read the folder any more
 ENTRIES = ('names', 'negative_names', 'clip', 'clip_hash', 'temperature', 'groups', 'threshold', 'tpr', 'method',
            'orient')
 

@@ -20,8 +20,7 @@ from ..methods.lsn import N_PROMPT_SETS
 from ..methods.npos import _QUEUE, _SAMPLES
 from ..methods.zoc import new_decoder
 from .costs import (META, clip_flops, meta_clip_network, clip_tokenizer, find_configuration,
-                                     count_flops, count_gradient_flops,
-                                     item_counts)
+                                     count_flops, count_gradient_flops, item_counts)
 
 # %% ../../nbs/6_evaluation/05_prompt_costs.ipynb #3e011436
 @cached_by_model_files()
@@ -31,6 +30,7 @@ def meta_clip(ids: tuple[str, ...]) -> SimpleNamespace:
     tokens = torch.zeros(1, model.context_length, dtype=torch.long, device=META)
     return SimpleNamespace(model=model, tokenizer=clip_tokenizer(ids), width=model.encode_text(tokens).shape[1])
 
+# %% ../../nbs/6_evaluation/05_prompt_costs.ipynb #3239db96
 @cached_by_model_files()
 def sentence_flops(ids: tuple[str, ...], length: int) -> dict[str, float]:
     """Operations of one sentence of `length` tokens through a CLIP's text tower.
@@ -48,8 +48,9 @@ def sentence_flops(ids: tuple[str, ...], length: int) -> dict[str, float]:
 
 # %% ../../nbs/6_evaluation/05_prompt_costs.ipynb #d1e0250c
 def sentence_length(ids: tuple[str, ...], names, length: int) -> int:
-    """Tokens of sentences with `length` context vectors before the names, cut after the longest; errors as
-    `prompt_tokens`."""
+    """Tokens of sentences with `length` context vectors before the names, cut after the longest.
+
+    Errors as `prompt_tokens`."""
     return 1 + length + prompt_tokens(meta_clip(ids), names, length).rest.shape[1]
 
 def class_names(scale) -> tuple[str, ...]:
@@ -62,11 +63,11 @@ CC3M, COCO = 2_890_000, 591_753  # captions that CLIPN and ZOC were published wi
 @cached_by_model_files()
 def patch_flops(ids: tuple[str, ...]) -> tuple[float, int]:
     "Operations of the patches of one picture, a pass of their own, and how many there are."
-    tower, patches = meta_clip(ids).model.visual, []
+    tower, tokens = meta_clip(ids).model.visual, []
     height, width = torch.broadcast_to(torch.tensor(tower.image_size), (2,)).tolist()
     picture = torch.zeros(1, 3, height, width, device=META)
-    operations = count_flops(lambda x: patches.append(patch_tokens(tower, x)), picture)
-    return operations, patches[0].shape[1]
+    operations = count_flops(lambda x: tokens.append(patch_tokens(tower, x)), picture)  # one of (1, patches, D)
+    return operations, tokens[0].shape[1]
 
 # %% ../../nbs/6_evaluation/05_prompt_costs.ipynb #85af90eb
 def npos_flops(scale, classes: int, width: int) -> float:
@@ -110,30 +111,32 @@ def captioner_flops(ids: tuple[str, ...], tokens: int) -> tuple[float, int]:
     return count_flops(blip, picture, words), blip.config.text_config.vocab_size
 
 # %% ../../nbs/6_evaluation/05_prompt_costs.ipynb #a020017c
+def _sentence_pass(scale, n_ctx):
+    "Operations of a class's sentence with `n_ctx` context vectors: read once, and read and learned from."
+    flops = sentence_flops(scale.clip, sentence_length(scale.clip, class_names(scale), n_ctx))
+    return flops['forward'], flops['forward'] + flops['backward']
+
+def _n_steps(images, settings):
+    "Batches of a whole training."
+    return settings.epochs*-(-images//settings.batch_size)
+
+# %% ../../nbs/6_evaluation/05_prompt_costs.ipynb #7d4c8c37
 def _prompted(scale, classes, test, width, compared):
     "(training, test) of the rows that learn sentences; `compared`: operations of a feature's cosines, with derivative."
     images, cosines = classes*scale.coop.shots, classes*test*2*width
-
-    def sentence(length):
-        "Operations of a sentence in test and in training."
-        flops = sentence_flops(scale.clip, sentence_length(scale.clip, class_names(scale), length))
-        return flops['forward'], flops['forward'] + flops['backward']
-
-    def steps(epochs, batch): return epochs*-(-images//batch)
-
-    (read, both), (read_few, both_few) = sentence(scale.coop.n_ctx), sentence(scale.cocoop.n_ctx)
+    read, learned = _sentence_pass(scale, scale.coop.n_ctx)
+    read_few, learned_few = _sentence_pass(scale, scale.cocoop.n_ctx)
     patch, patches = patch_flops(scale.clip)
-    coop = steps(scale.coop.epochs, scale.coop.batch_size)*classes*both + scale.coop.epochs*images*compared
-    cocoop = scale.cocoop.epochs*images*(classes*both_few + compared)
+    coop = _n_steps(images, scale.coop)*classes*learned + scale.coop.epochs*images*compared
+    cocoop = scale.cocoop.epochs*images*(classes*learned_few + compared)
     locoop = coop + images*patch + scale.coop.epochs*images*patches*compared
-    lsn = steps(scale.lsn.epochs,
-                scale.lsn.batch_size)*N_PROMPT_SETS*classes*both + scale.lsn.epochs*images*N_PROMPT_SETS*compared
+    lsn = _n_steps(images, scale.lsn)*N_PROMPT_SETS*classes*learned + scale.lsn.epochs*images*N_PROMPT_SETS*compared
     return {'CoOp': (coop, classes*read + cosines),
             'CoCoOp': (cocoop, test*classes*read_few + cosines),
             'LoCoOp': (locoop, classes*read + cosines + test*patch + patches*cosines),
             'LSN': (coop + lsn, (1 + N_PROMPT_SETS)*(classes*read + cosines))}
 
-# %% ../../nbs/6_evaluation/05_prompt_costs.ipynb #c1b2d3e4
+# %% ../../nbs/6_evaluation/05_prompt_costs.ipynb #2da1ac3e
 def _clipn_training(scale, clip, flops, pairs, length):
     "Features of every pair, and the second tower on every caption and epoch."
     sentence = sentence_flops(scale.clip, length)
@@ -141,6 +144,7 @@ def _clipn_training(scale, clip, flops, pairs, length):
     each_epoch = sentence['forward'] + sentence['training'] + compared
     return (pairs or CC3M)*(flops['clip_image'] + flops['clip_text'] + scale.clipn.epochs*each_epoch)
 
+# %% ../../nbs/6_evaluation/05_prompt_costs.ipynb #982a24c7
 def _zoc(scale, clip, flops, pairs, length):
     "Operations of ZOC's training and of one picture's caption, and how many tokens its decoder knows."
     if scale.captioner:
@@ -150,24 +154,24 @@ def _zoc(scale, clip, flops, pairs, length):
     training = (pairs or COCO)*(flops['clip_image'] + scale.zoc.epochs*sum(decoder.values()))
     return training, decoder_flops(scale.clip, scale.zoc.max_new_tokens)['forward'], clip.model.vocab_size
 
-# %% ../../nbs/6_evaluation/05_prompt_costs.ipynb #7d4c8c37
+# %% ../../nbs/6_evaluation/05_prompt_costs.ipynb #377c37f6
 def learned_method_flops(scale,
-                  counts: dict[str, int] | None = None,  # see `item_counts`
-                  captions: int = 0,  # pairs for CLIPN and ZOC's decoder; 0: the scale's, or as many as were published
-                  caption_tokens: int = 0  # of the longest caption in a batch; 0: what CLIP reads
-                 ) -> dict[str, tuple[float, float]]:
+                         counts: dict[str, int] | None = None,  # see `item_counts`
+                         captions: int = 0,  # pairs for CLIPN and ZOC's decoder; 0: the scale's or the published
+                         caption_tokens: int = 0,  # of the longest caption in a batch; 0: what CLIP reads
+                        ) -> dict[str, tuple[float, float]]:
     """{row: operations of its training, and of its test} of one run seed.
 
     LSN's training contains CoOp's, and a row's test its class names. 'image features' are shared by all and in no row.
     A scale with a captioner trains none, so ZOC's training is 0."""
-    scale, n = get_scale(scale), item_counts(scale, counts)
+    scale, number = get_scale(scale), item_counts(scale, counts)
     clip, flops = meta_clip(scale.clip), clip_flops(scale.clip)
-    classes, test, width = n['classes'], n['test'], clip.width
+    classes, test, width = number['classes'], number['test'], clip.width
     length, pairs = caption_tokens or clip.model.context_length, captions or scale.n_captions
     cosines, names = classes*test*2*width, classes*flops['clip_text']
     own_images = (scale.npos.shots != scale.coop.shots)*classes*scale.npos.shots*flops['clip_image']  # of NPOS
-    zoc, caption, tokens = _zoc(scale, clip, flops, pairs, length)
-    candidates = min(tokens, test*scale.zoc.max_new_tokens*scale.zoc.top_k)  # each encoded once
+    zoc, caption, known_tokens = _zoc(scale, clip, flops, pairs, length)
+    candidates = min(known_tokens, test*scale.zoc.max_new_tokens*scale.zoc.top_k)  # each encoded once
     return {'image features': (classes*scale.coop.shots*flops['clip_image'], test*flops['clip_image']),
             **_prompted(scale, classes, test, width, 4*classes*width),
             'NPOS': (npos_flops(scale, classes, width) + own_images, names + cosines + test*2*width**2),
@@ -176,10 +180,11 @@ def learned_method_flops(scale,
 
 # %% ../../nbs/6_evaluation/05_prompt_costs.ipynb #0a896175
 def learned_method_costs(scale,
-                  rates: tuple[float, ...] = (15e12, 150e12),  # sustained operations a second
-                  # `learned_method_flops`
-                  counts: dict[str, int] | None = None, captions: int = 0, caption_tokens: int = 0):
-    "DataFrame: petaflops of training and test of the rows at one run seed, and minutes on one GPU at each rate."
+                         rates: tuple[float, ...] = (15e12, 150e12),  # sustained operations a second
+                         counts: dict[str, int] | None = None, captions: int = 0, caption_tokens: int = 0):
+    """DataFrame: petaflops of training and test of the rows at one run seed, and minutes on one GPU at each rate.
+
+    counts, captions, caption_tokens: see `learned_method_flops`."""
     import pandas as pd
     operations = learned_method_flops(scale, counts, captions, caption_tokens)
     table = pd.DataFrame.from_dict(operations, 'index', columns=('training', 'test'))/1e15

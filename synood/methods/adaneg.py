@@ -27,32 +27,38 @@ class MemoryBank:
     def __init__(self, text: torch.Tensor, length: int):
         self.slots = torch.zeros(len(text), length, text.shape[1], dtype=text.dtype)  # (K, length, D)
         self.slots[:, 0] = text
-        self.entropy = torch.zeros(len(text), length)           # 0 for the text: it is never replaced
-        self.count = torch.ones(len(text), dtype=torch.long)    # (K,) places taken
-        self.proxies = text.clone()                             # (K, D)
+        self.entropy = torch.zeros(len(text), length)  # 0 for the text: it is never replaced
+        self.count = torch.ones(len(text), dtype=torch.long)  # (K,) places taken
+        self.proxies = text.clone()  # (K, D)
 
-    def write(self, labels: torch.Tensor, images: torch.Tensor, entropy: torch.Tensor):
-        "Remember images (n, D) under labels (n,), in this order; of too many, those of lowest entropy (n,)."
-        order = labels.argsort(stable=True)
-        labels, images, entropy = labels[order], images[order], entropy[order].float()
-        nth = torch.arange(len(labels)) - torch.searchsorted(labels, labels)  # (n,), of its label in this batch
-        slot = self.count[labels] + nth
-        room = slot < self.slots.shape[1]
-        self.slots[labels[room], slot[room]] = images[room]
-        self.entropy[labels[room], slot[room]] = entropy[room]
-        self.count += torch.bincount(labels[room], minlength=len(self.count))
-        self._replace(labels[~room], images[~room], entropy[~room])
-        changed = labels.unique()
-        mean = self.slots[changed].mean(1)                      # (labels that changed, D)
-        self.proxies[changed] = mean/mean.norm(dim=1, keepdim=True)
+# %% ../../nbs/5_methods/adaneg.ipynb #365dea03
+@patch
+def write(self: MemoryBank, labels: torch.Tensor, images: torch.Tensor, entropy: torch.Tensor):
+    "Remember images (n, D) under labels (n,), in this order; of too many, those of lowest entropy (n,)."
+    order = labels.argsort(stable=True)
+    labels, images, entropy = labels[order], images[order], entropy[order].float()
+    nth = torch.arange(len(labels)) - torch.searchsorted(labels, labels)  # (n,), of its label in this batch
+    slot = self.count[labels] + nth
+    free = slot < self.slots.shape[1]
+    self.slots[labels[free], slot[free]] = images[free]
+    self.entropy[labels[free], slot[free]] = entropy[free]
+    self.count += torch.bincount(labels[free], minlength=len(self.count))
+    self._replace(labels[~free], images[~free], entropy[~free])
+    changed = labels.unique()
+    mean = self.slots[changed].mean(1)  # (labels that changed, D)
+    self.proxies[changed] = mean/mean.norm(dim=1, keepdim=True)
 
-    def _replace(self, labels, images, entropy):
-        "Put images into full labels, in the place of the one of highest entropy, if theirs is lower."
-        better = (self.entropy[labels] > entropy[:, None]).any(1)  # what is no better now never will be
-        for k, image, h in zip(labels[better].tolist(), images[better], entropy[better]):
-            if not (self.entropy[k] > h).any(): continue
-            slot = self.entropy.shape[1] - 1 - int(self.entropy[k].flip(0).argmax())  # the last of equals
-            self.slots[k, slot], self.entropy[k, slot] = image, h
+# %% ../../nbs/5_methods/adaneg.ipynb #e00c769e
+@patch
+def _replace(self: MemoryBank, labels, images, entropy):
+    "Put images into full labels, in the place of the one of highest entropy, if theirs is lower."
+    better = (self.entropy[labels] > entropy[:, None]).any(1)  # what is no better now never will be
+    for label, image, h in zip(labels[better].tolist(), images[better], entropy[better]):
+        of_label = self.entropy[label]  # (length,)
+        if not (of_label > h).any(): continue
+        slot = len(of_label) - 1 - int(of_label.flip(0).argmax())  # the last of equals
+        self.slots[label, slot] = image
+        self.entropy[label, slot] = h
 
 # %% ../../nbs/5_methods/adaneg.ipynb #c4f87c97
 def sample_adaptive(cosines: torch.Tensor,  # (B, K) of the images to the texts
@@ -64,12 +70,13 @@ def sample_adaptive(cosines: torch.Tensor,  # (B, K) of the images to the texts
     "Cosines (B, K) of images to proxies made for each of them. Costs B D L per label that holds images."
     adapted = cosines.clone()
     for labels in (bank.count > 1).nonzero().ravel().split(chunk):
-        slots = bank.slots[labels]                                                # (k, L, D)
-        inner = torch.einsum('bd,kld->bkl', images, slots)                        # a_l
-        filled = torch.arange(slots.shape[1]) < bank.count[labels, None]          # (k, L)
-        weight = torch.exp(-sharpness*(1 - inner))*filled                         # w_l, (B, k, L)
-        square = torch.einsum('bkl,klm,bkm->bk', weight, slots @ slots.mT, weight)  # w G w
-        adapted[:, labels] = (weight*inner).sum(2)/square.sqrt()                  # (B, k)
+        slots = bank.slots[labels]  # (k, L, D)
+        inner = torch.einsum('bd,kld->bkl', images, slots)  # a_l
+        filled = torch.arange(slots.shape[1]) < bank.count[labels, None]  # (k, L)
+        weight = torch.exp(-sharpness*(1 - inner))*filled  # w_l, (B, k, L)
+        gram = slots @ slots.mT  # G, (k, L, L)
+        square = torch.einsum('bkl,klm,bkm->bk', weight, gram, weight)  # w G w
+        adapted[:, labels] = (weight*inner).sum(2)/square.sqrt()  # (B, k)
     return adapted
 
 # %% ../../nbs/5_methods/adaneg.ipynb #c052c964
@@ -77,7 +84,7 @@ class ConfidenceGate:
     """Tells which scores are surely ID, and which surely OOD.
 
     With `adaptive`, more is asked of the side that came more often.
-    Example: `surely_id, surely_ood = Gate(gap=.5)(scores)`."""
+    Example: `surely_id, surely_ood = ConfidenceGate(gap=.5)(scores)`."""
     def __init__(self, threshold: float = .5, gap: float = .5, adaptive: bool = False):
         self.threshold, self.gap, self.adaptive = threshold, gap, adaptive
         self.recent = deque([1]*100 + [0]*100, maxlen=10_000)  # 1: surely an ID image
@@ -85,7 +92,8 @@ class ConfidenceGate:
     def __call__(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         "Two masks (N,) of scores (N,) in [0, 1]: surely ID, surely OOD."
         t = self.threshold
-        high, low = t + self.gap*(1 - t), t - self.gap*t
+        high = t + self.gap*(1 - t)
+        low = t - self.gap*t
         if self.adaptive:
             self.recent.extend([1]*int((scores > high).sum()) + [0]*int((scores < low).sum()))
             share = sum(self.recent)/len(self.recent)
@@ -101,11 +109,12 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
 
 def label_probability(logits: torch.Tensor, classes: int, columns: torch.Tensor) -> torch.Tensor:
     "`id_probability` of logits (N, C + M) for groups of columns (G, S); of half-precision logits in half precision."
-    id_logits = logits[:, :classes]                                                 # (N, C)
-    groups = logits[:, classes:][:, columns]                                        # (N, G, S)
+    id_logits = logits[:, :classes]  # (N, C)
+    groups = logits[:, classes:][:, columns]  # (N, G, S)
     if logits.dtype != torch.float16: return id_probability(id_logits, groups)
-    both = torch.cat([id_logits[:, None].expand(-1, len(columns), -1), groups], 2)  # (N, G, C + S)
-    return both.softmax(2)[..., :classes].sum(2).mean(1)
+    beside_each = id_logits[:, None].expand(-1, len(columns), -1)  # (N, G, C)
+    probabilities = torch.cat([beside_each, groups], 2).softmax(2)  # (N, G, C + S)
+    return probabilities[..., :classes].sum(2).mean(1)
 
 # %% ../../nbs/5_methods/adaneg.ipynb #d3c10565
 @register
@@ -120,11 +129,11 @@ class OpenOODNegLabel(NegLabel):
 
     def score(self, test: Features) -> np.ndarray:
         if not self.half: return super().score(test)
-        # (N, D)
-        images = torch.tensor(normalize_rows(test['clip', 'image']), dtype=torch.float16)
-        labels = torch.tensor(np.concatenate([self.text, self.negatives]), dtype=torch.float16)        # (C + M, D)
-        columns = torch.tensor(negative_groups(len(self.negatives), self.parts, self.seed))              # (G, S)
-        masses = [label_probability(x @ labels.T/self.tau, len(self.text), columns) for x in images.split(256)]
+        labels = np.concatenate([self.text, self.negatives])
+        labels = torch.tensor(labels, dtype=torch.float16)  # (C + M, D)
+        images = torch.tensor(normalize_rows(test['clip', 'image']), dtype=torch.float16)  # (N, D)
+        columns = torch.tensor(negative_groups(len(self.negatives), self.parts, self.seed))  # (G, S)
+        masses = [label_probability(part @ labels.T/self.tau, len(self.text), columns) for part in images.split(256)]
         return torch.cat(masses).double().numpy()
 
 # %% ../../nbs/5_methods/adaneg.ipynb #62ea425e
@@ -147,19 +156,21 @@ class StreamingMethod(ZeroShot):
         self.tau = train.scale.temperature if self.temperature is None else self.temperature
         return self
 
-    def score_and_predict(self, test: Features) -> tuple[np.ndarray, np.ndarray]:
-        "Scores (N,) and classes (N,) of the images in the order in which they come."
-        dtype = torch.float16 if self.half else torch.float32
-        images = torch.tensor(normalize_rows(test['clip', 'image']), dtype=dtype)                        # (N, D)
-        self.labels = torch.tensor(np.concatenate([self.text, self.words]), dtype=dtype)       # (C + M, D)
-        self.start()
-        batches = [self.score_batch(x, x @ self.labels.T/self.tau) for x in images.split(self.batch)]
-        scores, classes = zip(*batches)
-        return torch.cat(scores).numpy(), torch.cat(classes).numpy()
-
     def score(self, test: Features) -> np.ndarray: return self.score_and_predict(test)[0]
 
     def predict(self, test: Features) -> np.ndarray: return self.score_and_predict(test)[1]
+
+# %% ../../nbs/5_methods/adaneg.ipynb #f3c563fb
+@patch
+def score_and_predict(self: StreamingMethod, test: Features) -> tuple[np.ndarray, np.ndarray]:
+    "Scores (N,) and classes (N,) of the images in the order in which they come."
+    dtype = torch.float16 if self.half else torch.float32
+    images = torch.tensor(normalize_rows(test['clip', 'image']), dtype=dtype)  # (N, D)
+    self.labels = torch.tensor(np.concatenate([self.text, self.words]), dtype=dtype)  # (C + M, D)
+    self.start()
+    batches = [self.score_batch(part, part @ self.labels.T/self.tau) for part in images.split(self.batch)]
+    scores, classes = zip(*batches)
+    return torch.cat(scores).numpy(), torch.cat(classes).numpy()
 
 # %% ../../nbs/5_methods/adaneg.ipynb #e7865f77
 @settings('adaneg', paper_random=dict(n_groups=1), mini=dict(n_groups=1))
@@ -205,19 +216,25 @@ class AdaNeg(StreamingMethod):
         self.parts = train.scale.adaneg.n_groups if self.groups is None else self.groups
         return self
 
-    def start(self):
-        self.bank = MemoryBank(self.labels, self.memory)
-        self.gate = ConfidenceGate(self.threshold, self.gap, self.adaptive_gap)
-        self.columns = torch.tensor(negative_groups(len(self.words), self.parts, self.seed))
+# %% ../../nbs/5_methods/adaneg.ipynb #1252906c
+@patch
+def start(self: AdaNeg):
+    "Forget all images."
+    self.bank = MemoryBank(self.labels, self.memory)
+    self.gate = ConfidenceGate(self.threshold, self.gap, self.adaptive_gap)
+    self.columns = torch.tensor(negative_groups(len(self.words), self.parts, self.seed))  # (G, S)
 
-    def score_batch(self, images, logits):
-        static = label_probability(logits, len(self.text), self.columns)                # (B,)
-        self.remember(images, logits, *self.gate(static))
-        proxy_logits = self.proxy_cosines(images, logits)/self.tau               # (B, C + M)
-        adaptive = label_probability(proxy_logits, len(self.text), self.columns)        # (B,)
-        weight = 1 if self.adaptive_gap else self.mix
-        scores = combine_scores(self.in_score, static, adaptive, weight).double()
-        return scores, self.classes(logits, proxy_logits)
+@patch
+def score_batch(self: AdaNeg, images, logits):
+    "Scores (B,) and classes (B,) of images (B, D), whose logits by the words alone are (B, C + M)."
+    static = label_probability(logits, len(self.text), self.columns)  # (B,)
+    surely_id, surely_ood = self.gate(static)
+    self.remember(images, logits, surely_id, surely_ood)
+    proxy_logits = self.proxy_cosines(images, logits)/self.tau  # (B, C + M)
+    adaptive = label_probability(proxy_logits, len(self.text), self.columns)  # (B,)
+    weight = 1 if self.adaptive_gap else self.mix
+    scores = combine_scores(self.in_score, static, adaptive, weight).double()
+    return scores, self.classes(logits, proxy_logits)
 
 # %% ../../nbs/5_methods/adaneg.ipynb #58adc9ed
 @patch
@@ -230,15 +247,20 @@ def proxy_cosines(self: AdaNeg, images, logits):
 def classes(self: AdaNeg, logits, proxy_logits):
     "Classes (B,) of the logits (B, C + M) of words and of proxies together."
     known = len(self.text)
-    if self.adaptive_gap: return (logits[:, :known].softmax(1) + proxy_logits[:, :known].softmax(1)).argmax(1)
-    return (logits.softmax(1) + self.mix*proxy_logits.softmax(1))[:, :known].argmax(1)
+    if self.adaptive_gap:
+        both = logits[:, :known].softmax(1) + proxy_logits[:, :known].softmax(1)  # (B, C)
+        return both.argmax(1)
+    both = logits.softmax(1) + self.mix*proxy_logits.softmax(1)  # (B, C + M)
+    return both[:, :known].argmax(1)
 
 # %% ../../nbs/5_methods/adaneg.ipynb #dd4da77e
 @patch
 def remember(self: AdaNeg, images, logits, surely_id, surely_ood):
     "Write images of a batch to the memory: those that are surely ID under classes, surely OOD under words."
     classes = len(self.text)
-    of_id, of_ood = logits[surely_id, :classes], logits[surely_ood, classes:]
-    labels = torch.cat([of_id.argmax(1), classes + of_ood.argmax(1)])
-    chosen = torch.cat([images[surely_id], images[surely_ood]])
-    self.bank.write(labels, chosen, torch.cat([entropy(of_id), entropy(of_ood)]))
+    id_logits = logits[surely_id, :classes]  # (n, C)
+    ood_logits = logits[surely_ood, classes:]  # (m, M)
+    labels = torch.cat([id_logits.argmax(1), classes + ood_logits.argmax(1)])  # (n + m,)
+    chosen = torch.cat([images[surely_id], images[surely_ood]])  # (n + m, D)
+    entropies = torch.cat([entropy(id_logits), entropy(ood_logits)])
+    self.bank.write(labels, chosen, entropies)

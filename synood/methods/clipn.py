@@ -216,7 +216,7 @@ class CLIPN(ZeroShot):
 
     def transfer(self, train: TrainData) -> 'CLIPN':
         "Features (C, D) of the class names by both towers: `text` and `negative_text`. ValueError if there is no name."
-        if not train.names: raise ValueError('CLIPN: there are no class names to write sentences for (Train.names)')
+        if not train.names: raise ValueError('CLIPN: there are no class names to write sentences for (TrainData.names)')
         clip = train.clip()
         prompts = [self.template.format(name.replace('_', ' ')) for name in train.names]
         self.text = normalize_rows(encode_text(clip, prompts))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import ClassVar
+from fastcore.basics import patch
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -66,10 +67,12 @@ def encode_embedded(clip: Clip,
     """Raw text features (P, D) of embedded sentences, with gradients for the embeddings if they want them.
 
     L is at most the network's own length. Costs P L tokens of the text tower."""
-    tower, length = text_tower(clip), embedded.shape[1]
-    placed = embedded + tower.positional_embedding[:length]
-    states = tower.transformer(placed, attn_mask=tower.attn_mask[:length, :length])  # (P, L, W)
-    states = tower.ln_final(states)[torch.arange(len(states), device=states.device), ends]  # (P, W)
+    tower = text_tower(clip)
+    length = embedded.shape[1]
+    placed = embedded + tower.positional_embedding[:length]  # (P, L, W)
+    states = tower.transformer(placed, attn_mask=tower.attn_mask[:length, :length])
+    sentence = torch.arange(len(states), device=states.device)
+    states = tower.ln_final(states)[sentence, ends]  # (P, W)
     if isinstance(tower.text_projection, nn.Linear): return tower.text_projection(states)
     return states @ tower.text_projection  # (P, D)
 
@@ -102,13 +105,14 @@ def prompt_tokens(clip: Clip, names, length: int) -> PromptTokens:
     "Sentences with `length` free places before the class names. ValueError for none, or if a name does not fit."
     if not len(names):
         raise ValueError('there are no class names to write sentences for: '
-                         'a method that learns prompts needs them (Train.names)')
+                         'a method that learns prompts needs them (TrainData.names)')
     tokens = clip.tokenizer([f'{name.replace("_", " ")}.' for name in names])  # (C, 77)
-    ends, longest = tokens.argmax(1) + length, tokens.shape[1]
-    if (ends >= longest).any():
-        raise ValueError(f'{names[int(ends.argmax())]!r} behind {length} context vectors needs {int(ends.max()) + 1} '
-                         f'places, CLIP reads {longest}: shorten the name or lower coop.n_ctx')
-    embedded = _embedding(clip, tokens[:, :int(ends.max()) - length + 1])  # (C, L - n, W)
+    ends = tokens.argmax(1) + length  # (C,)
+    last, longest = int(ends.max()), tokens.shape[1]
+    if last >= longest:
+        raise ValueError(f'{names[int(ends.argmax())]!r} behind {length} context vectors needs {last + 1} places, '
+                         f'CLIP reads {longest}: shorten the name or lower coop.n_ctx')
+    embedded = _embedding(clip, tokens[:, :last - length + 1])  # (C, L - n, W)
     return PromptTokens(embedded[0, :1], embedded[:, 1:], ends.to(embedded.device))
 
 # %% ../../nbs/5_methods/coop.ipynb #47c23be9
@@ -172,9 +176,10 @@ def _unit(clip, rows):
 def few_shot_features(clip: Clip, images: ImageSet, cache: Path | None = None,
                       patches: bool = False) -> FewShotFeatures:
     "The features of images, from the cache if they are there; with `patches` those of the patches too."
-    rows = _unit(clip, image_features(clip, images, cache))
-    labels = torch.from_numpy(images.labels).to(rows.device)
-    return FewShotFeatures(rows, labels, torch.from_numpy(patch_features(clip, images, cache)) if patches else None)
+    features = _unit(clip, image_features(clip, images, cache))  # (N, D)
+    labels = torch.from_numpy(images.labels).to(features.device)
+    of_patches = torch.from_numpy(patch_features(clip, images, cache)) if patches else None  # (N, L, D)
+    return FewShotFeatures(features, labels, of_patches)
 
 # %% ../../nbs/5_methods/coop.ipynb #18f3cb73
 class Context(nn.Module):
@@ -215,8 +220,13 @@ def train_prompts(course: TrainState,  # from `prompt_state`
     return train_loop(course, plan, step_loss, rate, name, path, seconds_between, small)
 
 # %% ../../nbs/5_methods/coop.ipynb #4b4a175c
-def train_coop(clip: Clip, names, shots: FewShotFeatures, scale: Scale, run_seed: int, path: Path
-               | None = None) -> TrainState:
+def train_coop(clip: Clip,
+               names,  # C class names
+               shots: FewShotFeatures,  # a few images of every class
+               scale: Scale,
+               run_seed: int,
+               path: Path | None = None  # of a checkpoint
+              ) -> TrainState:
     """A `Context` for all classes, by CoOp (Zhou et al., IJCV 2022).
 
     A step costs the text tower's pass of all C sentences, forwards and backwards."""
@@ -232,12 +242,13 @@ def train_coop(clip: Clip, names, shots: FewShotFeatures, scale: Scale, run_seed
     return train_prompts(prompt_state(learner, scale), loss, plan, scale, 'CoOp', path)
 
 # %% ../../nbs/5_methods/coop.ipynb #70090c09
-def load_few_shot(job, patches: bool = False, shots: str = 'coop.shots') -> tuple[Clip, tuple[str, ...],
-                                                                                  FewShotFeatures]:
-    """The network, the class names and the few training images of a stage's job, whose stage needs `images`.
-
-    patches: read those too; shots: dotted name of the setting that says how many images a class."""
-    clip, train = load_clip(job.scale.clip), read_sets(job.inputs['images'])['train']
+def load_few_shot(job,  # of a stage that needs `images`
+                  patches: bool = False,  # read those too
+                  shots: str = 'coop.shots'  # dotted name of the setting that says how many images a class
+                 ) -> tuple[Clip, tuple[str, ...], FewShotFeatures]:
+    "The network, the class names and the few training images of a stage's job."
+    clip = load_clip(job.scale.clip)
+    train = read_sets(job.inputs['images'])['train']
     few = few_shot_images(train, attrgetter(shots)(job.scale), job.seed, shots)
     return clip, train.classes, few_shot_features(clip, few, job.cache, patches)
 
@@ -304,13 +315,14 @@ class CoCoOpSettings:
 class ConditionalContext(Context):
     """A context that every image shifts: CoCoOp's.
 
-    Example: `ConditionalContext(words_context(clip, 'a photo of a'), clip.width, torch.Generator())(images)`."""
+    Example: `ConditionalContext(context_from_words(clip, 'a photo of a'), clip.width, torch.Generator())(images)`."""
     def __init__(self,
                  context: torch.Tensor,  # (1, n, W)
                  images: int,  # width of image features
                  draws: torch.Generator):
         super().__init__(context)
-        width, hidden = context.shape[-1], max(1, images//16)
+        width = context.shape[-1]
+        hidden = max(1, images//16)
         self.meta_net = nn.Sequential(seeded_linear(images, hidden, draws), nn.ReLU(),
                                       seeded_linear(hidden, width, draws))
         self.to(context.device)
@@ -321,23 +333,30 @@ class ConditionalContext(Context):
         return self.context + shift[:, None, None]
 
 # %% ../../nbs/5_methods/coop.ipynb #41cbd0b8
-def train_cocoop(clip: Clip, names, shots: FewShotFeatures, scale: Scale, run_seed: int, path: Path
-                 | None = None) -> TrainState:
-    """A `ConditionalContext` context, by CoCoOp (Zhou et al., CVPR 2022).
+def train_cocoop(clip: Clip,
+                 names,  # C class names
+                 shots: FewShotFeatures,  # a few images of every class
+                 scale: Scale,
+                 run_seed: int,
+                 path: Path | None = None  # of a checkpoint
+                ) -> TrainState:
+    """A `ConditionalContext`, by CoCoOp (Zhou et al., CVPR 2022).
 
     A step costs the text tower's pass of B C sentences, forwards and backwards."""
+    cocoop = scale.cocoop
     start = context_from_words(clip, 'a photo of a')
-    if start.shape[1] != scale.cocoop.n_ctx:
-        raise ValueError(f'CoCoOp: "a photo of a" has {start.shape[1]} tokens, not cocoop.n_ctx = {scale.cocoop.n_ctx}')
-    prompts = prompt_tokens(clip, names, scale.cocoop.n_ctx)
+    if start.shape[1] != cocoop.n_ctx:
+        raise ValueError(f'CoCoOp: "a photo of a" has {start.shape[1]} tokens, not cocoop.n_ctx = {cocoop.n_ctx}')
+    prompts = prompt_tokens(clip, names, cocoop.n_ctx)
     learner = ConditionalContext(start, clip.width, generator(run_seed, 'cocoop', '', 'init'))
 
     def loss(rows):
         images = shots.images[rows]
         text = encode_context(clip, prompts, learner(images))  # (B, C, D)
-        return F.cross_entropy(clip.logit_scale*class_cosines(images, text), shots.labels[rows])
+        logits = clip.logit_scale*class_cosines(images, text)  # (B, C)
+        return F.cross_entropy(logits, shots.labels[rows])
 
-    plan = epoch_plan(len(shots.labels), scale.cocoop.epochs, scale.cocoop.batch_size, run_seed, 'cocoop')
+    plan = epoch_plan(len(shots.labels), cocoop.epochs, cocoop.batch_size, run_seed, 'cocoop')
     return train_prompts(prompt_state(learner, scale), loss, plan, scale, 'CoCoOp', path)
 
 # %% ../../nbs/5_methods/coop.ipynb #5ff4fb76
@@ -348,8 +367,6 @@ def cocoop_stage(job):
     train_once(job, train, save_state(job))
 
 # %% ../../nbs/5_methods/coop.ipynb #3724433e
-_SENTENCES_AT_ONCE = 2048
-
 @register
 @dataclass
 class CoCoOp(Method):
@@ -363,28 +380,6 @@ class CoCoOp(Method):
     stages: ClassVar[tuple[str, ...]] = ('cocoop',)
     temperature: float = 1.
 
-    def fit(self, train: TrainData) -> 'CoCoOp':
-        "Take the tensors of the stage."
-        state, context = load_stage_tensors(train, 'cocoop'), context_from_words(train.clip(), 'a photo of a')
-        self.learner = ConditionalContext(context, train.clip().width, torch.Generator()).requires_grad_(False)
-        self.learner.load_state_dict(state)
-        return self.transfer(train)
-
-    def transfer(self, train: TrainData) -> 'CoCoOp':
-        "Keep what was learned, take other class names."
-        self.clip = train.clip()
-        self.sentences = prompt_tokens(self.clip, train.names, self.learner.context.shape[-2])
-        return self
-
-    def similarities(self, test: Features) -> np.ndarray:
-        "(N, C) float64 cosines of the images to the sentences written for each of them."
-        images = _unit(self.clip, normalize_rows(test['clip', 'image']))
-        at_once = max(1, _SENTENCES_AT_ONCE//len(self.sentences.ends))
-        with torch.inference_mode():
-            cosines = [class_cosines(part, encode_context(self.clip, self.sentences, self.learner(part)))
-                       for part in images.split(at_once)]
-        return torch.cat(cosines).cpu().double().numpy()
-
     def score_and_predict(self, test: Features) -> tuple[np.ndarray, np.ndarray]:
         "Scores and classes from one pass of the text tower."
         cosines = self.similarities(test)
@@ -393,3 +388,35 @@ class CoCoOp(Method):
     def score(self, test: Features) -> np.ndarray: return self.score_and_predict(test)[0]
 
     def predict(self, test: Features) -> np.ndarray: return self.score_and_predict(test)[1]
+
+# %% ../../nbs/5_methods/coop.ipynb #64269e6a
+@patch
+def fit(self: CoCoOp, train: TrainData) -> CoCoOp:
+    "Take the tensors of the stage."
+    clip = train.clip()
+    context = context_from_words(clip, 'a photo of a')
+    self.learner = ConditionalContext(context, clip.width, torch.Generator()).requires_grad_(False)
+    self.learner.load_state_dict(load_stage_tensors(train, 'cocoop'))
+    return self.transfer(train)
+
+@patch
+def transfer(self: CoCoOp, train: TrainData) -> CoCoOp:
+    "Keep what was learned, take other class names."
+    self.clip = train.clip()
+    self.sentences = prompt_tokens(self.clip, train.names, self.learner.context.shape[-2])
+    return self
+
+# %% ../../nbs/5_methods/coop.ipynb #3fba19f6
+_SENTENCES_AT_ONCE = 2048
+
+@patch
+def similarities(self: CoCoOp, test: Features) -> np.ndarray:
+    "(N, C) float64 cosines of the images to the sentences written for each of them."
+    images = _unit(self.clip, normalize_rows(test['clip', 'image']))  # (N, D)
+    at_once = max(1, _SENTENCES_AT_ONCE//len(self.sentences.ends))
+    cosines = []
+    with torch.inference_mode():
+        for part in images.split(at_once):
+            text = encode_context(self.clip, self.sentences, self.learner(part))  # (B, C, D)
+            cosines.append(class_cosines(part, text))  # (B, C)
+    return torch.cat(cosines).cpu().double().numpy()

@@ -42,8 +42,8 @@ CSP_PHRASES = '{}', 'a nice photo of {}', 'a good photo of {}', 'a close-up phot
 
 def ensemble_features(clip: Clip, words, templates, cache: Path | None = None) -> np.ndarray:
     "Mean over templates of the raw text features: (P, D) float32. Encodes len(words) * len(templates) prompts."
-    return sum(text_features(clip, fill_template(words, template), cache)
-               for template in templates)/np.float32(len(templates))
+    features = (text_features(clip, fill_template(words, template), cache) for template in templates)  # (P, D) each
+    return sum(features)/np.float32(len(templates))
 
 # %% ../../nbs/5_methods/csp.ipynb #f0156e2d
 def mine_csp(clip: Clip, names, candidates: WordPool, fraction: float = .15, quantile: float = .95,
@@ -55,9 +55,10 @@ def mine_csp(clip: Clip, names, candidates: WordPool, fraction: float = .15, qua
     n_nouns = sum(pos == 'noun' for pos in candidates.pos)
     nouns = list(candidates.words[:n_nouns])
     phrases = adjective_phrases(candidates.words[n_nouns:])
-    text = ensemble_features(clip, names, CSP_TEMPLATES, cache)                    # (C, D)
-    features = np.concatenate([ensemble_features(clip, nouns, CSP_TEMPLATES, cache),
-                               ensemble_features(clip, phrases, CSP_PHRASES, cache)])
+    text = ensemble_features(clip, names, CSP_TEMPLATES, cache)  # (C, D)
+    of_nouns = ensemble_features(clip, nouns, CSP_TEMPLATES, cache)
+    of_phrases = ensemble_features(clip, phrases, CSP_PHRASES, cache)
+    features = np.concatenate([of_nouns, of_phrases])  # (candidates, D)
     kept, quantiles = neg_mining(normalize_rows(features), normalize_rows(text), candidates.pos, fraction, quantile,
                                  twin=.95)
     chosen = WordPool((*nouns, *phrases), candidates.pos).take(kept)
@@ -68,7 +69,8 @@ def mine_csp(clip: Clip, names, candidates: WordPool, fraction: float = .15, qua
 @stage('negatives_csp', needs=('images',), uses=('clip', 'corpus', 'drop_nonwords', 'fraction', 'quantile'))
 def csp_stage(job):
     "CSP's negatives for the classes of the training folders; see `read_negatives`."
-    names, scale = read_sets(job.inputs['images'])['train'].classes, job.scale
+    scale = job.scale
+    names = read_sets(job.inputs['images'])['train'].classes
     candidates = csp_pool(corpus_words(scale.corpus), scale.drop_nonwords)
     negatives = mine_csp(load_clip(scale.clip), names, candidates, scale.fraction, scale.quantile, job.cache)
     save_negatives(negatives, job.folder)

@@ -19,9 +19,8 @@ from ..core.training import TrainState, epoch_plan, warmup_cosine_rate, train_lo
 from ..models.clip import Clip, normalize_rows
 from ..scores.head import mcm
 from ..scores.method import Features, TrainData, ZeroShot, register
-from .coop import (Context, FewShotFeatures, context_text_features, load_few_shot, save_state,
-                                 load_stage_tensors, random_context, prompt_tokens,
-                                 encode_context)
+from .coop import (Context, FewShotFeatures, context_text_features, encode_context, load_few_shot,
+                                 load_stage_tensors, prompt_tokens, random_context, save_state)
 
 # %% ../../nbs/5_methods/lsn.ipynb #3281e264
 @settings('lsn', paper_random=dict(epochs=1), smoke=dict(epochs=1))
@@ -43,15 +42,15 @@ class LSNSettings:
 LSN_LOGIT_SCALE = 20.  # logit scale of the refusals in LSN's training; repository
 
 def negative_prompt_logits(images: torch.Tensor,  # (B, D) unit
-                   no: torch.Tensor  # (..., C, D) unit features of the negative prompts
-                  ) -> torch.Tensor:
+                           no: torch.Tensor  # (..., C, D) unit features of the negative prompts
+                          ) -> torch.Tensor:
     "Logits (..., B, C) of LSN's training, 20 (1 - cos): how much an image refuses the negative prompt of a class."
     cosines = images @ no.mT  # (..., B, C)
     return LSN_LOGIT_SCALE*(1 - cosines)
 
 # %% ../../nbs/5_methods/lsn.ipynb #fe1b58b7
 def set_similarity(no: torch.Tensor  # (K, C, D) unit: K >= 2 sets of negative features
-            ) -> torch.Tensor:
+                  ) -> torch.Tensor:
     "(K,) mean cosine of each set to the others, class by class. The others get no gradient."
     cosines = torch.einsum('kcd,jcd->kj', no, no.detach())/no.shape[1]  # (K, K), the mean over the classes
     to_others = cosines.sum(1) - cosines.diagonal()  # (K,)
@@ -59,10 +58,10 @@ def set_similarity(no: torch.Tensor  # (K, C, D) unit: K >= 2 sets of negative f
 
 # %% ../../nbs/5_methods/lsn.ipynb #e970daa7
 def lsn_losses(images: torch.Tensor,  # (B, D) unit
-                   labels: torch.Tensor,  # (B,) their classes
-                   no: torch.Tensor,  # (K, C, D) unit: K sets of negative features
-                   weight: float  # of the cosines between the sets
-                  ) -> torch.Tensor:
+               labels: torch.Tensor,  # (B,) their classes
+               no: torch.Tensor,  # (K, C, D) unit: K sets of negative features
+               weight: float  # of the cosines between the sets
+              ) -> torch.Tensor:
     "(K,) LSN's loss of each set: cross-entropy of the refusals, and the weighted cosines to the other sets."
     logits = negative_prompt_logits(images, no)  # (K, B, C)
     rows = logits.flatten(0, 1)  # (K B, C)
@@ -96,8 +95,8 @@ def train_lsn(clip: Clip,
         return lsn_losses(shots.images[rows], shots.labels[rows], no, scale.lsn.orthogonality_weight).sum()
 
     def rate(step): return warmup_cosine_rate(step, len(plan), 0, scale.lsn.lr)
-    course = TrainState(learner, torch.optim.Adam(learner.parameters(), scale.lsn.lr))
-    return train_loop(course, plan, loss, rate, 'LSN', path, seconds_between, small=start.shape[-1] < 256)
+    state = TrainState(learner, torch.optim.Adam(learner.parameters(), scale.lsn.lr))
+    return train_loop(state, plan, loss, rate, 'LSN', path, seconds_between, small=start.shape[-1] < 256)
 
 # %% ../../nbs/5_methods/lsn.ipynb #c666c12e
 def lsn_score(yes: np.ndarray,  # (N, C) cosines to the positive prompts

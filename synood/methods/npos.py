@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
+from fastcore.basics import patch
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -51,9 +52,9 @@ def _kth(cosines, k):
     return 2 - 2*cosines.kthvalue(cosines.shape[-1] - k + 1, dim=-1).values
 
 def kth_neighbour_distances(points: torch.Tensor,  # (..., P, D)
-                  queue: torch.Tensor,  # (..., N, D)
-                  k: int  # from 1 to N
-                 ) -> torch.Tensor:
+                            queue: torch.Tensor,  # (..., N, D)
+                            k: int  # from 1 to N
+                           ) -> torch.Tensor:
     "Squared distances (..., P) of points to the k-th nearest of their queue, all made unit first. Costs P N D a queue."
     cosines = F.normalize(points, dim=-1) @ F.normalize(queue, dim=-1).mT  # (..., P, N)
     return _kth(cosines, k)
@@ -67,12 +68,12 @@ def boundary_rows(queue: torch.Tensor, k: int, select: int) -> torch.Tensor:
 
 # %% ../../nbs/5_methods/npos.ipynb #8247784c
 def farthest_candidates(points: torch.Tensor,  # (..., P, D) boundary features
-             noise: torch.Tensor,  # (S, D), the same around every point
-             queue: torch.Tensor,  # (..., N, D) features of the class
-             k: int,  # neighbour in the queue
-             sigma: float,  # what the noise is multiplied by
-             keep: int  # around a point
-            ) -> torch.Tensor:
+                        noise: torch.Tensor,  # (S, D), the same around every point
+                        queue: torch.Tensor,  # (..., N, D) features of the class
+                        k: int,  # neighbour in the queue
+                        sigma: float,  # what the noise is multiplied by
+                        keep: int  # around a point
+                       ) -> torch.Tensor:
     """Of the candidates point + sigma noise those `keep` whose k-th neighbour is farthest: (..., P, keep, D), not unit.
 
     Costs S N D a queue, and P S N numbers of memory. Source: Tao et al., ICLR 2023; not as the release, which mixes the
@@ -82,7 +83,8 @@ def farthest_candidates(points: torch.Tensor,  # (..., P, D) boundary features
     across = sigma*noise @ known.mT  # (..., S, N)
     squares = points.square().sum(-1, keepdim=True) + 2*sigma*points @ noise.T + sigma**2*noise.square().sum(-1)
     length = squares.sqrt()  # (..., P, S), of the candidates
-    cosines = (along[..., :, None, :] + across[..., None, :, :]).div_(length[..., None])  # (..., P, S, N)
+    inner = along[..., :, None, :] + across[..., None, :, :]  # (..., P, S, N)
+    cosines = inner.div_(length[..., None])
     kept = _kth(cosines, k).topk(keep, dim=-1).indices  # (..., P, keep)
     return points[..., :, None, :] + sigma*noise[kept]
 
@@ -93,18 +95,19 @@ _KEEP = 2  # outliers around a boundary feature; repository
 _NOISE = .5  # length of the noise against the feature's; ours
 
 def sample_outliers(queue: torch.Tensor,  # (C, n, D) unit features of the classes
-                  scale: Scale,
-                  draws: torch.Generator
-                 ) -> torch.Tensor:
+                    scale: Scale,
+                    draws: torch.Generator
+                   ) -> torch.Tensor:
     """Unit outliers (2 C, D), two around one boundary feature of every class, drawn anew.
 
     Costs C (n + 1500) n D, and 1500 C n numbers of memory."""
-    width = queue.shape[-1]
-    edge = boundary_rows(queue, scale.npos.k, scale.npos.select)  # (C, select)
-    chosen = edge.gather(1, torch.randint(scale.npos.select, (len(edge), 1), generator=draws).to(edge.device))  # (C, 1)
-    noise = torch.randn(_SAMPLES, width, generator=draws).to(queue)
+    npos, width = scale.npos, queue.shape[-1]
+    edge = boundary_rows(queue, npos.k, npos.select)  # (C, select)
+    which = torch.randint(npos.select, (len(edge), 1), generator=draws)  # (C, 1)
+    chosen = edge.gather(1, which.to(edge.device))  # (C, 1)
     points = queue.take_along_dim(chosen[..., None], 1)  # (C, 1, D)
-    around = farthest_candidates(points, noise, queue, scale.npos.k, _NOISE*width**-.5, _KEEP)  # (C, 1, 2, D)
+    noise = torch.randn(_SAMPLES, width, generator=draws).to(queue)  # (1500, D)
+    around = farthest_candidates(points, noise, queue, npos.k, _NOISE*width**-.5, _KEEP)  # (C, 1, 2, D)
     return F.normalize(around.flatten(0, 2), dim=-1)
 
 # %% ../../nbs/5_methods/npos.ipynb #cf2a195f
@@ -116,9 +119,9 @@ def logit_norm(logits: torch.Tensor, labels: torch.Tensor, temperature: float = 
 
 # %% ../../nbs/5_methods/npos.ipynb #f19d9620
 def discriminator_loss(judge,  # features (., D) to logits (., 1), positive for real ones
-               real: torch.Tensor,  # (B, D)
-               outside: torch.Tensor  # (V, D) outliers, which may be none
-              ) -> torch.Tensor:
+                       real: torch.Tensor,  # (B, D)
+                       outside: torch.Tensor  # (V, D) outliers, which may be none
+                      ) -> torch.Tensor:
     "Mean binary cross-entropy of a network that tells real features from outliers."
     is_real = torch.arange(len(real) + len(outside), device=real.device) < len(real)
     logits = judge(torch.cat([real, outside]))[:, 0]  # (B + V,)
@@ -166,8 +169,36 @@ def rows_by_class(labels: torch.Tensor, scale: Scale) -> torch.Tensor:
     return labels.argsort(stable=True).view(len(counts), -1)
 
 # %% ../../nbs/5_methods/npos.ipynb #c17abc7b
+def _start_npos(width, scale, run_seed, place):
+    "An `NPOSModel` for features (., width) on the device `place`, and SGD with a tenth of the rate for the judge."
+    learner = NPOSModel(width, generator(run_seed, 'npos', '', 'init')).to(place)
+    groups = [dict(params=learner.map.parameters()), dict(params=learner.judge.parameters(), share=.1)]
+    return TrainState(learner, torch.optim.SGD(groups, scale.npos.lr, momentum=.9, nesterov=True, weight_decay=1e-4))
+
+def _fresh_outliers(learner, images, rows, scale, draws):
+    "Outliers (2 C, D) of at most 1,000 images a class, mapped as the map is now; rows: (C, n) of the images."
+    some = torch.randperm(rows.shape[1], generator=draws)[:_QUEUE]
+    held = rows[:, some.to(rows.device)]  # (C, n)
+    with torch.no_grad(): return sample_outliers(learner(images[held]), scale, draws)
+
+# %% ../../nbs/5_methods/npos.ipynb #5a222c16
 _WEIGHT = .1  # of the judge's loss; paper
 
+def _loss_of(learner, text, shots, scale, run_seed):
+    "The loss of a step: (number of the step, (epoch, rows of its images)) -> scalar; text: (C, D), unit."
+    images, labels = shots.images, shots.labels  # (N, D) and (N,)
+    rows = rows_by_class(labels, scale)  # (C, n)
+    def loss(step, batch):
+        epoch, chosen = batch
+        real = learner(images[chosen])  # (B, D)
+        of_classes = logit_norm(real @ text.T, labels[chosen])
+        if epoch < scale.npos.start_epoch: return of_classes + 0.*discriminator_loss(learner.judge, real, real[:0])
+        draws = generator(run_seed, 'npos', step, 'outliers')
+        outside = _fresh_outliers(learner, images, rows, scale, draws)  # (2 C, D)
+        return of_classes + _WEIGHT*discriminator_loss(learner.judge, real, outside)
+    return loss
+
+# %% ../../nbs/5_methods/npos.ipynb #ade895b9
 def train_npos(text: torch.Tensor,  # (C, D) of the classes, raw or unit
                shots: FewShotFeatures,  # the same number of images of every class
                scale: Scale,
@@ -179,29 +210,13 @@ def train_npos(text: torch.Tensor,  # (C, D) of the classes, raw or unit
 
     A step costs some B D (D + C) multiplications, with outliers also C n D (D + n + 1500) for n images of a class: with
     16 shots of 1,000 classes 0.03 teraflop, with 1,000 shots some 3, and 12 gigabytes for a moment."""
-    rows = rows_by_class(shots.labels, scale)  # (C, n)
-    text, width = F.normalize(text.to(shots.images), dim=1), shots.images.shape[1]
-    learner = NPOSModel(width, generator(run_seed, 'npos', '', 'init')).to(shots.images.device)
-    groups = [dict(params=learner.map.parameters()), dict(params=learner.judge.parameters(), share=.1)]
-    course = TrainState(learner, torch.optim.SGD(groups, scale.npos.lr, momentum=.9, nesterov=True, weight_decay=1e-4))
-    plan = epoch_plan(len(shots.labels), scale.npos.epochs, scale.npos.batch_size, run_seed, 'npos')
-
-    def sampled(step):
-        draws = generator(run_seed, 'npos', step, 'outliers')
-        held = rows[:, torch.randperm(rows.shape[1], generator=draws)[:_QUEUE].to(rows.device)]  # (C, n)
-        with torch.no_grad(): return sample_outliers(learner(shots.images[held]), scale, draws)  # (2 C, D)
-
-    def loss(step, batch):
-        epoch, images = batch
-        started = epoch >= scale.npos.start_epoch
-        real = learner(shots.images[images])  # (B, D)
-        outside = sampled(step) if started else real[:0]
-        weight = _WEIGHT if started else 0.
-        return logit_norm(real @ text.T, shots.labels[images]) + weight*discriminator_loss(learner.judge, real, outside)
-
+    images = shots.images  # (N, D)
+    text = F.normalize(text.to(images), dim=1)
+    state = _start_npos(images.shape[1], scale, run_seed, images.device)
+    loss = _loss_of(state.model, text, shots, scale, run_seed)
+    plan = epoch_plan(len(images), scale.npos.epochs, scale.npos.batch_size, run_seed, 'npos')
     def rate(step): return warmup_cosine_rate(step, len(plan), 0, scale.npos.lr)
-    small = shots.images.numel() < 2**20
-    return train_loop(course, plan, loss, rate, 'NPOS', path, seconds_between, small)
+    return train_loop(state, plan, loss, rate, 'NPOS', path, seconds_between, small=images.numel() < 2**20)
 
 # %% ../../nbs/5_methods/npos.ipynb #5cf1f868
 @stage('npos', needs=('images',), seeded=True, shared=True, uses=('clip', 'id_prompt', 'npos'))
@@ -228,16 +243,6 @@ class NPOS(ZeroShot):
     stages: ClassVar[tuple[str, ...]] = ('npos',)
     temperature: float = 1.
 
-    def fit(self, train: TrainData) -> 'NPOS':
-        "Take the map (D, D) of the stage."
-        self.map = load_stage_tensors(train, 'npos')['map.weight'].cpu().numpy()
-        return self.transfer(train)
-
-    def transfer(self, train: TrainData) -> 'NPOS':
-        "Keep the map, take the texts of other classes."
-        self.text = normalize_rows(train.text)
-        return self
-
     @classmethod
     def unavailable_reason(cls, scale: Scale) -> str:
         "What hinders the training at this scale; empty if nothing does."
@@ -249,3 +254,16 @@ class NPOS(ZeroShot):
         return super().similarities({('clip', 'image'): mapped})
 
     def score(self, test: Features) -> np.ndarray: return mcm(self.similarities(test), self.temperature)
+
+# %% ../../nbs/5_methods/npos.ipynb #19c93612
+@patch
+def fit(self: NPOS, train: TrainData) -> NPOS:
+    "Take the map (D, D) of the stage."
+    self.map = load_stage_tensors(train, 'npos')['map.weight'].cpu().numpy()
+    return self.transfer(train)
+
+@patch
+def transfer(self: NPOS, train: TrainData) -> NPOS:
+    "Keep the map, take the texts of other classes."
+    self.text = normalize_rows(train.text)
+    return self

@@ -10,6 +10,7 @@ __all__ = ['gradnorm', 'PenultimateScore', 'GradNorm', 'react', 'dice_weight', '
 # %% ../../nbs/5_methods/penultimate.ipynb #982eb787
 from dataclasses import dataclass
 from typing import ClassVar
+from fastcore.basics import patch
 import numpy as np
 import torch
 from ..models.clip import normalize_rows
@@ -25,9 +26,9 @@ def gradnorm(features: np.ndarray, logits: np.ndarray) -> np.ndarray:
     features: (N, D), logits: (N, C). Costs N (C + D): the norm of an outer product is the product of the norms.
     Source: Huang et al., NeurIPS 2021."""
     from scipy.special import softmax
-    p = softmax(np.asarray(logits, np.float64), axis=1)           # (N, C)
-    of_features = np.abs(features).sum(1, dtype=np.float64)       # (N,)
-    of_logits = np.abs(logits.shape[1]*p - 1).sum(1)              # (N,)
+    p = softmax(np.asarray(logits, np.float64), axis=1)  # (N, C)
+    of_features = np.abs(features).sum(1, dtype=np.float64)  # (N,)
+    of_logits = np.abs(logits.shape[1]*p - 1).sum(1)  # (N,)
     return check_finite(of_features*of_logits, 'features or logits')
 
 # %% ../../nbs/5_methods/penultimate.ipynb #dde98c94
@@ -71,8 +72,8 @@ def ash(features: np.ndarray, percentile: float, kind: str = 'b') -> np.ndarray:
     if not 0 < kept <= width: raise ValueError(f'percentile {percentile} of {width} features leaves {kept} of them')
     rows = torch.from_numpy(np.ascontiguousarray(features))
     values, top = rows.topk(kept, 1, sorted=False)  # (N, kept); among equal ones the references' choice
-    before = rows.sum(1, keepdim=True)              # (N, 1)
-    after = values.sum(1, keepdim=True)             # (N, 1)
+    before = rows.sum(1, keepdim=True)  # (N, 1)
+    after = values.sum(1, keepdim=True)  # (N, 1)
     if kind == 'b': values = (before/kept).expand_as(values)
     if kind == 's': values = values*torch.exp(before/torch.where(after == 0, 1, after))
     return torch.zeros_like(rows).scatter_(1, top, values).numpy()
@@ -271,26 +272,29 @@ class RMDS(PenultimateScore):
     needs_train_features: ClassVar[bool] = True
     convention: ClassVar[str] = 'ood'
 
-    def fit(self, train: TrainData):
-        features = self.penultimate(train.features)
-        classes, which = np.unique(train.labels, return_inverse=True)
-        if len(classes) < 2: raise ValueError(f'{len(classes)} class: relative distances need at least two')
-        self.middle = features.mean(0, dtype=np.float64)                              # (D,)
-        means = [features[which == c].mean(0, dtype=np.float64) for c in range(len(classes))]
-        means = np.stack(means)                                                       # (C, D)
-        inner = np.linalg.pinv(second_moment(features, means, which), hermitian=True)  # (D, D) of the classes
-        outer = np.linalg.pinv(second_moment(features, self.middle), hermitian=True)   # (D, D) of all images
-        towards = means - self.middle
-        self.square = inner - outer                         # (D, D)
-        self.slope = 2*inner @ towards.T                    # (D, C)
-        self.level = ((towards @ inner)*towards).sum(1)     # (C,)
-        return self
-
     def score(self, test: Features) -> np.ndarray:
-        centred = self.penultimate(test) - self.middle              # (N, D)
-        common = (centred @ self.square*centred).sum(1)             # (N,)
-        nearest = (self.level - centred @ self.slope).min(1)        # (N,) of (N, C)
+        centred = self.penultimate(test) - self.middle  # (N, D)
+        common = (centred @ self.square*centred).sum(1)  # (N,)
+        nearest = (self.level - centred @ self.slope).min(1)  # (N,) of (N, C)
         return check_finite(-(common + nearest), 'features')
+
+# %% ../../nbs/5_methods/penultimate.ipynb #981c6cb2
+@patch
+def fit(self: RMDS, train: TrainData) -> RMDS:
+    "What `score` needs of the training features. ValueError for a single class."
+    features = self.penultimate(train.features)  # (M, D)
+    classes, which = np.unique(train.labels, return_inverse=True)
+    if len(classes) < 2: raise ValueError(f'{len(classes)} class: relative distances need at least two')
+    self.middle = features.mean(0, dtype=np.float64)  # (D,)
+    means = [features[which == c].mean(0, dtype=np.float64) for c in range(len(classes))]
+    means = np.stack(means)  # (C, D)
+    inner = np.linalg.pinv(second_moment(features, means, which), hermitian=True)  # (D, D) of the classes
+    outer = np.linalg.pinv(second_moment(features, self.middle), hermitian=True)  # (D, D) of all images
+    towards = means - self.middle  # (C, D)
+    self.square = inner - outer  # (D, D)
+    self.slope = 2*inner @ towards.T  # (D, C)
+    self.level = ((towards @ inner)*towards).sum(1)  # (C,)
+    return self
 
 # %% ../../nbs/5_methods/penultimate.ipynb #6b7ad43b
 @settings('vim', paper_random=dict(dim=2), mini=dict(dim=5))
@@ -316,23 +320,6 @@ class ViM(PenultimateScore):
     needs_train_features: ClassVar[bool] = True
     dim: int | None = None  # None: the scale's
 
-    def fit(self, train: TrainData):
-        features = self.penultimate(train.features)                     # (M, D)
-        weight, bias = (x.astype(np.float64) for x in train.head)       # (C, D), (C,)
-        width, kept = weight.shape[1], train.scale.vim.dim if self.dim is None else self.dim
-        if not 0 <= kept < width:
-            raise ValueError(f'ViM: {kept} of {width} directions leave no residual: '
-                             f'choose vim.dim from 0 to {width - 1}')
-        self.origin = -np.linalg.pinv(weight) @ bias                    # (D,)
-        moment = second_moment(features, self.origin)                   # (D, D)
-        self.outside = np.linalg.eigh(moment)[1][:, :width - kept]      # (D, D - dim), eigenvalues ascend
-        length = self.residual(features).mean()
-        if not length > 1e-6*np.sqrt(np.trace(moment)):
-            raise ValueError(f'ViM: the {len(features)} training features have no residual outside {kept} directions: '
-                             'choose a smaller vim.dim')
-        self.alpha = self.logits(train.features).max(1).mean(dtype=np.float64)/length
-        return self
-
     def residual(self, features: np.ndarray) -> np.ndarray:
         "Length of the part of features (N, D) outside the principal directions: (N,) float64."
         dtype = features.dtype
@@ -342,3 +329,23 @@ class ViM(PenultimateScore):
     def score(self, test: Features) -> np.ndarray:
         virtual_logit = self.alpha*self.residual(self.penultimate(test))
         return check_finite(energy_score(self.logits(test)) - virtual_logit, 'features')
+
+# %% ../../nbs/5_methods/penultimate.ipynb #23732735
+@patch
+def fit(self: ViM, train: TrainData) -> ViM:
+    "Origin, directions and scale of the residual. ValueError if no residual is left."
+    features = self.penultimate(train.features)  # (M, D)
+    weight, bias = (part.astype(np.float64) for part in train.head)  # (C, D), (C,)
+    width = weight.shape[1]
+    kept = train.scale.vim.dim if self.dim is None else self.dim
+    if not 0 <= kept < width:
+        raise ValueError(f'ViM: {kept} of {width} directions leave no residual: choose vim.dim from 0 to {width - 1}')
+    self.origin = -np.linalg.pinv(weight) @ bias  # (D,)
+    moment = second_moment(features, self.origin)  # (D, D)
+    self.outside = np.linalg.eigh(moment)[1][:, :width - kept]  # (D, D - dim), eigenvalues ascend
+    length = self.residual(features).mean()
+    if not length > 1e-6*np.sqrt(np.trace(moment)):
+        raise ValueError(f'ViM: the {len(features)} training features have no residual outside {kept} directions: '
+                         'choose a smaller vim.dim')
+    self.alpha = self.logits(train.features).max(1).mean(dtype=np.float64)/length
+    return self

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
+from fastcore.basics import patch
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -34,12 +35,14 @@ def class_gaussians(features: torch.Tensor, labels: torch.Tensor) -> tuple[torch
 
     The covariance is divided by N, with 1e-4 added to its diagonal. ValueError for a class without an image."""
     kind = dict(dtype=features.dtype, device=features.device)
-    count = torch.bincount(labels).to(features.dtype)                      # (C,)
+    width = features.shape[1]
+    count = torch.bincount(labels).to(features.dtype)  # (C,)
     if not count.all(): raise ValueError(f'VOS: class {int((count == 0).nonzero()[0])} has no image')
-    sums = torch.zeros(len(count), features.shape[1], **kind).index_add_(0, labels, features)
-    means = sums/count[:, None]                                            # (C, D)
-    centred = features - means[labels]                                     # (N, D)
-    return means, centred.T @ centred/len(features) + 1e-4*torch.eye(features.shape[1], **kind)
+    sums = torch.zeros(len(count), width, **kind).index_add_(0, labels, features)  # (C, D)
+    means = sums/count[:, None]
+    centred = features - means[labels]  # (N, D)
+    covariance = centred.T @ centred/len(features)  # (D, D)
+    return means, covariance + 1e-4*torch.eye(width, **kind)
 
 # %% ../../nbs/5_methods/vos.ipynb #cbd2cd9d
 def virtual_outliers(means: torch.Tensor, covariance: torch.Tensor, samples: int,
@@ -49,10 +52,10 @@ def virtual_outliers(means: torch.Tensor, covariance: torch.Tensor, samples: int
     means: (C, D), covariance: (D, D). Costs C D^2. Source: Du et al., ICLR 2022, who draw them all."""
     from scipy.stats import chi2
     classes, width = means.shape
-    # 1 - u^(1/samples), without a loss of digits
-    tail = -np.expm1(np.log(generator.uniform(size=classes))/samples)     # (C,)
-    length = np.sqrt(chi2.isf(tail, width))                                # (C,)
-    towards = generator.standard_normal((classes, width))                  # (C, D)
+    log_u = np.log(generator.uniform(size=classes))  # (C,)
+    tail = -np.expm1(log_u/samples)  # 1 - u^(1/samples), without a loss of digits
+    length = np.sqrt(chi2.isf(tail, width))  # (C,)
+    towards = generator.standard_normal((classes, width))  # (C, D)
     unit = towards/np.linalg.norm(towards, axis=1, keepdims=True)
     points = torch.from_numpy(unit*length[:, None]).to(means)
     return means + points @ torch.linalg.cholesky(covariance).T
@@ -74,7 +77,7 @@ def vos_losses(logits: torch.Tensor,  # (B, C) of real features
               ) -> tuple[torch.Tensor, torch.Tensor]:
     "Cross-entropy of the classes, and of real against virtual: two means. Source: Du et al., ICLR 2022."
     energies = torch.cat([weighted_energy(logits, weight), weighted_energy(virtual, weight)])  # (B + V,)
-    real = torch.arange(len(energies), device=logits.device) < len(logits)                     # (B + V,)
+    real = torch.arange(len(energies), device=logits.device) < len(logits)  # (B + V,)
     of_classes = F.cross_entropy(logits, labels)
     of_reality = F.cross_entropy(logistic(energies[:, None]), real.long())
     return of_classes, of_reality
@@ -119,10 +122,10 @@ class ClassQueue(torch.nn.Module):
     def __init__(self, features: torch.Tensor, labels: torch.Tensor, length: int = 1000):
         super().__init__()
         classes = int(labels.max()) + 1
-        places = [torch.nonzero(labels == c)[:length, 0] for c in range(classes)]
-        self.sizes = [len(p) for p in places]
-        self.register_buffer('features', features[torch.cat(places)])
-        self.register_buffer('labels', labels[torch.cat(places)])
+        rows = [torch.nonzero(labels == c)[:length, 0] for c in range(classes)]
+        self.sizes = [len(of_class) for of_class in rows]
+        self.register_buffer('features', features[torch.cat(rows)])
+        self.register_buffer('labels', labels[torch.cat(rows)])
         self.register_buffer('added', torch.zeros(classes, dtype=torch.int64))  # how many of each class came later
 
     def add(self, features: torch.Tensor, labels: torch.Tensor):
@@ -142,10 +145,10 @@ _LAMBDA = .1  # weight of the regulariser, release
 _SAMPLES = 10_000  # draws of which a virtual outlier is the least likely, release
 
 def start_vos(classifier: Classifier, scale: Scale) -> TrainState:
-    "An `VOSModel` on the device of the classifier, and its optimiser."
-    outlook = VOSModel(classifier, scale.vos.blocks).to(next(classifier.model.parameters()).device)
-    free = [p for p in outlook.parameters() if p.requires_grad]
-    return TrainState(outlook, torch.optim.SGD(free, scale.vos.lr, momentum=.9, nesterov=True, weight_decay=5e-4))
+    "A `VOSModel` on the device of the classifier, and its optimiser."
+    model = VOSModel(classifier, scale.vos.blocks).to(next(classifier.model.parameters()).device)
+    free = [p for p in model.parameters() if p.requires_grad]
+    return TrainState(model, torch.optim.SGD(free, scale.vos.lr, momentum=.9, nesterov=True, weight_decay=5e-4))
 
 # %% ../../nbs/5_methods/vos.ipynb #7ccd1131
 def train_vos(course: TrainState, classifier: Classifier, images: ImageSet, scale: Scale, run_seed: int,
@@ -154,34 +157,41 @@ def train_vos(course: TrainState, classifier: Classifier, images: ImageSet, scal
 
     A step without blocks costs some B C D multiplications; with blocks a forward pass of 256 images, a backward pass
     through the blocks, and a covariance of 1,000 C features. FloatingPointError if a loss is not finite."""
-    outlook = course.model
-    device = outlook.head.weight.device
+    model = course.model
+    device = model.head.weight.device
     features = torch.from_numpy(classifier_features(classifier, images, cache)[1])  # (N, D)
     queue = ClassQueue(features.to(device), torch.from_numpy(images.labels).to(device))
-    if outlook.network is not None: outlook.queue = queue
+    if model.network is not None: model.queue = queue
     plan = [rows for _, rows in epoch_plan(len(images), scale.vos.epochs, _BATCH, run_seed, 'vos')]
     def rate(step): return warmup_cosine_rate(step, len(plan), 0, scale.vos.lr)
-    loss = _loss_of(outlook, classifier, images, run_seed, features, queue)
-    small = outlook.network is None and features.numel() < 2**20
+    loss = _loss_of(model, classifier, images, run_seed, features, queue)
+    small = model.network is None and features.numel() < 2**20
     return train_loop(course, plan, loss, rate, 'VOS', path, seconds_between, small=small)
 
 # %% ../../nbs/5_methods/vos.ipynb #e5ea55d9
-def _loss_of(outlook, classifier, images, run_seed, features, queue):
+def _loss_of(model, classifier, images, run_seed, features, queue):
     "The loss of a step: (number of the step, rows of its images) -> scalar."
     labels = torch.from_numpy(images.labels)
     device = queue.features.device
-    still = outlook.queue is None  # the features do not move
-    known_clouds = queue.gaussians() if still else None
+    still = model.queue is None  # the features do not move
+    fixed_gaussians = queue.gaussians() if still else None
+
+    def real_features(rows):
+        if still: return features[rows].to(device)
+        return model.features(_read(classifier, images, rows).to(device))
+
     def loss(step, rows):
-        real = features[rows].to(device) if still else outlook.features(_read(classifier, images, rows).to(device))
-        clouds = known_clouds if still else queue.gaussians()
-        virtual = virtual_outliers(*clouds, _SAMPLES, rng(run_seed, 'vos', step, 'outliers'))
-        of_classes, of_reality = vos_losses(outlook.head(real), labels[rows].to(device), outlook.head(virtual),
-                                            outlook.energy_weight, outlook.logistic)
+        real = real_features(rows)  # (B, D)
+        means, covariance = fixed_gaussians if still else queue.gaussians()
+        draws = rng(run_seed, 'vos', step, 'outliers')
+        virtual = virtual_outliers(means, covariance, _SAMPLES, draws)  # (C, D)
+        of_classes, of_reality = vos_losses(model.head(real), labels[rows].to(device), model.head(virtual),
+                                            model.energy_weight, model.logistic)
         if not still: queue.add(real.detach(), labels[rows])
         return of_classes + _LAMBDA*of_reality
     return loss
 
+# %% ../../nbs/5_methods/vos.ipynb #864bf868
 def _read(classifier, images, rows):
     "The images (B, 3, H, W) of some rows, as the classifier sees them."
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -209,11 +219,11 @@ def vos_stage(job):
         images = read_sets(job.inputs['images'])['train']
         if job.scale.finetuned: classifier = load_classifier(job.scale.finetuned)
         else: classifier = linear_probe(load_clip(job.scale.clip), images, job.cache)
-        course = start_vos(classifier, job.scale)
-        return train_vos(course, classifier, images, job.scale, job.seed, job.cache, checkpoint)
-    def keep(course):
-        free = {name for name, p in course.model.named_parameters() if p.requires_grad}
-        tensors = {k: v.cpu().contiguous() for k, v in course.model.state_dict().items() if k in free}
+        state = start_vos(classifier, job.scale)
+        return train_vos(state, classifier, images, job.scale, job.seed, job.cache, checkpoint)
+    def keep(state):
+        free = {name for name, p in state.model.named_parameters() if p.requires_grad}
+        tensors = {name: value.cpu().contiguous() for name, value in state.model.state_dict().items() if name in free}
         save_file(tensors, job.folder/'vos.safetensors')
     train_once(job, train, keep)
 
@@ -236,23 +246,26 @@ class VOS(PenultimateScore):
 
     def score_and_predict(self, test: Features) -> tuple[np.ndarray, np.ndarray]:
         "Scores (N,) and classes (N,) by the head that was trained."
-        features = self.penultimate(test)
+        features = self.penultimate(test)  # (N, D)
         if any(name.startswith('network.') for name in self.tensors): features = self.tuned(test[self.needs[0]])
         logits = torch.from_numpy(features) @ self.tensors['head.weight'].T + self.tensors['head.bias']  # (N, C)
         scores = weighted_energy(logits.double(), self.tensors['energy_weight'].double())
         return scores.numpy(), logits.argmax(1).numpy()
 
-    def tuned(self, pixels: PixelInput) -> np.ndarray:
-        "Penultimate features (N, D) of the network with the blocks that were trained."
-        network = copy.deepcopy(pixels.network.model)
-        trained = {k.removeprefix('network.'): v for k, v in self.tensors.items() if k.startswith('network.')}
-        strange = network.load_state_dict(trained, strict=False).unexpected_keys
-        if strange:
-            raise ValueError(f'VOS: it was trained on another network than {type(network).__name__}, '
-                             f'which has no {strange[0]}')
-        def forward(batch): return {'penultimate': penultimate_features(network, batch)}
-        return pixels.forward_cached(forward, f'VOS {self.key}')['penultimate']
-
     def score(self, test: Features) -> np.ndarray: return self.score_and_predict(test)[0]
 
     def predict(self, test: Features) -> np.ndarray: return self.score_and_predict(test)[1]
+
+# %% ../../nbs/5_methods/vos.ipynb #d058ac75
+@patch
+def tuned(self: VOS, pixels: PixelInput) -> np.ndarray:
+    "Penultimate features (N, D) of the network with the blocks that were trained. ValueError for another network."
+    network = copy.deepcopy(pixels.network.model)
+    trained = {name.removeprefix('network.'): value for name, value in self.tensors.items()
+               if name.startswith('network.')}
+    unknown = network.load_state_dict(trained, strict=False).unexpected_keys
+    if unknown:
+        raise ValueError(f'VOS: it was trained on another network than {type(network).__name__}, '
+                         f'which has no {unknown[0]}')
+    def forward(batch): return {'penultimate': penultimate_features(network, batch)}
+    return pixels.forward_cached(forward, f'VOS {self.key}')['penultimate']

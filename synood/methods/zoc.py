@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, ClassVar
+from fastcore.basics import patch
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -62,6 +63,13 @@ def pad_candidates(candidates: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray
     if mask.any(): table[mask] = np.concatenate(candidates)
     return table, mask
 
+def _own_cosines(image, words, candidates):
+    "Cosines (B, K') of images (B, D) to their own candidates among words (K, D), -inf in places that hold none."
+    table, mask = pad_candidates(candidates)  # (B, K')
+    if not mask.size: return np.zeros(mask.shape)
+    cosines = np.einsum('nkd,nd->nk', words[table], image)  # (B, K')
+    return np.where(mask, cosines, -np.inf)
+
 # %% ../../nbs/5_methods/zoc.ipynb #7c4bf225
 def zoc_score(image: np.ndarray,  # (N, D) unit
               text: np.ndarray,  # (C, D) unit, of the classes
@@ -80,11 +88,10 @@ def zoc_score(image: np.ndarray,  # (N, D) unit
     scores = [np.zeros(0)]
     for start in range(0, len(image), chunk):
         part = image[start:start + chunk]  # (B, D)
-        table, mask = pad_candidates(candidates[start:start + chunk])  # (B, K')
-        own = np.zeros(mask.shape)
-        if mask.size: own = np.where(mask, np.einsum('nkd,nd->nk', words[table], part), -np.inf)
-        id_logits, own_logits = torch.from_numpy(logit_scale*part @ text.T), torch.from_numpy(logit_scale*own)
-        scores.append(id_probability(id_logits, own_logits[:, None]).numpy())  # one group: (B, 1, K')
+        id_logits = torch.from_numpy(logit_scale*part @ text.T)  # (B, C)
+        own = _own_cosines(part, words, candidates[start:start + chunk])  # (B, K')
+        one_group = torch.from_numpy(logit_scale*own)[:, None]  # (B, 1, K')
+        scores.append(id_probability(id_logits, one_group).numpy())
     return np.concatenate(scores)
 
 # %% ../../nbs/5_methods/zoc.ipynb #b914c0f9
@@ -93,10 +100,6 @@ def class_words(names) -> set[str]:
     return set().union(*(plural_forms(name) for name in names))
 
 # %% ../../nbs/5_methods/zoc.ipynb #783f190e
-_WORD = '([a-z]{2,})'
-_CLIP_MARK = (str.endswith, '</w>', _WORD + '</w>')
-_MARKS = _CLIP_MARK, (str.startswith, '##', _WORD), (str.startswith, ('Ġ', '▁'), '[Ġ▁]' + _WORD)  # test, mark, word
-
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
     "What the V tokens of a decoder stand for. See `vocabulary`."
@@ -104,10 +107,19 @@ class Vocabulary:
     word_ends: np.ndarray  # (V,) bool, whether a word may begin after it
     special: frozenset[int]  # tokens that end a sentence
 
+_WORD = '([a-z]{2,})'
+_CLIP_MARK = str.endswith, '</w>', _WORD + '</w>'
+_WORD_PIECE_MARK = str.startswith, '##', _WORD
+_BYTE_PAIR_MARK = str.startswith, ('Ġ', '▁'), '[Ġ▁]' + _WORD
+_MARKS = _CLIP_MARK, _WORD_PIECE_MARK, _BYTE_PAIR_MARK  # (test, mark, form of a word) each
+
+# %% ../../nbs/5_methods/zoc.ipynb #9a7ad46d
 def vocabulary(pieces: list[str],  # as the tokenizer writes them, by token id
                special  # ids of the special tokens
               ) -> Vocabulary:
-    "The words among pieces. ValueError unless pieces carry one of three marks: </w> at the end, ## or Ġ or ▁ in front."
+    """The words among the pieces of a tokenizer.
+
+    ValueError unless pieces carry one of three marks: </w> at the end, ## or Ġ or ▁ in front."""
     kinds = [kind for kind in _MARKS if any(kind[0](piece, kind[1]) for piece in pieces)]
     if not kinds:
         raise ValueError('this tokenizer marks neither where words begin nor where they end: '
@@ -126,7 +138,8 @@ def candidate_words(tokens: np.ndarray,  # (N, T, k) ids, of each step the likel
     "For each of N images the distinct whole words among the likeliest tokens of every step, up to the sentence's end."
     candidates = []
     for steps in tokens.tolist():
-        words, begins = {}, True
+        words = {}
+        begins = True  # a word, and not the next piece of one
         for step in steps:
             if begins: words |= dict.fromkeys(known.words[t] for t in step)
             if step[0] in known.special: break
@@ -171,17 +184,19 @@ def new_decoder(clip: Clip, draws: int) -> CaptionDecoder:
 # %% ../../nbs/5_methods/zoc.ipynb #fa5c0a46
 @torch.inference_mode()
 def top_tokens(writer: CaptionDecoder,
-              images: torch.Tensor,  # (B, D) unit, on its device
-              start: int,  # id of the token that opens a sentence
-              count: int,  # steps, or as many as fit
-              top: int  # tokens of each
-             ) -> np.ndarray:
+               images: torch.Tensor,  # (B, D) unit, on its device
+               start: int,  # id of the token that opens a sentence
+               count: int,  # steps, or as many as fit
+               top: int  # tokens of each
+              ) -> np.ndarray:
     "(B, T, k) int32: at each step of the greedy caption the `top` likeliest tokens, the likeliest first."
-    config, best, past = writer.bert.config, [], None
+    config = writer.bert.config
+    best = []  # (B, k) of each step
+    past = None
     last = torch.full((len(images), 1), start, device=images.device)  # (B, 1)
     for _ in range(min(count, config.max_position_embeddings)):
-        logits, past = writer(last, images, past, keep=True)
-        best.append(logits[:, -1].topk(min(top, config.vocab_size)).indices)  # (B, k)
+        logits, past = writer(last, images, past, keep=True)  # (B, 1, V)
+        best.append(logits[:, -1].topk(min(top, config.vocab_size)).indices)
         last = best[-1][:, :1]
     return torch.stack(best, 1).int().cpu().numpy()
 
@@ -232,15 +247,16 @@ def train_zoc(clip: Clip,
         return caption_loss(writer, tokens[rows], ends[rows], images[rows])
 
     def rate(step): return scale.zoc.lr
-    course = TrainState(writer, torch.optim.AdamW(writer.parameters(), scale.zoc.lr))
+    state = TrainState(writer, torch.optim.AdamW(writer.parameters(), scale.zoc.lr))
     small = writer.bert.config.hidden_size < 256
-    return train_loop(course, plan, loss, rate, 'ZOC', path, seconds_between, small)
+    return train_loop(state, plan, loss, rate, 'ZOC', path, seconds_between, small)
 
 # %% ../../nbs/5_methods/zoc.ipynb #cda23711
 @stage('zoc', needs=('captions',), seeded=True, shared=True, uses=('clip', 'zoc.epochs', 'zoc.batch_size', 'zoc.lr'))
 def zoc_stage(job):
     "zoc.safetensors: the tensors of a `CaptionDecoder`; training.json holds the loss of every step."
-    clip, captioned = load_clip(job.scale.clip), read_captions(job.inputs['captions'])
+    clip = load_clip(job.scale.clip)
+    captioned = read_captions(job.inputs['captions'])
     def train(path): return train_zoc(clip, captioned, job.scale, job.seed, job.cache, path)
     train_once(job, train, save_state(job))
 
@@ -272,14 +288,16 @@ def clip_vocabulary(clip: Clip) -> Vocabulary:
 
 # %% ../../nbs/5_methods/zoc.ipynb #32175b68
 def decoder_candidates(clip: Clip, weights: Path, count: int, top: int) -> CandidateGenerator:
-    """A `CandidateGenerator` by the `CaptionDecoder` whose tensors are in a file: `count` steps, the `top` likeliest
-    tokens of each."""
-    start, writer = int(clip.tokenizer([''])[0, 0]), new_decoder(clip, 0)
+    """A `CandidateGenerator` by the `CaptionDecoder` whose tensors are in a file.
+
+    count: steps of the caption; top: likeliest tokens of each."""
+    start = int(clip.tokenizer([''])[0, 0])
+    writer = new_decoder(clip, 0)
     writer.load_state_dict(load_file(weights))
 
     def make(test, rows):
-        images = torch.from_numpy(normalize_rows(test['clip', 'image'][rows.start:rows.stop])).to(writer.bias.device)
-        return top_tokens(writer, images, start, count, top)
+        images = normalize_rows(test['clip', 'image'][rows.start:rows.stop])  # (B, D)
+        return top_tokens(writer, torch.from_numpy(images).to(writer.bias.device), start, count, top)
 
     about = dict(kind='zoc decoder', clip=clip.hash, weights=file_hash(weights), count=count, top=top)
     return CandidateGenerator(about, clip_vocabulary(clip), make)
@@ -336,7 +354,8 @@ def captioner_candidates(captioner: VisionLanguageModel, count: int, top: int) -
     "A `CandidateGenerator` by a captioner: `count` steps, the `top` likeliest tokens of each."
     tokenizer = captioner.processor.tokenizer
     outputs = captioner.model.config.get_text_config(decoder=True).vocab_size  # may be more than there are tokens
-    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))) + ['']*max(0, outputs - len(tokenizer))
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    pieces += ['']*(outputs - len(tokenizer))
 
     def make(test, rows):
         pictures = in_threads(test['clip', 'pixels'].images.read, rows)
@@ -387,30 +406,39 @@ class ZOC(ZeroShot):
         return ('a captioner, or captioned pictures to train one '
                 '(`captioner`; `captions`: a folder with a captions.tsv)')
 
-    def fit(self, train: TrainData) -> 'ZOC':
-        "Load the scale's captioner, or the decoder of the stage `zoc`."
-        scale, steps, top = train.scale, train.scale.zoc.max_new_tokens, train.scale.zoc.top_k
-        if scale.captioner: self.candidates: CandidateFunction = captioner_candidates(load_captioner(scale.captioner),
-                                                                                      steps, top)
-        else: self.candidates = decoder_candidates(train.clip(), train.stage('zoc')/'zoc.safetensors', steps, top)
-        return self.transfer(train)
+# %% ../../nbs/5_methods/zoc.ipynb #6b08a260
+@patch
+def fit(self: ZOC, train: TrainData) -> ZOC:
+    "Load the scale's captioner, or the decoder of the stage `zoc`."
+    scale, zoc = train.scale, train.scale.zoc
+    if scale.captioner:
+        self.candidates = captioner_candidates(load_captioner(scale.captioner), zoc.max_new_tokens, zoc.top_k)
+    else:
+        weights = train.stage('zoc')/'zoc.safetensors'
+        self.candidates = decoder_candidates(train.clip(), weights, zoc.max_new_tokens, zoc.top_k)
+    return self.transfer(train)
 
-    def transfer(self, train: TrainData) -> 'ZOC':
-        "Keep the generator of candidates, take other classes. ValueError if there is no class name."
-        if not train.names: raise ValueError('ZOC: there are no class names to tell from candidates (Train.names)')
-        self.without, self.logit_scale = class_words(train.names), train.logit_scale
-        prompt = train.scale.zoc.prompt if self.prompt is None else self.prompt
-        self.table = WordTable(train.clip(), prompt)
-        self.text = normalize_rows(encode_text(train.clip(), [prompt.format(name.replace('_', ' '))
-                                                              for name in train.names]))
-        return self
+@patch
+def transfer(self: ZOC, train: TrainData) -> ZOC:
+    "Keep the generator of candidates, take other classes. ValueError if there is no class name."
+    if not train.names: raise ValueError('ZOC: there are no class names to tell from candidates (TrainData.names)')
+    self.without = class_words(train.names)
+    self.logit_scale = train.logit_scale
+    prompt = train.scale.zoc.prompt if self.prompt is None else self.prompt
+    self.table = WordTable(train.clip(), prompt)
+    sentences = [prompt.format(name.replace('_', ' ')) for name in train.names]
+    self.text = normalize_rows(encode_text(train.clip(), sentences))  # (C, D)
+    return self
 
-    def words(self, test: Features) -> list[tuple[str, ...]]:
-        "The candidates of every image: what the decoder named, without the classes."
-        candidates = self.candidates(test)
-        return [tuple(word for word in words if word.lower() not in self.without) for words in candidates]
+# %% ../../nbs/5_methods/zoc.ipynb #6019c663
+@patch
+def words(self: ZOC, test: Features) -> list[tuple[str, ...]]:
+    "The candidates of every image: what the decoder named, without the classes."
+    return [tuple(word for word in named if word.lower() not in self.without) for named in self.candidates(test)]
 
-    def score(self, test: Features) -> np.ndarray:
-        "(N,) float64, larger = ID."
-        rows = self.table.rows(self.words(test), test['clip', 'pixels'].cache)
-        return zoc_score(normalize_rows(test['clip', 'image']), self.text, self.table.features, rows, self.logit_scale)
+@patch
+def score(self: ZOC, test: Features) -> np.ndarray:
+    "(N,) float64, larger = ID."
+    images = normalize_rows(test['clip', 'image'])
+    rows = self.table.rows(self.words(test), test['clip', 'pixels'].cache)
+    return zoc_score(images, self.text, self.table.features, rows, self.logit_scale)

@@ -114,10 +114,10 @@ def _check_value(key, x, file, label):
 
 # %% ../../nbs/2_models/00_hub.ipynb #35fa0c6e
 def safe_settings(settings: dict,
-            file: Path,  # for the message
-            names: set[str] | None = None,  # keys that may hold a plain name, or more entries; None: any
-            above: str = ''  # the keys of `file` that lead to the settings, for the message
-           ) -> dict:
+                  file: Path,  # for the message
+                  names: set[str] | None = None,  # keys that may hold a plain name, or more entries; None: any
+                  above: str = ''  # the keys of `file` that lead to the settings, for the message
+                 ) -> dict:
     """The entries of a configuration that a library gets: numbers, and plain names under known keys.
 
     ValueError for what could name code, a file or an address."""
@@ -132,6 +132,7 @@ def safe_settings(settings: dict,
         elif names is None or key in names: kept[key] = _passed(x, file, above + key)  # else no class knows it
     return kept
 
+# %% ../../nbs/2_models/00_hub.ipynb #bb6e3629
 def _passed(x, file, label):
     "An entry that is no number."
     if isinstance(x, dict): return safe_settings(x, file, None, f'{label}.')
@@ -259,6 +260,7 @@ def scheduler_class(folder: Path) -> type:
     if isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin): return cls
     raise ValueError(f'{file}: scheduler = {json.dumps(named)[:80]} is none that diffusers knows')
 
+# %% ../../nbs/2_models/00_hub.ipynb #f845edfe
 def diffusers_settings(cls: type, settings: dict, file: Path) -> dict:
     "What a class of diffusers gets of its configuration; a scheduler's also what DDIM knows, which is made from it."
     from diffusers import DDIMScheduler, SchedulerMixin
@@ -274,6 +276,7 @@ def _renew_lock():
 _renew_lock()
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_renew_lock)  # another thread may have held it
 
+# %% ../../nbs/2_models/00_hub.ipynb #902a24cf
 @contextmanager
 def quiet_offline(online: bool = False):  # may a library ask for what its own registry names, if SYNOOD_DOWNLOAD=1?
     "In the block libraries ask nothing of the network, log no warnings and show no bars; afterwards all is as before."
@@ -343,17 +346,19 @@ def _lend_clip(folder, place):
         raise FileNotFoundError(f'{folder} holds no open_clip_config.json: a CLIP is read as open_clip saves it')
     _rewrite(folder, place, 'open_clip_config.json', clip_settings)
     other = folder/'config.json'  # of transformers, which looks there for the kind of tokenizer
-    if other.exists() and 'model_type' in read_settings(other): _rewrite(folder, place, other.name,
-                                                                         transformers_settings)
+    if other.exists() and 'model_type' in read_settings(other):
+        _rewrite(folder, place, other.name, transformers_settings)
     words = read_settings(place/'open_clip_config.json')['model_cfg']['text_cfg']
     _lend_words(folder, place, 'hf_tokenizer_name' in words)
     _lend_weights(folder, place)
 
+# %% ../../nbs/2_models/00_hub.ipynb #387ca6dc
 def _lend_classifier(folder, place):
     "A classifier as timm saves it."
     _rewrite(folder, place, 'config.json', timm_settings)
     _lend_weights(folder, place)
 
+# %% ../../nbs/2_models/00_hub.ipynb #1a620a24
 def _lend_model(folder, place, words=False):
     "A network of transformers, with its tokenizer and processor; `words`: if it has to have them."
     _rewrite(folder, place, 'config.json', transformers_settings)
@@ -481,6 +486,7 @@ def _cached_or_fetched(name, repository):
         reason = 'not in the local cache' if absent else first_line(e)
         raise FileNotFoundError(f'hub {repository}: {reason}') from None
 
+# %% ../../nbs/2_models/00_hub.ipynb #ad98ca2a
 def _snapshot(name):
     "The folder of a hub id, see `_cached_or_fetched`, once it holds what the id needs."
     repository = hub_repository(name)
@@ -509,6 +515,7 @@ def random_config_folder(name: str) -> Path:
     raise ValueError(f"no random model {name!r}: there are {', '.join(sorted(p.name for p in root.iterdir()))}, "
                      'and lister-2 for a lister of two layers, or more')
 
+# %% ../../nbs/2_models/00_hub.ipynb #a49f11b0
 def local_folder(name: str) -> Path | None:
     "The folder that an id stands for without a hub, or None. ValueError if it is incomplete or holds no safetensors."
     if name.startswith('embedded:'): return embedded_model_folder(name.removeprefix('embedded:'))
@@ -540,6 +547,7 @@ def locate_model(ids: tuple[str, ...],
     raise FileNotFoundError(f'no model found, tried {", ".join(tried) or "nothing"}: '
                             f'name a local copy in a TOML scale, {field} = ["./folder"], or {way}')
 
+# %% ../../nbs/2_models/00_hub.ipynb #1eb39051
 def find_model(ids: tuple[str, ...],
                field: str = 'inpainting'  # of a scale, for the message
               ) -> Path:
@@ -629,12 +637,13 @@ def weight_errors(folder: Path):
         raise ValueError(f'{folder}: {said}') from None
 
 def require_all_weights(folder: Path,
-          loading_info: dict  # what a library's from_pretrained tells of loading
-         ):
+                        loading_info: dict  # what a library's from_pretrained tells of loading
+                       ):
     "ValueError if weights are missing, which a library would draw."
     if missing := sorted(loading_info['missing_keys']):
         raise ValueError(f'{folder}: its weights lack {len(missing)} tensors, first {missing[0]}: bring them again')
 
+# %% ../../nbs/2_models/00_hub.ipynb #fbd1e053
 def require_safetensors(folder: Path,
                         *first: str  # names that open_clip or timm look for before any other
                        ):

@@ -23,12 +23,11 @@ from ..models.hub import cached_by_model_files
 from ..core.stages import stage
 from ..core.scales import at_least, require, settings
 
-
 # %% ../../nbs/4_outliers/00_context.ipynb #0a613d78
 def format_question(question: str,  # with {name} and the image placeholder
-                 name: str,  # the class to leave out
-                 image_token: str = '<image>',  # the model's placeholder for one picture
-                ) -> str:
+                    name: str,  # the class to leave out
+                    image_token: str = '<image>',  # the model's placeholder for one picture
+                   ) -> str:
     "The question about one picture. ValueError without {name} or exactly one placeholder."
     if '{name}' not in question:
         raise ValueError(f'the question {question!r} lacks {{name}} for the class: add it')
@@ -46,10 +45,11 @@ class VisionLanguageModel:
     processor: object
     hash: str  # of what decides its answers: a hub's commit, or the content of a folder
 
+# %% ../../nbs/4_outliers/00_context.ipynb #205f590d
 def read_vision_language_model(name: str, folder: Path,  # see `locate_model`
-                    drawn,  # (name, folder, dtype) -> the `VisionLanguageModel` of a `random:` id
-                    kind: str = 'answerer'  # see `sanitized_folder`; 'model' for one that may come without a vocabulary
-                   ) -> VisionLanguageModel:
+                               drawn,  # (name, folder, dtype) -> the `VisionLanguageModel` of a `random:` id
+                               kind: str = 'answerer'  # see `sanitized_folder`; 'model': it may lack a vocabulary
+                              ) -> VisionLanguageModel:
     "The image-text-to-text model in a folder: float32 on CPU, bfloat16 on CUDA; safetensors."
     from transformers import AutoModelForImageTextToText, AutoProcessor
     dtype = torch.bfloat16 if device().type == 'cuda' else torch.float32
@@ -62,11 +62,13 @@ def read_vision_language_model(name: str, folder: Path,  # see `locate_model`
     model = model.eval().requires_grad_(False).to(device())
     return VisionLanguageModel(model, processor, hub_commits[name] or folder_hash(folder))
 
+# %% ../../nbs/4_outliers/00_context.ipynb #1f19dcd7
 @cached_by_model_files(1)
 def load_context_model(ids: tuple[str, ...]  # model ids, tried in order, see `find_model`
-               ) -> VisionLanguageModel:
-    """The first vision-language model of `ids` that can be found, see `read_vision_language_model`. One is kept in
-    memory."""
+                      ) -> VisionLanguageModel:
+    """The first vision-language model of `ids` that can be found, see `read_vision_language_model`.
+
+    One is kept in memory."""
     def drawn(name, folder, dtype): return _random_lister(name, folder, dtype)  # it is defined below
     return read_vision_language_model(*locate_model(ids, 'context_model'), drawn)
 
@@ -117,22 +119,20 @@ def _random_lister(name, folder, dtype):
 # %% ../../nbs/4_outliers/00_context.ipynb #255e9f25
 @torch.no_grad()
 def generate_answers(lister: VisionLanguageModel,
-        images: list[Image.Image],  # RGB
-        names: list[str],  # for each image, the class to leave out
-        question: str,  # see `format_question`
-        max_new_tokens: int = 48,  # longest answer, in tokens
-       ) -> list[str]:
+                     images: list[Image.Image],  # RGB
+                     names: list[str],  # for each image, the class to leave out
+                     question: str,  # see `format_question`
+                     max_new_tokens: int = 48,  # longest answer, in tokens
+                    ) -> list[str]:
     "The raw answer for each image, from one greedy batch. As many names as images."
     if len(images) != len(names):
         raise ValueError(f'{len(images)} images and {len(names)} names: give one for each')
     if not images: return []
-    texts = [format_question(question, n, lister.processor.image_token) for n in names]
-    batch = lister.processor(images=images, text=texts, padding='longest', padding_side='left',
-                             return_tensors='pt')
+    texts = [format_question(question, name, lister.processor.image_token) for name in names]
+    batch = lister.processor(images=images, text=texts, padding='longest', padding_side='left', return_tensors='pt')
     batch = batch.to(lister.model.device, lister.model.dtype)
-    tokens = lister.model.generate(**batch, max_new_tokens=max_new_tokens,
-                                   do_sample=False, num_beams=1)
-    tokens = tokens[:, batch['input_ids'].shape[1]:]
+    tokens = lister.model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+    tokens = tokens[:, batch['input_ids'].shape[1]:]  # (B, up to max_new_tokens), without the question
     return lister.processor.batch_decode(tokens, skip_special_tokens=True)
 
 # %% ../../nbs/4_outliers/00_context.ipynb #1b4eaa2d
@@ -192,16 +192,17 @@ def read_answers(rows: list[dict],  # with 'path' and 'name'
         prompt = context_prompt(items, scale.context.prompt, scale.context.max_chars)
         records.append(dict(path=row['path'], name=row['name'], question=question, answer=answer,
                             items=items, prompt=prompt))
-    if empty := [r['path'] for r in records if not r['items']]:
+    if empty := [record['path'] for record in records if not record['items']]:
         warnings.warn(f'{len(empty)} of {len(records)} answers name nothing but the class, '
                       f'first {empty[0]}: their prompts have no context')
     return records
 
+# %% ../../nbs/4_outliers/00_context.ipynb #4c1f1e81
 def describe_context(rows: list[dict],
-             images: list[Image.Image],  # the picture of each row, RGB
-             lister: VisionLanguageModel,
-             scale,  # with the settings `context`
-            ) -> list[dict]:
+                     images: list[Image.Image],  # the picture of each row, RGB
+                     lister: VisionLanguageModel,
+                     scale,  # with the settings `context`
+                    ) -> list[dict]:
     "The records of `read_answers` for pictures in memory, asked about in one batch."
     answers = generate_answers(lister, images, [r['name'] for r in rows], scale.context.question,
                                scale.context.max_new_tokens)
@@ -215,14 +216,14 @@ def context_quality(items: list[tuple[str, ...]],  # for each picture, the thing
     "Recall and precision of context objects, share of places named; fractions, nan without any."
     if len(items) != len(truth):
         raise ValueError(f'{len(items)} lists and {len(truth)} truths: give one for each picture')
-    def count(sets): return sum(len(s) for s in sets)
+    def count(sets): return sum(map(len, sets))
     def share(part, whole): return part/whole if whole else float('nan')
-    pairs = [(set(i), set(t)) for i, t in zip(items, truth)]
-    hits = count((i & t) - places for i, t in pairs)
-    return dict(recall=share(hits, count(t - places for _, t in pairs)),
-                precision=share(hits, count(i - places for i, _ in pairs)),
-                place=share(count(i & t & places for i, t in pairs),
-                            count(t & places for _, t in pairs)))
+    pairs = [(set(listed), set(true)) for listed, true in zip(items, truth)]
+    hits = count((listed & true) - places for listed, true in pairs)
+    return dict(recall=share(hits, count(true - places for _, true in pairs)),
+                precision=share(hits, count(listed - places for listed, _ in pairs)),
+                place=share(count(listed & true & places for listed, true in pairs),
+                            count(true & places for _, true in pairs)))
 
 # %% ../../nbs/4_outliers/00_context.ipynb #d88ef5c9
 def read_answer(path: Path) -> str:
@@ -241,7 +242,7 @@ def read_answer(path: Path) -> str:
 class AnswerCache:
     """Raw answers on disk, one small file per picture and class.
 
-    Example: `answers = Answers(folder)`, then `answers.write(picture, 'cow', 'moon , ocean')`."""
+    Example: `answers = AnswerCache(folder)`, then `answers.write(picture, 'cow', 'moon , ocean')`."""
     folder: Path  # for one model, question and length
 
     def path(self, picture: Path, name: str) -> Path:
@@ -277,15 +278,18 @@ class BatchedQuestions:
         "What `generate_answers` answers. Raises torch.OutOfMemoryError if not even one picture fits."
         answers = []
         while len(answers) < len(images):
-            part = slice(len(answers), len(answers) + self.room)
-            try:
-                answers += generate_answers(self.lister, images[part], names[part], self.question, self.max_new_tokens)
-                continue
-            except torch.OutOfMemoryError:
-                if len(images[part]) == 1: raise
-            self.room = len(images[part])//2
-            torch.cuda.empty_cache()  # after the exception, whose frames hold the tensors
+            batch = slice(len(answers), len(answers) + self.room)
+            answers += self._answer(images[batch], names[batch])
         return answers
+
+    def _answer(self, images, names):
+        "The answers to one batch; none, and less room for the next one, where it does not fit."
+        try: return generate_answers(self.lister, images, names, self.question, self.max_new_tokens)
+        except torch.OutOfMemoryError:
+            if len(images) == 1: raise
+        self.room = len(images)//2
+        torch.cuda.empty_cache()  # after the exception, whose frames hold the tensors
+        return []
 
 # %% ../../nbs/4_outliers/00_context.ipynb #01ff2f7c
 def write_contexts(folder: Path, records: list[dict]):
@@ -319,22 +323,34 @@ class ContextSettings:
         require(self, '{context}' in self.prompt, 'prompt', 'a text with {context}')
 
 # %% ../../nbs/4_outliers/00_context.ipynb #2fc488d4
+def _answer_cache(job, lister, turned):
+    "The answers of this model to the question of a job's scale; `turned`: pictures are read upright."
+    context = job.scale.context
+    asked = [lister.hash, context.question, context.max_new_tokens, *(['turned'] if turned else [])]
+    return AnswerCache(job.cache/'answers'/json_hash(asked))
+
+def _all_answers(rows, train, cache, ask):
+    "The answer of each row, from the cache or else from `ask(images, names)`, which the cache then keeps."
+    paths, names = [row['path'] for row in rows], [row['name'] for row in rows]
+    answers = [cache.read(train.path(path), name) for path, name in zip(paths, names)]
+    missing = [i for i, answer in enumerate(answers) if answer is None]
+    fresh = ask([train.read(paths[i]) for i in missing], [names[i] for i in missing])
+    for i, answer in zip(missing, fresh):
+        cache.write(train.path(paths[i]), names[i], answer)
+        answers[i] = answer
+    return answers
+
+# %% ../../nbs/4_outliers/00_context.ipynb #ce330110
 @stage('contexts', needs=('images', 'selection'), shared=True,
        uses=('context_model', 'context'))
 def contexts_stage(job):
     "A context prompt for every selected image."
     scale, train = job.scale, read_sets(job.inputs['images'])['train']
     lister = load_context_model(scale.context_model)
-    asker = BatchedQuestions(lister, scale.context.question, scale.context.max_new_tokens)
-    asked = [lister.hash, scale.context.question, scale.context.max_new_tokens, *(['turned'] if train.orient else [])]
-    cached = AnswerCache(job.cache/'answers'/json_hash(asked))
+    ask = BatchedQuestions(lister, scale.context.question, scale.context.max_new_tokens)
+    cache = _answer_cache(job, lister, train.orient)
     def make(rows, folder):
-        paths, names = [r['path'] for r in rows], [r['name'] for r in rows]
-        answers = [cached.read(train.path(path), name) for path, name in zip(paths, names)]
-        fresh = [i for i, answer in enumerate(answers) if answer is None]
-        for i, answer in zip(fresh, asker([train.read(paths[i]) for i in fresh], [names[i] for i in fresh])):
-            cached.write(train.path(paths[i]), names[i], answer)
-            answers[i] = answer
+        answers = _all_answers(rows, train, cache, ask)
         write_contexts(folder, read_answers(rows, answers, scale, lister.processor.image_token))
     job.batches(read_selection(job.inputs['selection']), 32, make)
     load_context_model.cache_clear()

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['label_losses', 'synthetic_filters', 'FinetuningSettings', 'nearest_negative', 'Projection', 'TuningData',
-           'assemble_tuning_data', 'class_loss', 'epoch_losses', 'train_projection', 'image_to_text', 'text_to_image',
-           'multi_positive', 'masked', 'label_phase', 'train_labels', 'project', 'build_tuning_data', 'SynOOD']
+           'assemble_tuning_data', 'projection_loss', 'epoch_losses', 'train_projection', 'image_to_text',
+           'text_to_image', 'multi_positive', 'masked', 'label_masks', 'train_labels', 'project', 'build_tuning_data',
+           'SynOOD']
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #854b8553
 from dataclasses import dataclass
@@ -60,7 +61,9 @@ def nearest_negative(images: np.ndarray, negatives: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #1f3836dd
 class Projection(nn.Module):
-    "f + ReLU(LayerNorm(W f + b)) for CLIP image features (N, D); without `residual` the sum is left out (Eq. 11 as printed)."
+    """f + ReLU(LayerNorm(W f + b)) for CLIP image features (N, D): Eq. 11 as in the release.
+
+    Without `residual` the sum is left out, as Eq. 11 is printed. Example: `Projection(512)(features)`."""
     def __init__(self, width: int, residual: bool = True, draws: torch.Generator | None = None):
         super().__init__()
         self.residual, self.norm = residual, nn.LayerNorm(width)
@@ -84,19 +87,28 @@ class TuningData:
     @property
     def classes(self) -> int: return len(self.text)
 
-def assemble_tuning_data(id_images, id_labels, synthetic, paired, text, negatives, logit_scale) -> TuningData:
-    "ID features (n, D) with classes, synthetic features (m, D) with paired negative indices (m,), text (C, D), negatives (M, D)."
-    matched, position = np.unique(paired, return_inverse=True)
-    tensor = lambda x: torch.from_numpy(np.ascontiguousarray(x, np.float32))
-    targets = np.concatenate([np.asarray(id_labels), len(text) + position])
-    return TuningData(tensor(np.concatenate([id_images, synthetic])), torch.from_numpy(targets.astype(np.int64)),
-                  tensor(text), tensor(negatives[matched]), matched, float(logit_scale))
+# %% ../../nbs/4_outliers/04_finetuning.ipynb #11fbc3a5
+def assemble_tuning_data(id_images, id_labels,  # ID features (n, D) and their classes (n,)
+                         synthetic, paired,  # synthetic features (m, D) and the index of each one's negative (m,)
+                         text, negatives,  # ID labels (C, D) and negatives (M, D)
+                         logit_scale: float) -> TuningData:
+    "`TuningData` of features; of the negatives only those stay that an image is paired with."
+    matched, position = np.unique(paired, return_inverse=True)  # (M',), and (m,) the place of each image's among them
+    targets = np.concatenate([np.asarray(id_labels), len(text) + position])  # (n + m,)
+    def tensor(values): return torch.from_numpy(np.ascontiguousarray(values, np.float32))
+    images = tensor(np.concatenate([id_images, synthetic]))  # (n + m, D)
+    return TuningData(images, torch.from_numpy(targets.astype(np.int64)), tensor(text), tensor(negatives[matched]),
+                      matched, float(logit_scale))
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #ca7d00da
-def class_loss(data: TuningData, images: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    "Cross-entropy over C ID labels and M' negatives, of projected images (B, D) (Eq. 12 with the ID labels kept in)."
-    text = F.normalize(torch.cat([data.text, labels]), dim=1)
-    return F.cross_entropy(data.logit_scale * F.normalize(images, dim=1) @ text.T, targets)
+def projection_loss(data: TuningData, images: torch.Tensor, targets: torch.Tensor,
+                    labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy over C ID labels and M' negatives (Eq. 12 with the ID labels kept in).
+
+    images: (B, D), projected; targets: (B,) below C + M'; labels: the negatives, (M', D)."""
+    text = F.normalize(torch.cat([data.text, labels]), dim=1)  # (C + M', D)
+    logits = data.logit_scale * F.normalize(images, dim=1) @ text.T  # (B, C + M')
+    return F.cross_entropy(logits, targets)
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #27f45788
 class _Tuned(nn.Module):
@@ -108,12 +120,15 @@ class _Tuned(nn.Module):
 
 def _adam(projection, scale):
     "The release's optimiser of the projection."
-    return torch.optim.Adam(projection.parameters(), lr=scale.finetuning.projection_lr, weight_decay=scale.finetuning.projection_weight_decay, fused=True)
+    how = scale.finetuning
+    return torch.optim.Adam(projection.parameters(), lr=how.projection_lr, weight_decay=how.projection_weight_decay,
+                            fused=True)
 
 def _sgd(labels, scale):
     "The release's optimiser of the labels."
-    return torch.optim.SGD([labels], lr=scale.finetuning.label_lr, momentum=scale.finetuning.label_momentum,
-                           weight_decay=scale.finetuning.label_weight_decay)
+    how = scale.finetuning
+    return torch.optim.SGD([labels], lr=how.label_lr, momentum=how.label_momentum,
+                           weight_decay=how.label_weight_decay)
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #7a1e0012
 def _rate_of(plan, rates):
@@ -130,21 +145,30 @@ def epoch_losses(losses: list[float], plan: list[tuple[int, torch.Tensor]]) -> l
     return [total/count for total, count in zip(totals, counts)]
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #7a1e0014
+def _projection_optimisers(tuned, scale, plan, joint):
+    "(optimisers, learning rates) of the projection and, if `joint`, of the labels."
+    how = scale.finetuning
+    adam = _adam(tuned.projection, scale)
+    rate = _rate_of(plan, cosine_rates(how.projection_epochs, how.projection_lr, how.projection_lr_min))
+    if not joint: return (adam,), (rate,)
+    label_rate = _rate_of(plan, cosine_rates(how.projection_epochs, how.label_lr))
+    return (adam, _sgd(tuned.labels, scale)), (rate, label_rate)
+
+# %% ../../nbs/4_outliers/04_finetuning.ipynb #9040ed34
 def train_projection(data: TuningData, scale: Scale, run_seed: int,
                      joint: bool = False) -> tuple[Projection, torch.Tensor, list[float]]:
     "The trained projection, the labels (M', D) (moved only if `joint`), and the mean loss of each epoch."
-    projection = Projection(data.images.shape[1], scale.finetuning.residual, generator(run_seed, 'projection', '', 'init'))
+    how = scale.finetuning
+    init = generator(run_seed, 'projection', '', 'init')
+    projection = Projection(data.images.shape[1], how.residual, init)
     tuned = _Tuned(projection, data.labels, labels_move=joint)
-    plan = epoch_plan(len(data.images), scale.finetuning.projection_epochs, scale.finetuning.batch_size, run_seed, 'projection')
-    optimisers = (_adam(projection, scale),)
-    rates = (_rate_of(plan, cosine_rates(scale.finetuning.projection_epochs, scale.finetuning.projection_lr, scale.finetuning.projection_lr_min)),)
-    if joint:
-        optimisers += (_sgd(tuned.labels, scale),)
-        rates += (_rate_of(plan, cosine_rates(scale.finetuning.projection_epochs, scale.finetuning.label_lr)),)
-    def loss(step, seen):
-        _, rows = seen
-        return class_loss(data, projection(data.images[rows]), data.targets[rows], tuned.labels)
-    course = train_loop(TrainState(tuned, optimisers), plan, loss, rates, 'SynOOD, projection', small=True, may_rest=True)
+    plan = epoch_plan(len(data.images), how.projection_epochs, how.batch_size, run_seed, 'projection')
+    optimisers, rates = _projection_optimisers(tuned, scale, plan, joint)
+    def loss(step, epoch_and_rows):
+        _, rows = epoch_and_rows
+        return projection_loss(data, projection(data.images[rows]), data.targets[rows], tuned.labels)
+    course = train_loop(TrainState(tuned, optimisers), plan, loss, rates, 'SynOOD, projection', small=True,
+                        may_rest=True)
     projection.eval().requires_grad_(False)
     return projection, tuned.labels.detach(), epoch_losses(course.losses, plan)
 
@@ -157,52 +181,69 @@ def image_to_text(cosines, targets):
 
 def text_to_image(cosines, targets):
     "Each image's label against the images of the batch, one positive a row (Eq. 14)."
-    return F.cross_entropy(cosines[:, targets].T, torch.arange(len(targets)))
+    label_rows = cosines[:, targets].T  # (B, B), row i: the label of image i, and its cosines to all images
+    return F.cross_entropy(label_rows, torch.arange(len(targets)))
 
+# %% ../../nbs/4_outliers/04_finetuning.ipynb #c2dd2dbb
 def multi_positive(cosines, targets):
     "Eq. 14 with the average over all images of a label as its positives; one term per distinct label."
-    present, position = targets.unique(return_inverse=True)
-    log_p = cosines[:, present].log_softmax(0)
-    own = F.one_hot(position, len(present)).to(log_p.dtype)
+    present, position = targets.unique(return_inverse=True)  # the K labels of the batch, (K,) and (B,)
+    log_p = cosines[:, present].log_softmax(0)  # (B, K), over the images
+    own = F.one_hot(position, len(present)).to(log_p.dtype)  # (B, K)
     return -((log_p*own).sum(0)/own.sum(0)).mean()
 
 def masked(cosines, targets):
     "Eq. 14 with a label's other images taken out of the denominator."
-    rows = cosines[:, targets].T
-    other = (targets[:, None] == targets[None]) & ~torch.eye(len(targets), dtype=torch.bool)
-    return F.cross_entropy(rows.masked_fill(other, -torch.inf), torch.arange(len(targets)))
+    label_rows = cosines[:, targets].T  # (B, B)
+    twins = (targets[:, None] == targets[None]) & ~torch.eye(len(targets), dtype=torch.bool)  # (B, B)
+    return F.cross_entropy(label_rows.masked_fill(twins, -torch.inf), torch.arange(len(targets)))
 
 for loss in (image_to_text, text_to_image, multi_positive, masked): label_losses[loss.__name__] = loss
 setting_choices['finetuning.label_loss'] = label_losses
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #335d5483
-def label_phase(data: TuningData, scale: Scale) -> tuple[torch.Tensor, torch.Tensor]:
+def label_masks(data: TuningData, scale: Scale) -> tuple[torch.Tensor, torch.Tensor]:
     "Masks of the examples (n + m,) that take part in the label phase and of the labels (M',) that move in it."
+    least, include_id = scale.finetuning.label_min_images, scale.finetuning.label_include_id
     counts = data.targets.bincount(minlength=data.classes + len(data.labels))  # (C + M',)
-    frequent = counts[data.classes:] >= scale.finetuning.label_min_images
+    frequent = counts[data.classes:] >= least  # (M',)
     if not frequent.any():
-        raise ValueError(f'no label has finetuning.label_min_images = {scale.finetuning.label_min_images} synthetic images: lower it, or make more images')
-    takes_part = torch.cat([torch.full((data.classes,), scale.finetuning.label_include_id), frequent])  # (C + M',)
+        raise ValueError(f'no label has finetuning.label_min_images = {least} synthetic images: '
+                         'lower it, or make more images')
+    takes_part = torch.cat([torch.full((data.classes,), include_id), frequent])  # (C + M',)
     return takes_part[data.targets], frequent
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #7a1e0015
+def _label_examples(data, scale, projection):
+    """What the label phase trains on, and which of the labels (M',) move in it.
+
+    images: (B, D) unit features, projected if there is a projection; targets: (B,), rows of the rivals and labels;
+    rivals: the ID labels (C, D), or none of them (0, D)."""
+    include_id = scale.finetuning.label_include_id
+    takes_part, frequent = label_masks(data, scale)
+    images = data.images[takes_part]
+    with torch.no_grad(): images = F.normalize(projection(images) if projection else images, dim=1)
+    targets = data.targets[takes_part] - (0 if include_id else data.classes)
+    rivals = data.text if include_id else data.text[:0]
+    return images, targets, rivals, frequent
+
+# %% ../../nbs/4_outliers/04_finetuning.ipynb #94a21fd1
 def train_labels(data: TuningData, scale: Scale, run_seed: int,
                  projection: Projection | None = None) -> tuple[torch.Tensor, list[float]]:
-    "The tuned labels (M', D) and the mean loss of each epoch; with a projection, images pass through it first."
-    kept, frequent = label_phase(data, scale)
-    images = data.images[kept]
-    targets = data.targets[kept] - (0 if scale.finetuning.label_include_id else data.classes)
-    with torch.no_grad(): images = F.normalize(projection(images) if projection else images, dim=1)
-    rivals = data.text if scale.finetuning.label_include_id else data.text[:0]
-    tuned, loss_of = _Tuned(None, data.labels, labels_move=True), label_losses[scale.finetuning.label_loss]
-    plan = epoch_plan(len(images), scale.finetuning.label_epochs, scale.finetuning.batch_size, run_seed, 'labels')
-    def moved(): return torch.where(frequent[:, None], tuned.labels, data.labels)
-    def loss(step, seen):
-        _, rows = seen
-        text = F.normalize(torch.cat([rivals, moved()]), dim=1)
-        scaled = data.logit_scale*images[rows] @ text.T  # (B, C + M')
+    """The tuned labels (M', D) and the mean loss of each epoch (Eqs. 13-14).
+
+    With a projection, images pass through it first."""
+    how = scale.finetuning
+    images, targets, rivals, frequent = _label_examples(data, scale, projection)
+    tuned, loss_of = _Tuned(None, data.labels, labels_move=True), label_losses[how.label_loss]
+    plan = epoch_plan(len(images), how.label_epochs, how.batch_size, run_seed, 'labels')
+    def moved(): return torch.where(frequent[:, None], tuned.labels, data.labels)  # (M', D)
+    def loss(step, epoch_and_rows):
+        _, rows = epoch_and_rows
+        text = F.normalize(torch.cat([rivals, moved()]), dim=1)  # (C + M', D)
+        scaled = data.logit_scale*images[rows] @ text.T  # (b, C + M')
         return loss_of(scaled, targets[rows])
-    rate = _rate_of(plan, cosine_rates(scale.finetuning.label_epochs, scale.finetuning.label_lr))
+    rate = _rate_of(plan, cosine_rates(how.label_epochs, how.label_lr))
     course = TrainState(tuned, _sgd(tuned.labels, scale))
     train_loop(course, plan, loss, rate, 'SynOOD, labels', small=True, may_rest=True)
     return moved().detach(), epoch_losses(course.losses, plan)
@@ -211,62 +252,96 @@ def train_labels(data: TuningData, scale: Scale, run_seed: int,
 def project(projection: Projection | None, images: np.ndarray) -> np.ndarray:
     "Unit features (N, D) of raw image features (N, D), projected first when there is a projection."
     if projection is None: return normalize_rows(images)
-    with torch.inference_mode(): return normalize_rows(projection(torch.from_numpy(np.asarray(images, np.float32))).numpy())
+    features = torch.from_numpy(np.asarray(images, np.float32))
+    with torch.inference_mode(): return normalize_rows(projection(features).numpy())
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #f7d62992
 synthetic_filters = Registry('filter')
-synthetic_filters['all'] = lambda images, text, labels: np.ones(len(images), bool)
-synthetic_filters['lost'] = lambda images, text, labels: (normalize_rows(images) @ normalize_rows(text).T).argmax(1) != labels
+
+def _keep_all(images, text, labels):
+    "A mask (m,) of all images (m, D)."
+    return np.ones(len(images), bool)
+
+def _keep_lost(images, text, labels):
+    "A mask (m,) of the images (m, D) whose nearest ID label (C, D) is not their class (m,) any more."
+    return (normalize_rows(images) @ normalize_rows(text).T).argmax(1) != labels
+
+synthetic_filters |= {'all': _keep_all, 'lost': _keep_lost}
 setting_choices['finetuning.synthetic_filter'] = synthetic_filters
+
+# %% ../../nbs/4_outliers/04_finetuning.ipynb #5c444b9a
+def _tuning_rows(synthetic, train, kind, m):
+    "Which rows of one kind of synthetic images are trained on; see `build_tuning_data`."
+    count, chosen = len(synthetic.features), train.scale.finetuning.synthetic_filter
+    if m > count: raise ValueError(f'SynOOD: m = {m}, but there are {count} {kind!r} images')
+    rows = np.arange(m or count)
+    rows = rows[synthetic_filters[chosen](synthetic.features[rows], train.text, synthetic.labels[rows])]
+    if not len(rows):
+        raise ValueError(f'SynOOD: finetuning.synthetic_filter = {chosen!r} leaves none of the {kind!r} images')
+    return rows
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #6e1934c2
 def build_tuning_data(train: TrainData, images: str = 'grad', m: int = 0) -> TuningData:
-    "The tuning data of SynOOD: the first m images (0 = all) of each kind in `images`, less those that `finetuning.synthetic_filter` drops."
+    """The tuning data of SynOOD: the first m images (0 = all) of each kind in `images`, joined by +.
+
+    Without those that `finetuning.synthetic_filter` drops; ValueError where it leaves none, or there are fewer."""
     parts = []
     for kind in images.split('+'):
-        made = train.synthetic(kind)
-        if m > len(made.features): raise ValueError(f'SynOOD: m = {m}, but there are {len(made.features)} {kind!r} images')
-        rows = np.arange(m or len(made.features))
-        rows = rows[synthetic_filters[train.scale.finetuning.synthetic_filter](made.features[rows], train.text, made.labels[rows])]
-        if not len(rows): raise ValueError(f'SynOOD: finetuning.synthetic_filter = {train.scale.finetuning.synthetic_filter!r} leaves none of the {kind!r} images')
-        paired = nearest_negative(made.features[rows], train.negatives) if made.words is None else made.words[rows]
-        parts.append((made.partners[rows], made.labels[rows], made.features[rows], paired))
-    return assemble_tuning_data(*map(np.concatenate, zip(*parts)), train.text, train.negatives, train.logit_scale)
+        synthetic = train.synthetic(kind)
+        rows = _tuning_rows(synthetic, train, kind, m)
+        features = synthetic.features[rows]  # (m, D)
+        named = synthetic.words is not None  # images made from a word keep it
+        paired = synthetic.words[rows] if named else nearest_negative(features, train.negatives)
+        parts.append((synthetic.partners[rows], synthetic.labels[rows], features, paired))
+    partners, labels, features, paired = map(np.concatenate, zip(*parts))
+    return assemble_tuning_data(partners, labels, features, paired, train.text, train.negatives, train.logit_scale)
 
-# %% ../../nbs/4_outliers/04_finetuning.ipynb #01f8d0f6
+# %% ../../nbs/4_outliers/04_finetuning.ipynb #748c3cd9
+def _check_choice(field, value, known):
+    "ValueError of one line for a value that is none of the known ones."
+    if value not in known: raise ValueError(f'SynOOD: {field} must be one of {", ".join(known)}, not {value!r}')
+
+def _tune(data, scale, run_seed, training, strategy):
+    "The projection, None where it is not trained, and the labels (M', D) that SynOOD's options ask for."
+    projection, labels = None, data.labels
+    if training != 'labels':
+        projection, labels, _ = train_projection(data, scale, run_seed, joint=strategy == 'joint')
+    if training != 'projection' and strategy != 'joint':
+        through = projection if strategy == 'separate-projected' else None
+        labels, _ = train_labels(data, scale, run_seed, through)
+    return projection, labels
+
+# %% ../../nbs/4_outliers/04_finetuning.ipynb #5b22ff7e
 @register
 @dataclass
 class SynOOD(Method):
-    "SynOOD (ICCV 2025): projection and label features tuned on near-boundary images; the score is Eqs. 1-2."
+    """SynOOD (ICCV 2025): projection and label features tuned on near-boundary images; the score is Eqs. 1-2.
+
+    Example: `SynOOD(strategy='joint').fit(train).score(test)`."""
     name: ClassVar[str] = 'SynOOD'
     needs: ClassVar[tuple] = (('clip', 'image'), ('clip', 'text'))
     source: ClassVar[str] = 'SynOOD, ICCV 2025, Eqs. 1-2 and 11-14; hyperparameters of the release'
     settings: ClassVar[tuple[str, ...]] = ('finetuning',)
     synthetic: ClassVar[tuple[str, ...]] = ('grad', 'plain', 'text')
     has_head: ClassVar[bool] = True
-    images: str = 'grad'  # which synthetic images: 'grad', 'plain' (no gradient), 'text' (from negative words), or 'grad+text'
+    images: str = 'grad'  # synthetic ones: 'grad', 'plain' (no gradient), 'text' (of negative words), or 'grad+text'
     training: str = 'both'  # 'projection', 'labels' or 'both'
     strategy: str = 'separate'  # or 'separate-projected', 'joint'
     m: int = 0  # how many synthetic images, a prefix of the selection; 0 = all
 
     def __post_init__(self):
-        for field, known in (('images', self.synthetic), ('training', ('projection', 'labels', 'both')),
-                             ('strategy', ('separate', 'separate-projected', 'joint'))):
-            for value in getattr(self, field).split('+') if field == 'images' else (getattr(self, field),):
-                if value not in known: raise ValueError(f'SynOOD: {field} must be one of {", ".join(known)}, not {value!r}')
-        if self.strategy == 'joint' and self.training != 'both': raise ValueError("SynOOD: strategy 'joint' trains both")
+        for kind in self.images.split('+'): _check_choice('images', kind, self.synthetic)
+        _check_choice('training', self.training, ('projection', 'labels', 'both'))
+        _check_choice('strategy', self.strategy, ('separate', 'separate-projected', 'joint'))
+        if self.strategy == 'joint' and self.training != 'both':
+            raise ValueError("SynOOD: strategy 'joint' trains both")
 
     def fit(self, train: TrainData) -> 'SynOOD':
         data, scale = build_tuning_data(train, self.images, self.m), train.scale
-        self.projection, labels = None, data.labels
-        if self.training != 'labels':
-            self.projection, labels, _ = train_projection(data, scale, train.seed, joint=self.strategy == 'joint')
-        if self.training != 'projection' and self.strategy != 'joint':
-            seen = self.projection if self.strategy == 'separate-projected' else None
-            labels, _ = train_labels(data, scale, train.seed, seen)
+        self.projection, labels = _tune(data, scale, train.seed, self.training, self.strategy)
         self.text, self.negatives = normalize_rows(train.text), normalize_rows(train.negatives)
-        self.negatives[data.matched] = normalize_rows(labels.numpy())
-        self.tuned = data.matched
+        self.tuned = data.matched  # (M',) rows of the negatives
+        self.negatives[self.tuned] = normalize_rows(labels.numpy())
         self.head = ScoreHead(self.text, self.negatives, scale.temperature, scale.n_groups, keep=self.tuned,
                               projection=self.projection)
         return self

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from synood.methods.cma import cma_loss, contrast_step
+from synood.methods.cma import cma_loss, contrastive_step
 from synood.core.training import warmup_cosine_rate
 from synood.evaluation.metrics import aupr, auroc, fpr95, id_accuracy
 from synood.scores.head import mcm, neglabel
@@ -52,7 +52,7 @@ def test_gradients_of_the_parameters(alignment, chunk):
     arrays = golden('cma_loss')
     towers = Towers(arrays['Wi'], arrays['E'], arrays['logit_scale'])
     present, rows = torch.tensor(arrays['y']).unique(return_inverse=True)
-    contrast_step(towers, torch.tensor(arrays['X']), present, rows, float(alignment), chunk)
+    contrastive_step(towers, torch.tensor(arrays['X']), present, rows, float(alignment), chunk)
     for name, parameter in towers.named_parameters():
         assert_close(parameter.grad, arrays[f'lam{alignment}.g_{name}'], arrays[f'lam0.g_{name}'])
 
@@ -68,7 +68,7 @@ def test_four_steps_of_training(chunk):
         np.testing.assert_allclose(rate, arrays['lrs'][step], rtol=1e-12)
         for group in optimiser.param_groups: group['lr'] = rate
         present, rows = torch.tensor(arrays[f'y{step}']).unique(return_inverse=True)
-        loss = contrast_step(towers, torch.tensor(arrays[f'X{step}']), present, rows, float(arrays['lam']), chunk)
+        loss = contrastive_step(towers, torch.tensor(arrays[f'X{step}']), present, rows, float(arrays['lam']), chunk)
         np.testing.assert_allclose(loss, arrays['losses'][step], rtol=1e-6)
         optimiser.step()
     for name, parameter in towers.named_parameters():

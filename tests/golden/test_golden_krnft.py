@@ -8,7 +8,7 @@ import torch
 from synood.models.clip import normalize_rows
 from synood.data.images import few_shot_indices
 from synood.methods.krnft import (NFTAdapter, choose_crops, group_odds, id_crop_loss, kd_loss,
-                          krnft_losses, learned_cosines, ood_crop_loss, train_adapter)
+                          krnft_losses, adapted_cosines, ood_crop_loss, train_adapter)
 from synood.scores.negatives import OPENOOD_PROMPTS, openood_mining, row_quantiles
 from synood.scores.head import negative_groups, neglabel
 
@@ -36,7 +36,7 @@ def test_forward():
     text, image = text_of(arrays), torch.tensor(arrays['im'])
     model = learner(arrays, 'p.')
     np.testing.assert_allclose(model(*text, image)[0].detach(), arrays['out32'], atol=1e-6)
-    cosines = learned_cosines(model, *text, image, image[None])
+    cosines = adapted_cosines(model, *text, image, image[None])
     np.testing.assert_allclose(float(arrays['ret_scale'])*cosines[0].detach(), arrays['logits'], atol=1e-4)
     fresh = NFTAdapter(512, 4)(*text, image)[0].detach().numpy()
     assert np.abs(fresh - arrays['base']).max() == arrays['init_maxdev'] == 0

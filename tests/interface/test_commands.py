@@ -1,5 +1,8 @@
 """The commands of a detector as a user has them: other processes, signals, large folders."""
+import contextlib
 import csv
+import hashlib
+import io
 import json
 import os
 import resource
@@ -8,12 +11,15 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
-from synood.app.commands import check_table, resolve_output, write_scores
+from synood.app.commands import (check_new_folder, check_table, commands, output_format, read_state, resolve_output,
+                                 write_scores)
 from synood.detector import OODDetector
 
 
@@ -184,3 +190,83 @@ def test_memory_does_not_grow_with_the_number_of_images(detector, tmp_path):
     few, lots = peak(2000), peak(40000)
     print(f'peak memory: {few:.0f} MB for 2,000 images, {lots:.0f} MB for 40,000')
     assert lots < few + 30
+
+
+# ---- calls that make no sense
+
+def call(*arguments):
+    "A command in this process; whatever it raises is raised here."
+    app = typer.Typer(callback=lambda: None)
+    app.add_typer(commands)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        app(list(map(str, arguments)), standalone_mode=False)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    "Folders of pictures: `photos` of three classes, `more` of no class, an empty `store`; names and links."
+    pictures = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), np.uint8)
+    for k, name in enumerate(('cat', 'house', 'tree')):
+        (tmp_path/'photos'/name).mkdir(parents=True)
+        for i in range(2): Image.fromarray(pictures[2*k + i]).save(tmp_path/'photos'/name/f'{i}.png')
+    for name in ('more', 'store', 'new'): (tmp_path/name).mkdir()
+    for i in range(2): Image.fromarray(pictures[6 + i]).save(tmp_path/'more'/f'{i}.png')
+    (tmp_path/'names.txt').write_text('cat\nhouse\ntree')
+    for link, target in (('gone-link', 'gone'), ('loop', 'loop'), ('to-folder', 'store')):
+        (tmp_path/link).symlink_to(target)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize('arguments, message', [
+    ('photos --out new', 'name a new folder'), ('--out x', 'nothing to fit'),
+    ('--names names.txt --method SynOOD --out x', 'SynOOD is fitted on images'),
+    ('photos --calibrate nowhere --out x', 'no such folder'),
+    ('photos --tpr .9 --out x', '--tpr goes with --calibrate'),
+    ('photos --calibrate photos --out x', '6 calibration images cannot guarantee 95%'),
+    ('photos --calibrate photos --tpr .5 --out x --m 3', '6 of 6 calibration images would be fitted on'),
+    ('photos --out photos/x', 'would be taken for a class'), ('more --out x', 'lie outside the class folders')])
+def test_a_fit_that_cannot_be_is_refused_before_the_work(place, arguments, message):
+    with pytest.raises((ValueError, OSError)) as error: call('fit', *arguments.split())
+    assert message in str(error.value) and '\n' not in str(error.value)
+    assert not (place/'runs'/'mini'/'synthesis').exists() and not (place/'x').exists()
+
+
+@pytest.mark.parametrize('arguments, message', [
+    ('nowhere', 'no such image or folder'), ('store', 'no images below'),
+    ('more --out new', 'is a folder: name a file'),
+    ('more --json --spreadsheet', 'goes with CSV'), ('more --out a.xlsx', 'name it .csv')])
+def test_a_table_that_cannot_be_is_refused(place, detector, arguments, message):
+    with pytest.raises((ValueError, OSError)) as error: call('score', *arguments.split(), '--detector', detector)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize('name, message', [
+    ('new', 'name a new folder'), ('gone-link', 'exists'), ('-', 'standard output'), ('names.txt/x', 'another place')])
+def test_a_new_folder_that_cannot_be_made(place, name, message):
+    with pytest.raises(OSError, match=message): check_new_folder(Path(name))
+
+
+@pytest.mark.parametrize('name, message', [
+    ('loop', 'name another file'), ('to-folder', 'is a folder'), ('n'*300, 'name another file'),
+    ('names.txt/x', 'name another file')])
+def test_where_a_table_cannot_go(place, name, message):
+    with pytest.raises(OSError, match=message): resolve_output(place/name)
+
+
+@pytest.mark.parametrize('name', ['a.xlsx', 'a.json', 'a.tsv.gz'])
+def test_a_name_that_promises_another_form(name):
+    with pytest.raises(ValueError, match='name it .csv or .jsonl'): output_format(Path(name))
+
+
+@pytest.mark.parametrize('text', ['', 'null', '{}', '[]', '{"bytes": 4}', dict(bytes=99), dict(counts=[1]),
+                                  dict(last=None)])
+def test_a_damaged_note_beside_an_unfinished_table(place, text):
+    part, note = place/'.toy.csv.part', place/'.toy.csv.part.json'
+    part.write_bytes(b'head\nline\nhalf a li')
+    state = dict(bytes=10, counts=[1, 0, 0], last='a', sha256=hashlib.sha256(b'head\nline\n').hexdigest())
+    note.write_text(json.dumps(state))
+    assert read_state(part) == state
+    note.write_text(json.dumps(state | text) if isinstance(text, dict) else text)
+    with pytest.raises(ValueError) as error: read_state(part)
+    assert f'{note} does not describe' in str(error.value)

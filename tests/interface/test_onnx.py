@@ -13,7 +13,7 @@ from synood.models.clip import load_clip, normalize_rows
 from synood.outliers.finetuning import Projection
 from synood.data.images import read_image
 from synood.methods.krnft import NFTAdapter
-from synood.detector.onnx import TOLERANCE, FromPixels, difference, write_onnx
+from synood.detector.onnx import ONNX_TOLERANCE, PixelScoreHead, largest_difference, write_onnx
 from synood.scores.head import ScoreHead, classify_images
 from synood.core.scales import rng
 
@@ -67,8 +67,8 @@ def test_learners_export(kind, tmp_path):
     labels = dict(names=plain.names, negative_names=plain.negative_names, threshold=None)
     home = write_onnx(clip, plain.head, tmp_path/'onnx', labels)
     images = rng(0, 'test onnx', 'pixels').integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
-    network = copy.deepcopy(FromPixels(clip, plain.head)).cpu()
-    assert difference(network, home/'detector.onnx', images) <= TOLERANCE
+    network = copy.deepcopy(PixelScoreHead(clip, plain.head)).cpu()
+    assert largest_difference(network, home/'detector.onnx', images) <= ONNX_TOLERANCE
 
 
 def test_score_py_agrees_with_the_detector_on_photographs(photos, tmp_path, monkeypatch):
@@ -84,7 +84,7 @@ def test_score_py_agrees_with_the_detector_on_photographs(photos, tmp_path, monk
     assert done.stderr.endswith('detector.json are data; no threshold: nothing was decided\n')
     lines = [line.split('\t') for line in done.stdout.splitlines()]
     assert [row[0] for row in lines] == [str(path) for path in paths]
-    np.testing.assert_allclose([float(row[1]) for row in lines], table.score, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose([float(row[1]) for row in lines], table.score, rtol=0, atol=ONNX_TOLERANCE)
     labels = [['', label, negative] for label, negative in zip(table.label, table.negative)]
     assert [[row[2], row[3], row[5]] for row in lines] == labels
 

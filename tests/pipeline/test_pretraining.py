@@ -6,11 +6,12 @@ import time
 
 import pytest
 
-from synood.app.pretraining import MODELS, SHELVES, Plan, manifest, pretrain, report_card, shipped_card, trainees
+from synood.app.pretraining import (PICTURE_COUNTS, SHIPPED_NETWORKS, TrainingPlan, evaluate_networks, manifest,
+                                    network_recipes, pretrain, shipped_card)
 from synood.core.files import embedded_model_folder, file_hash
 
-FEW = dict.fromkeys(SHELVES, 12)
-SHORT = {name: Plan(samples=480, batch=12, lr=1e-3, warmup=4, average=.9 if name == 'inpainting' else 0.)
+FEW = dict.fromkeys(PICTURE_COUNTS, 12)
+SHORT = {name: TrainingPlan(samples=480, batch=12, lr=1e-3, warmup=4, average=.9 if name == 'inpainting' else 0.)
          for name in ('clip', 'clip-small', 'clip-vit', 'tower', 'classifier', 'vae', 'inpainting', 'lister')}
 
 
@@ -22,7 +23,7 @@ def school(tmp_path_factory):
 
 @pytest.mark.parametrize('name', sorted(SHORT))
 def test_every_recipe_learns(school, name):
-    assert sorted(SHORT) == sorted(trainees)
+    assert sorted(SHORT) == sorted(network_recipes)
     about = manifest(pretrain(name, school, SHORT, FEW))
     losses = [loss for _, loss in about['curve']]
     assert len(losses) == 40
@@ -62,10 +63,10 @@ def test_killed_and_resumed_is_the_same_network(tmp_path):
 def test_another_plan_does_not_overwrite_a_network(school):
     pretrain('classifier', school, SHORT, FEW)
     with pytest.raises(ValueError, match='made by another plan'):
-        pretrain('classifier', school, SHORT | {'classifier': Plan(samples=24, batch=12, lr=1e-3)}, FEW)
+        pretrain('classifier', school, SHORT | {'classifier': TrainingPlan(samples=24, batch=12, lr=1e-3)}, FEW)
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', SHIPPED_NETWORKS)
 def test_files_are_what_the_manifest_says(name):
     folder, about = embedded_model_folder(name), manifest(name)
     hashes = {p.relative_to(folder).as_posix(): file_hash(p) for p in folder.rglob('*')
@@ -77,22 +78,24 @@ def test_files_are_what_the_manifest_says(name):
 
 
 def test_all_weights_together_stay_small():
-    sizes = [p.stat().st_size for name in MODELS for p in embedded_model_folder(name).rglob('*') if p.is_file()]
+    folders = [embedded_model_folder(name) for name in SHIPPED_NETWORKS]
+    sizes = [path.stat().st_size for folder in folders for path in folder.rglob('*') if path.is_file()]
     assert sum(sizes) <= 40e6
 
 
 def test_recipes_are_the_ones_that_were_run():
-    for name in MODELS:
+    for name in SHIPPED_NETWORKS:
         about = manifest(name)
         for network in (about, *about['built_from'].values()):
-            trainee = trainees[network['name']]
-            recipe = json.loads(json.dumps(vars(trainee.plan) | {'mix': trainee.mix}))
+            shipped = network_recipes[network['name']]
+            recipe = json.loads(json.dumps(vars(shipped.plan) | {'mix': shipped.mix}))
             assert network['recipe'].items() >= recipe.items(), network['name']
 
 
 def test_the_report_card_can_be_had_again(tmp_path):
     "On 200 pictures, within what another machine's arithmetic may move."
-    card = report_card({name: f'embedded:{name}' for name in MODELS}, tmp_path).set_index(['model', 'metric']).value
+    networks = {name: f'embedded:{name}' for name in SHIPPED_NETWORKS}
+    card = evaluate_networks(networks, tmp_path).set_index(['model', 'metric']).value
     shipped = shipped_card().set_index(['model', 'metric']).value
     assert set(card.index) == set(shipped.index)
     assert (card - shipped).abs().max() < 3
