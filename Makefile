@@ -1,6 +1,7 @@
-# make reproduce   every table and figure, at SCALE (default mini); also SEEDS="0,1" ONLY=... ROOT=runs DATA=...
+# make reproduce   every table and figure, at SCALE (default mini); also SEEDS="0,1" ONLY=... FULL=1 ROOT=runs DATA=...
 # make test        the notebooks' own tests, then tests/
 # make test-slow   tests of minutes and gigabytes: the paper's networks at full size
+# make bench       benchmarks, about ten CPU-minutes: paper_figures/bench; also BENCH="scores prompts" for some
 # make lab         JupyterLab, with hooks that keep the notebooks clean
 # make check       what a commit must satisfy: seconds, writes nothing
 # make readme      README.md and paper_figures/README.md, from nbs/index.ipynb and nbs/results.ipynb
@@ -12,8 +13,10 @@ VENV ?= .venv
 SCALE ?= mini
 SEEDS ?=
 ONLY ?=
+FULL ?=
 ROOT ?=
 DATA ?=
+BENCH ?=
 
 STAMP := $(VENV)/.stamp-installed
 DOCS_STAMP := $(VENV)/.stamp-docs
@@ -32,12 +35,14 @@ install = (while sleep 2 && kill -0 $$$$ 2>/dev/null; do printf .; done) & dots=
           -c constraints.txt -e '.[$(1)]'; \
           installed=$$?; kill $$dots; echo; (exit $$installed)
 
-.PHONY: reproduce test test-slow lab check readme docs clean
+.PHONY: reproduce test test-slow bench lab check readme docs clean
 
 reproduce: $(STAMP)
 	$(call step,reproduce at scale $(SCALE),synood reproduce --scale "$$SCALE" \
-	  $(if $(SEEDS),--seeds "$$SEEDS") $(if $(ONLY),--only "$$ONLY") \
+	  $(if $(SEEDS),--seeds "$$SEEDS") $(if $(ONLY),--only "$$ONLY") $(if $(FULL),--full) \
 	  $(if $(ROOT),--root "$$ROOT") $(if $(DATA),--data "$$DATA"))
+
+LONGEST := tests/pipeline tests/robustness  # first, so that two processes end together
 
 test test-slow: export OMP_NUM_THREADS = 1
 test test-slow: export HF_HUB_OFFLINE = 1
@@ -45,10 +50,15 @@ test test-slow: export TOKENIZERS_PARALLELISM = false
 test: $(STAMP)
 	$(call step,notebooks and modules agree,python tools/nb.py check)
 	$(call step,tests in the notebooks,nbdev_test --n_workers 2)
-	$(call step,tests in tests/,pytest -q tests)
+	$(call step,tests in tests/,pytest -q -n 2 --dist loadfile $(LONGEST) tests)
 
 test-slow: $(STAMP)
 	$(call step,slow tests,pytest -q -m slow tests)
+
+bench: export HF_HUB_OFFLINE = 1
+bench: export TOKENIZERS_PARALLELISM = false
+bench: $(STAMP)
+	$(call step,benchmarks,python tools/bench.py $(BENCH))
 
 lab: $(STAMP)
 	nbdev_install_hooks

@@ -3,37 +3,34 @@
     python tools/bench_prompts.py                         the miniature, and CoOp's stage at `mini` as a whole
     python tools/bench_prompts.py --clip random:clip --classes 50 --steps 2
                                                           ViT-B/16 at full size, random weights, some ImageNet names
-    python tools/bench_prompts.py --repeats 5 --json figures.json
+    python tools/bench_prompts.py --repeats 5
 
 Three loops take the same steps from the same start: sequences of full length with the image tower run for every batch,
 as the release does; the same with image features computed once; and synood's, with features computed once and sequences
 cut after the longest. A step sees one batch, all of the images there are, and is an epoch of its own, so that the rates
 of all epochs occur. Decoding an image is not counted. Small networks train on one thread, as in synood, so that only
-what differs is compared.
+what differs is compared. `speedup` is against the first loop; `moved` is how far its context went from the start, and
+`difference` how far it ended from the first loop's.
 """
-import argparse
 import json
-import sys
 import tempfile
-import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from bench import clocked, in_turn, run, side_by_side
+from synood.core.scales import generator, get_scale
+from synood.core.stages import run_stage
+from synood.core.training import epoch_plan, epoch_rate, single_thread
 from synood.data.datasets import imagenet_names
-from synood.models.hub import device
-from synood.models.clip import load_clip
 from synood.data.images import read_sets
 from synood.methods.coop import FewShotFeatures, encode_embedded, random_context, prompt_tokens, text_tower, train_coop
-from synood.core.training import epoch_plan
-from synood.core.stages import run_stage, versions
-from synood.core.scales import generator, get_scale
-from synood.core.training import epoch_rate, single_thread
+from synood.models.clip import load_clip
+from synood.models.hub import device
 
 
 def pictures_of(scale, root, count):
@@ -92,19 +89,6 @@ def loops(clip, names, pixels, labels, scale):
             'cut, cached features (synood)': ours}
 
 
-def settle():
-    if torch.cuda.is_available(): torch.cuda.synchronize()
-
-
-def clocked(call):
-    "Seconds, and what the call returned."
-    settle()
-    started = time.perf_counter()
-    result = call()
-    settle()
-    return time.perf_counter() - started, result
-
-
 def few_threads(clip):
     "As many threads as synood's own loop takes for this network."
     return single_thread() if text_tower(clip).token_embedding.weight.shape[1] < 256 else nullcontext()
@@ -117,23 +101,17 @@ def moved(clip, scale, context):
 
 
 def race(clip, names, pixels, labels, scale, repeats):
-    """{loop: what was measured}: seconds a step of every repeat, their median and its ratio to the first loop's,
-    how far the context moved, and its largest difference from the first loop's."""
+    "{loop: seconds a step, how many times faster than the first, how far it moved, its distance from the first}."
     pixels, labels = pixels.to(device()), labels.to(device())
     for call in loops(clip, names, pixels, labels, scale.replace(coop=dict(epochs=1))).values(): call()  # warms up
     calls = loops(clip, names, pixels, labels, scale)
-    runs = []
-    for _ in range(repeats):  # in turn, so that a slow minute hits all
-        runs.append({name: clocked(call) for name, call in calls.items()})
-    _, first_context = runs[0][next(iter(calls))]
-    measured = {}
-    for name in calls:
-        seconds = [run[name][0]/scale.coop.epochs for run in runs]
-        context = runs[0][name][1]
-        measured[name] = dict(seconds=seconds, median=median(seconds), moved=moved(clip, scale, context),
-                              difference=float((context - first_context).abs().max()))
-    first = next(iter(measured.values()))
-    return {name: dict(**figures, ratio=figures['median']/first['median']) for name, figures in measured.items()}
+    runs = in_turn({name: partial(clocked, call) for name, call in calls.items()}, repeats)
+    steps = {name: [seconds/scale.coop.epochs for seconds, _ in turns] for name, turns in runs.items()}
+    contexts = {name: turns[0][1] for name, turns in runs.items()}
+    first = next(iter(calls))
+    return {name: dict(**side_by_side(steps[first], steps[name]), moved=moved(clip, scale, contexts[name]),
+                       difference=float((contexts[name] - contexts[first]).abs().max()))
+            for name in calls}
 
 
 def whole_stage(scale, root):
@@ -142,58 +120,42 @@ def whole_stage(scale, root):
     load_clip(scale.clip)
     seconds, folders = clocked(lambda: run_stage('coop', scale, (0,), root))
     steps = len(json.loads((folders[0]/'training.json').read_text(encoding='utf-8'))['losses'])
-    return dict(scale=scale.name, threads=torch.get_num_threads(), shots=scale.coop.shots, epochs=scale.coop.epochs,
-                steps=steps, seconds=seconds)
+    return dict(shots=scale.coop.shots, epochs=scale.coop.epochs, steps=steps, seconds=seconds)
 
 
-def compare(args, root):
-    "All figures of a run, as `--json` writes them."
-    scale = get_scale(args.scale or ('paper' if args.clip else 'mini'))
-    scale = scale.replace(n_test=10, test_splits=1)  # no test image is looked at
-    if args.length: scale = scale.replace(coop=dict(n_ctx=args.length))
-    clip = load_clip((args.clip,) if args.clip else scale.clip)
-    stage = {} if args.clip else dict(stage=whole_stage(scale, root))
-    batch, length = scale.coop.batch_size, scale.coop.n_ctx
-    pixels, labels, names = noise_for(clip, args.classes, batch) if args.clip else pictures_of(scale, root, batch)
-    cut = 1 + length + prompt_tokens(clip, names, length).rest.shape[1]
-    tokens = dict(full=clip.tokenizer(['']).shape[1], cut=cut)
-    with few_threads(clip):
-        measured = race(clip, names, pixels, labels, scale.replace(coop=dict(epochs=args.steps)), args.repeats)
-        cpu = f'CPU, {torch.get_num_threads()} thread(s)'
-    return dict(command=' '.join(['python', 'tools/bench_prompts.py', *args.line]),
-                device=torch.cuda.get_device_name() if torch.cuda.is_available() else cpu, packages=versions(),
-                clip=args.clip or scale.clip[0], classes=len(names), length=length, batch=batch, steps=args.steps,
-                tokens=tokens, loops=measured, **stage)
-
-
-LINE = '{name:32}{median:16.4f}{ratio:10.3f}{moved:12.1e}{difference:12.1e}'
-STAGE_LINE = 'the stage at {scale}, {shots} shots, {epochs} epochs, {steps} steps, {threads} thread(s): {seconds:.1f} s'
-
-
-def show(figures):
-    repeats = len(next(iter(figures['loops'].values()))['seconds'])
-    print('CoOp on {clip}, {classes} classes, batch {batch}, {steps} steps; {device}, '.format(**figures)
-          + f'median of {repeats}')
-    tokens = 'tokens {full} cut to {cut}'.format(**figures['tokens'])
-    print(f"{tokens:32}{'seconds a step':>16}{'ratio':>10}{'moved':>12}{'difference':>12}")
-    for name, loop in figures['loops'].items(): print(LINE.format(name=name, **loop))
-    if 'stage' in figures: print(STAGE_LINE.format(**figures['stage']))
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(parser):
     parser.add_argument('--scale', help='default: mini; with --clip: paper')
     parser.add_argument('--clip', help='the loops alone, on this network and noise for images')
     parser.add_argument('--classes', type=int, default=50, help='with --clip: so many of ImageNet\'s names')
     parser.add_argument('--length', type=int, help='context vectors; default: the scale\'s')
     parser.add_argument('--steps', type=int, default=10)
     parser.add_argument('--repeats', type=int, default=3)
-    parser.add_argument('--json', type=Path, help='write all figures here')
-    args = parser.parse_args()
-    args.line = sys.argv[1:]
-    with tempfile.TemporaryDirectory() as root: figures = compare(args, Path(root))
-    show(figures)
-    if args.json: args.json.write_text(json.dumps(figures, indent=1) + '\n', encoding='utf-8')
+
+
+def compare(args, root):
+    "What was chosen, and the tables."
+    scale = get_scale(args.scale or ('paper' if args.clip else 'mini'))
+    scale = scale.replace(n_test=10, test_splits=1)  # no test image is looked at
+    if args.length: scale = scale.replace(coop=dict(n_ctx=args.length))
+    clip = load_clip((args.clip,) if args.clip else scale.clip)
+    stage = {} if args.clip else {'stage': {f'coop at {scale.name}': whole_stage(scale, root)}}
+    batch, length = scale.coop.batch_size, scale.coop.n_ctx
+    pixels, labels, names = noise_for(clip, args.classes, batch) if args.clip else pictures_of(scale, root, batch)
+    cut = 1 + length + prompt_tokens(clip, names, length).rest.shape[1]
+    with few_threads(clip):
+        table = race(clip, names, pixels, labels, scale.replace(coop=dict(epochs=args.steps)), args.repeats)
+        loop_threads = torch.get_num_threads()
+    settings = dict(clip=args.clip or scale.clip[0], classes=len(names), length=length, batch=batch, steps=args.steps,
+                    repeats=args.repeats, loop_threads=loop_threads, tokens_full=clip.tokenizer(['']).shape[1],
+                    tokens_cut=cut)
+    return settings, {'loops': table, **stage}
+
+
+def measure(args):
+    with tempfile.TemporaryDirectory() as root: return compare(args, Path(root))
+
+
+def main(arguments=None): run(__doc__, options, measure, arguments)
 
 
 if __name__ == '__main__': main()

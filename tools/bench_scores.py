@@ -1,34 +1,36 @@
 """Scores next to the straightforward way of computing them, in one run: time, memory, difference.
 
-    python tools/bench_scores.py              everything, at the sizes of ImageNet, CLIP ViT-B/16 and ResNet-50
-    python tools/bench_scores.py neglabel --images 500 --repeats 1
+    python tools/bench_scores.py              everything; classes and widths are those of ImageNet, CLIP and ResNet-50
+    python tools/bench_scores.py neglabel --images 10000
     python tools/bench_scores.py visual       the scores on a classifier's features that pytorch-ood has, too
     python tools/bench_scores.py published    three of them as the published code computes them
     OMP_NUM_THREADS=1 python tools/bench_scores.py
+
+`difference` is the largest one between both sides' scores: of cosines and probabilities as it is, of a classifier's
+scores relative to the largest score. `fit_seconds` are those of one call.
 """
-import argparse
 import resource
 import sys
-import time
 from functools import lru_cache, partial
-from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from synood.methods.krnft import NFTAdapter, adapted_cosines
-from synood.methods.penultimate import ASHB, ASHP, ASHS, DICE, KNN, RMDS, GradNorm, ReAct, ViM
+from bench import in_turn, one_of, run, seconds, side_by_side
 from synood.core.processes import workers
-from synood.scores.method import TrainData
-from synood.scores.head import neglabel
-from synood.methods.logits import MSP, Energy, MaxLogit
 from synood.methods.adaneg import AdaNeg
+from synood.methods.krnft import NFTAdapter, adapted_cosines
+from synood.methods.logits import MSP, Energy, MaxLogit
+from synood.methods.penultimate import ASHB, ASHP, ASHS, DICE, KNN, RMDS, GradNorm, ReAct, ViM
+from synood.scores.head import neglabel
+from synood.scores.method import TrainData
 
-TEMPERATURE, BATCH = .01, 256  # BATCH: images at once in the released code
-SIZES = {'images': 10_000, 'classes': 1000, 'negatives': 10_499, 'width': 512, 'groups': 100}
+TEMPERATURE = .01
+BATCH = 256  # images at once in the released code
+SIZES = {'images': 2000, 'classes': 1000, 'negatives': 10_499, 'width': 512, 'groups': 100}
 # train: more than penultimate + classes, else covariances are singular; few: images for what is too slow for all
-CLASSIFIER = {'penultimate': 2048, 'train': 5000, 'few': 100}
+CLASSIFIER = {'penultimate': 2048, 'train': 5000, 'few': 5}
 SMALL = {'images': 20, 'classes': 3, 'negatives': 8, 'width': 4, 'groups': 2}
 
 
@@ -128,20 +130,20 @@ def trained_learner(width):
 
 
 def plain_krnft(image, text, negatives, groups):
-    "KR-NFT's cosines as released, of at most 64 images: all text features mapped anew for each."
+    "KR-NFT's cosines as released, of at most 16 images: all text features mapped anew for each."
     learner = trained_learner(text.shape[1])
     rows = [torch.from_numpy(x) for x in (text, negatives)]
     with torch.inference_mode():
         cosines = []
-        for x in torch.from_numpy(image[:64]):
+        for x in torch.from_numpy(image[:16]):
             text_features = learner(*rows, x[None])[0]  # (C + N, D), for this image
             cosines.append(x @ torch.nn.functional.normalize(text_features, dim=1).T)
-    return torch.stack(cosines).numpy()  # (64, C + N)
+    return torch.stack(cosines).numpy()  # (16, C + N)
 
 
 def our_krnft(image, text, negatives, groups):
     learner = trained_learner(text.shape[1])
-    image = torch.from_numpy(image[:64])
+    image = torch.from_numpy(image[:16])
     with torch.inference_mode():
         cosines = adapted_cosines(learner, torch.from_numpy(text), torch.from_numpy(negatives), image, image[:, None])
     return cosines[:, 0].numpy()
@@ -176,39 +178,18 @@ def in_new_process(function, *arguments):
         return pool.submit(function, *arguments).result()
 
 
-def seconds(call):
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
+def timed(reference, ours, repeats):
+    "Columns on the time of both sides, once both are warm."
+    turns = in_turn(dict(reference=partial(seconds, reference), ours=partial(seconds, ours)), repeats)
+    return side_by_side(**turns)
 
 
-def medians(calls, repeats):
-    "Median seconds of each of several calls, made in turn so that a slow minute hits all of them."
-    return [median(column) for column in zip(*([seconds(call) for call in calls] for _ in range(repeats)))]
-
-
-def title(name, sizes, repeats):
-    return (f'{name}: ' + ', '.join(f'{kind} {size}' for kind, size in sizes.items())
-            + f'; threads {torch.get_num_threads()}, median of {repeats}')
-
-
-def line(what, plain, ours, digits):
-    ratio = f'{ours/plain:.2f}' if plain else '-'
-    return f'{what:10}{plain:18.{digits}f}{ours:12.{digits}f}{ratio:>10}'
-
-
-def compare(name, sizes, repeats, megabytes):
-    "Print one pair side by side."
-    pair = PAIRS[name]
-    inputs, groups = features(sizes), sizes['groups']
-    calls = [partial(score, *inputs, groups) for score in pair]
-    plain, ours = (call() for call in calls)  # also warms up
-    times = medians(calls, repeats)
-    print(title(name, sizes, repeats))
-    print(f'{"":10}{"straightforward":>18}{"ours":>12}{"ratio":>10}')
-    print(line('seconds', *times, 3))
-    print(line('peak MB', *megabytes, 1))
-    print(f'largest difference {np.abs(plain - ours).max():.1e}')
+def beside_release(name, sizes, repeats, megabytes):
+    "One row: a score of CLIP's features as released, and ours; `megabytes` of both."
+    inputs = features(sizes)
+    reference, ours = (partial(score, *inputs, sizes['groups']) for score in PAIRS[name])
+    difference = float(np.abs(reference() - ours()).max())  # also warms up
+    return dict(**timed(reference, ours, repeats), reference_mb=megabytes[0], mb=megabytes[1], difference=difference)
 
 
 class Classifier(NamedTuple):
@@ -277,47 +258,46 @@ def counterparts(net):
             (ViM(dim=dim), library.ViM(None, dim, weight, bias), 'features')]  # whose score makes the logits anew
 
 
-SLOW = 'DICE', 'RMDS'  # pytorch-ood multiplies (N, C, D) numbers one by one, and D x D matrices for every class
+# pytorch-ood multiplies (N, C, D) numbers one by one, and D x D matrices for every class
+SLOW = 'DICE', 'RMDS'
 
 
 def largest_difference(ours, reference):
     "Relative to the largest score: some scores are differences and come near 0."
-    return np.abs(ours - reference).max()/np.abs(reference).max()
+    return float(np.abs(ours - reference).max()/np.abs(reference).max())
 
 
-def agreement(name, ours, theirs, images):
-    """How far the scores of both libraries agree, in words.
+def in_our_units(name, theirs, images):
+    """Scores of pytorch-ood as ours would be: larger means ID.
 
     By design, the distance of KNN is not squared here, and RMD's scatters are not divided by the training images."""
-    if name == 'KNN': return f'differs by design; squared {largest_difference(ours, -theirs**2):.1e}'
-    if name == 'RMDS': return f'differs by design; times {images} {largest_difference(ours, theirs*images):.1e}'
-    return f'{largest_difference(ours, theirs):.1e}'
+    if name == 'KNN': return -theirs**2
+    if name == 'RMDS': return -theirs*images
+    return -theirs
 
 
 def visual(sizes, repeats):
-    "Print each method next to pytorch-ood's: scoring what is cached, after `fit`, in one call; fitting once."
+    "Rows of each method next to pytorch-ood's: scoring what is cached, after `fit`, in one call; fitting once."
     net = classifier(sizes)
     labels = torch.from_numpy(net.labels)
-    print(title('visual', sizes, repeats))
-    print(f'{"seconds":10}{"images":>8}{"pytorch-ood":>13}{"ours":>9}{"ours/theirs":>13}'
-          f'{"fit theirs":>12}{"fit ours":>10}  largest difference')
 
     def tensors(rows):
         z = torch.from_numpy(rows)
         return {'features': z, 'feature_maps': z[:, :, None, None], 'logits': torch.from_numpy(net.logits(rows))}
 
+    table = {}
     for method, detector, kind in counterparts(net):
         rows = net.test[:sizes['few']] if method.name in SLOW else net.test
         their_train, our_train = tensors(net.train)[kind], net.known(method)
         their_fit = seconds(partial(getattr(detector, f'fit_{kind}'), their_train, labels))
         our_fit = seconds(partial(method.fit, our_train))
-        calls = [partial(getattr(detector, f'predict_{kind}'), tensors(rows)[kind]),
-                 partial(method.score, net.features(method, rows))]
-        their_scores, our_scores = (call() for call in calls)  # also warms up
-        theirs, ours = medians(calls, repeats)
-        words = agreement(method.name, our_scores, -their_scores.double().numpy(), len(net.train))
-        print(f'{method.name:10}{len(rows):8}{theirs:13.4f}{ours:9.4f}{ours/theirs:13.3f}'
-              f'{their_fit:12.1f}{our_fit:10.1f}  {words}', flush=True)
+        theirs = partial(getattr(detector, f'predict_{kind}'), tensors(rows)[kind])
+        ours = partial(method.score, net.features(method, rows))
+        reference = in_our_units(method.name, theirs().double().numpy(), len(net.train))
+        difference = largest_difference(ours(), reference)  # also warms up
+        table[method.name] = dict(images=len(rows), **timed(theirs, ours, repeats), reference_fit_seconds=their_fit,
+                                  fit_seconds=our_fit, difference=difference)
+    return table
 
 
 def plain_gradnorm(net, images):
@@ -355,46 +335,41 @@ def plain_rmds(net, images):
 
 
 def published(sizes, repeats):
-    "Print GradNorm, DICE and RMDS next to the form of the published code, which is too slow for all images."
+    "Rows of GradNorm, DICE and RMDS next to the form of the published code, which is too slow for all images."
     net = classifier(sizes)
     images = net.test[:sizes['few']]
-    print(title('published', sizes, repeats))
-    print(f'{"seconds":10}{"images":>8}{"plain":>13}{"ours":>9}{"plain/ours":>13}  largest difference')
+    table = {}
     for method, plain in (GradNorm(), plain_gradnorm), (DICE(), plain_dice), (RMDS(), plain_rmds):
         method.fit(net.known(method))
-        calls = plain(net, images), partial(method.score, net.features(method, images))
-        reference, ours = (call() for call in calls)  # also warms up
-        theirs, mine = medians(calls, repeats)
-        print(f'{method.name:10}{len(images):8}{theirs:13.4f}{mine:9.4f}{theirs/mine:13.1f}  '
-              f'{largest_difference(ours, reference.double().numpy()):.1e}', flush=True)
+        reference, ours = plain(net, images), partial(method.score, net.features(method, images))
+        difference = largest_difference(ours(), reference().double().numpy())  # also warms up
+        table[method.name] = dict(images=len(images), **timed(reference, ours, repeats), difference=difference)
+    return table
 
 
 TABLES = {'visual': visual, 'published': published}
 
 
-def main(arguments=None):
+def options(parser):
     known = [*PAIRS, *TABLES]
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('names', nargs='*', metavar='NAME', help=f'which: {", ".join(known)}')
-    parser.add_argument('--repeats', type=int, default=7)
-    for kind, size in (SIZES | CLASSIFIER).items():
-        parser.add_argument(f'--{kind}', type=int, default=size)
-    args = parser.parse_args(arguments)
-    if unknown := set(args.names) - set(known):
-        parser.error(f'unknown {", ".join(sorted(unknown))}: choose from {", ".join(known)}')
-    names = args.names or known
+    parser.add_argument('names', nargs='*', metavar='NAME', type=one_of(known), help=f'which: {", ".join(known)}')
+    parser.add_argument('--repeats', type=int, default=3)
+    for kind, size in (SIZES | CLASSIFIER).items(): parser.add_argument(f'--{kind}', type=int, default=size)
 
-    def sizes(kinds): return {kind: getattr(args, kind) for kind in kinds}
+
+def measure(args):
+    names = args.names or [*PAIRS, *TABLES]
+    settings = {kind: getattr(args, kind) for kind in (*SIZES, *CLASSIFIER, 'repeats')}
+    sizes = {kind: settings[kind] for kind in SIZES}
+    pairs = [name for name in PAIRS if name in names]
     # all the memory first, while this process is still small
-    megabytes = {}
-    for name in names:
-        if name in PAIRS:
-            megabytes[name] = [in_new_process(memory, score, sizes(SIZES)) for score in PAIRS[name]]
-    for name in names:
-        if name in PAIRS: compare(name, sizes(SIZES), args.repeats, megabytes[name])
-        else: TABLES[name](sizes(('images', 'classes', *CLASSIFIER)), args.repeats)
+    megabytes = {name: [in_new_process(memory, score, sizes) for score in PAIRS[name]] for name in pairs}
+    released = {name: beside_release(name, sizes, args.repeats, megabytes[name]) for name in pairs}
+    tables = {'released': released} if pairs else {}
+    return settings, tables | {name: TABLES[name](settings, args.repeats) for name in TABLES if name in names}
 
 
-if __name__ == '__main__':
-    main()
+def main(arguments=None): run(__doc__, options, measure, arguments)
+
+
+if __name__ == '__main__': main()

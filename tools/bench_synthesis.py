@@ -1,27 +1,26 @@
 """Synthesis next to the published procedure written as a plain loop: images per second, memory, where the time goes.
 
-    python tools/bench_synthesis.py                        scale mini, 25 rendered images, on this machine's GPU or CPU
+    python tools/bench_synthesis.py                        scale mini, 12 rendered images, on this machine's GPU or CPU
     python tools/bench_synthesis.py --scale paper-random --photos FOLDER --images 16 --reference-images 4
-    python tools/bench_synthesis.py linear                 seconds for m = 32 ... 512 images, and the exponent of m
+    python tools/bench_synthesis.py growth                 seconds for m = 8 ... 64 images, and the exponent of m
+    python tools/bench_synthesis.py growth --batch 32      the same for m = 32 ... 256
     python tools/bench_synthesis.py --scale mini --images 4 --rounds 1 --quick
 
 Both sides run in processes of their own, take turns, and have loaded and warmed up everything before the clock starts.
 The reference computes in float32, two images at a time, encodes prompts and the blank image anew in every iteration,
 takes a gradient in every iteration and overwrites one file per image. It shares with ours the random streams of every
 image, the loss of each image and the mode of the blank image's latent, so that both can make the same pictures;
-`difference` is measured in float32. With `--out figures.json` all figures are written to a file.
+`difference`, the largest one of a pixel, is measured in float32.
 """
-import argparse
 import json
 import platform
 import resource
 import sys
 import tempfile
-import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from statistics import median
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -29,19 +28,19 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bench import clocked, in_turn, run, side_by_side
+from synood.app.doctor import matmul_rate
+from synood.core.processes import workers
+from synood.core.scales import ScaleView, get_scale, rng
+from synood.core.stages import Job, stages
+from synood.data.images import image_folder, write_sets
+from synood.evaluation.costs import count_flops
+from synood.models.classifier import load_classifier
 from synood.outliers import synthesis
 from synood.outliers.context import context_prompt, write_contexts
-from synood.evaluation.costs import count_flops
-from synood.app.doctor import matmul_rate
-from synood.models.classifier import load_classifier
-from synood.data.images import image_folder, write_sets
-from synood.core.processes import workers
-from synood.core.stages import Job, stages, versions
-from synood.core.scales import ScaleView, get_scale, rng
-from synood.outliers.inpainting import (decode, encode_latents, encode_prompts, load_inpainting, stream_noise,
-                                        make_scheduler, to_image,
-                                        to_pixels)
-from synood.outliers.losses import classifier_logits, boundary_losses
+from synood.outliers.inpainting import (decode, encode_latents, encode_prompts, load_inpainting, make_scheduler,
+                                        stream_noise, to_image, to_pixels)
+from synood.outliers.losses import boundary_losses, classifier_logits
 from synood.outliers.synthesis import inpainting_model, read_synthetic, synthesis_stage
 
 EXACT = {'synthesis.unet_precision': 'fp32', 'synthesis.vae_precision': 'fp32', 'synthesis.compiled': False}
@@ -155,20 +154,13 @@ class Side:
         return pictures.paths
 
     def timed(self):
-        "Seconds of one run."
-        with tempfile.TemporaryDirectory() as d: return self.stopwatch(Path(d))[0]
-
-    def stopwatch(self, folder):
-        settle()
-        started = time.perf_counter()
-        paths = self.run(folder)
-        settle()
-        return time.perf_counter() - started, paths
+        "Seconds of one run, for each image."
+        with tempfile.TemporaryDirectory() as d: return clocked(partial(self.run, Path(d)))[0]/len(self.images)
 
     def examined(self):
         "Share of each part of a run, and its pictures."
-        with tempfile.TemporaryDirectory() as d, clocked(self) as spent:
-            spent['all'], paths = self.stopwatch(Path(d))
+        with tempfile.TemporaryDirectory() as d, parts_clocked(self) as spent:
+            spent['all'], paths = clocked(partial(self.run, Path(d)))
             return dict(spent), [np.asarray(Image.open(p), int) for p in paths]
 
     def memory(self):
@@ -176,12 +168,8 @@ class Side:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1e6 if platform.system() == 'Darwin' else 1e3)
 
 
-def settle():
-    if torch.cuda.is_available(): torch.cuda.synchronize()
-
-
 @contextmanager
-def clocked(side):
+def parts_clocked(side):
     """Yield a counter that fills with the seconds of each part.
 
     The GPU is waited for at every call, so the sum runs a little slower."""
@@ -193,11 +181,8 @@ def clocked(side):
 
     def around(function, part):
         def timed(*args, **kwargs):
-            settle()
-            started = time.perf_counter()
-            result = function(*args, **kwargs)
-            settle()
-            spent[part] += time.perf_counter() - started
+            seconds, result = clocked(partial(function, *args, **kwargs))
+            spent[part] += seconds
             return result
         return timed
     with ExitStack() as stack:
@@ -260,103 +245,85 @@ def efficiency(spent, count):
     calls = 2*len(timesteps)*scale.synthesis.iterations*count  # 2: with the prompt and without
     rate = unet_flops(painter, scale)*calls/spent['UNet']
     most = ceiling(painter)
-    return dict(tflops=rate/1e12, ceiling_tflops=most/1e12, share=rate/most)
+    return dict(unet_tflops=rate/1e12, ceiling_tflops=most/1e12, unet_share=rate/most)
 
 
 def alone(): return workers(1)
 
 
+def asked(pool, what): return pool.submit(ask, what).result()
+
+
 def compare(args, scale, folder):
-    "Both sides in turn, in processes of their own: all figures of a run."
+    "Both sides in turn, in processes of their own: the tables."
     inputs = prepare(folder, scale, args.photos, args.images)
     counts = {'reference': min(args.reference_images or args.images, args.images), 'ours': args.images}
     with alone() as theirs, alone() as mine:
         pools = {'reference': theirs, 'ours': mine}
         for kind, pool in pools.items(): pool.submit(start, kind, scale, inputs, counts[kind]).result()
-        seconds = {kind: [] for kind in pools}
-        for _ in range(args.rounds):
-            for kind, pool in pools.items(): seconds[kind].append(pool.submit(ask, 'timed').result())
-        sides, pictures = {}, {}
+        seconds = in_turn({kind: partial(asked, pool, 'timed') for kind, pool in pools.items()}, args.rounds)
+        sides, spent, pictures = {}, {}, {}
         for kind, pool in pools.items():
-            spent, pictures[kind] = pool.submit(ask, 'examined').result()
-            sides[kind] = dict(
-                images=counts[kind], batch=pool.submit(batch_of).result(), seconds=seconds[kind],
-                images_per_second=counts[kind]/median(seconds[kind]), memory_mb=pool.submit(ask, 'memory').result(),
-                shares={part: s/spent['all'] for part, s in spent.items() if part != 'all'},
-                unet=pool.submit(efficiency, spent, counts[kind]).result())
+            spent[kind], pictures[kind] = asked(pool, 'examined')
+            sides[kind] = dict(images=counts[kind], batch=pool.submit(batch_of).result(),
+                               memory_mb=asked(pool, 'memory'),
+                               **pool.submit(efficiency, spent[kind], counts[kind]).result())
     if scale.replace(**EXACT) != scale:
         with alone() as exact:
             exact.submit(start, 'ours', scale.replace(**EXACT), inputs, counts['reference']).result()
-            pictures['ours'] = exact.submit(ask, 'examined').result()[1]
+            pictures['ours'] = asked(exact, 'examined')[1]
     difference = max(int(np.abs(a - b).max()) for a, b in zip(pictures['reference'], pictures['ours']))
-    ratio = sides['ours']['images_per_second']/sides['reference']['images_per_second']
-    return dict(**about(args, scale), **sides, ratio=ratio, difference=difference)
+    return {'seconds an image': {'synthesis': dict(**side_by_side(**seconds), difference=difference)},
+            'sides': sides, 'share of the time': shares(spent)}
 
 
-def linear(args, scale, folder):
-    "Seconds of the stage for growing m, full batches, set-up excluded."
-    scale = scale.replace(synthesis=dict(batch_size=args.batch or 32))
-    sizes = [scale.synthesis.batch_size*2**k for k in range(5)]
+def shares(spent):
+    "{part: its share of each side's run}."
+    parts = sorted({*spent['reference'], *spent['ours']} - {'all'})
+    return {part: {kind: seconds.get(part, 0)/seconds['all'] for kind, seconds in spent.items()} for part in parts}
+
+
+def growth(args, scale, folder):
+    "Seconds of the stage for growing m, full batches, set-up excluded: the tables."
+    sizes = [scale.synthesis.batch_size*2**k for k in range(4)]
     inputs = prepare(folder, scale, args.photos, sizes[-1])
-    sides = [Side('ours', scale, inputs, m) for m in sizes]
-    sides[0].timed()  # warms up
-    seconds = [min(side.timed() for _ in range(args.rounds)) for side in sides]
-    exponent, _ = np.polyfit(np.log(sizes), np.log(seconds), 1)
-    return dict(**about(args, scale), m=sizes, seconds=seconds, exponent=float(exponent))
+    sides = {m: Side('ours', scale, inputs, m) for m in sizes}
+    sides[sizes[0]].timed()  # warms up
+    turns = in_turn({m: side.timed for m, side in sides.items()}, args.rounds)
+    seconds = {m: m*min(taken) for m, taken in turns.items()}
+    exponent, _ = np.polyfit(np.log(sizes), np.log([*seconds.values()]), 1)
+    return {'growth': {f'm = {m}': dict(seconds=taken, images_per_second=m/taken) for m, taken in seconds.items()},
+            'fit': {'seconds': dict(exponent=float(exponent))}}
 
 
-def about(args, scale):
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
-    fields = ('resolution', 'strength', 'steps', 'iterations', 'batch_size',
-              'unet_precision', 'vae_precision', 'compiled')
-    settings = {name: getattr(scale.synthesis, name) for name in fields}
-    return dict(command=' '.join(['python', 'tools/bench_synthesis.py', *args.line]),
-                device=device, packages=versions(), scale=scale.name, settings=settings)
-
-
-def show(figures):
-    settings = ', '.join(f'{name} {value}' for name, value in figures['settings'].items())
-    print(f"{figures['scale']}, {figures['device']}; {settings}")
-    if 'exponent' in figures:
-        for m, s in zip(figures['m'], figures['seconds']): print(f'm = {m:4}: {s:8.2f} s, {m/s:6.2f} images a second')
-        return print(f"seconds grow with m to the power {figures['exponent']:.3f}")
-    a, b = figures['reference'], figures['ours']
-
-    def line(name, x, y, form): print(f'{name:34}{form.format(x):>14}{form.format(y):>14}')
-    line('', 'reference', 'ours', '{}')
-    line('images', a['images'], b['images'], '{}')
-    line('images at a time', a['batch'], b['batch'], '{}')
-    line('images per second', a['images_per_second'], b['images_per_second'], '{:.3f}')
-    line('peak memory, MB', a['memory_mb'], b['memory_mb'], '{:.0f}')
-    for part in sorted({*a['shares'], *b['shares']}):
-        line(f'share of {part}', a['shares'].get(part, 0), b['shares'].get(part, 0), '{:.1%}')
-    line('UNet, 10^12 operations a second', a['unet']['tflops'], b['unet']['tflops'], '{:.3f}')
-    line('of the matrix product\'s', a['unet']['share'], b['unet']['share'], '{:.1%}')
-    print(f"ratio {figures['ratio']:.2f}, largest difference of a pixel in float32 {figures['difference']}")
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('what', nargs='?', choices=['compare', 'linear'], default='compare')
+def options(parser):
+    parser.add_argument('what', nargs='?', choices=['compare', 'growth'], default='compare')
     parser.add_argument('--scale', default='mini')
     parser.add_argument('--photos', help='a folder with one folder of photographs per class; default: rendered scenes')
-    parser.add_argument('--images', type=int, default=25)
+    parser.add_argument('--images', type=int, default=12)
     parser.add_argument('--reference-images', type=int, default=0, help='fewer for the slow side')
-    parser.add_argument('--batch', type=int, default=0, help='default: the scale\'s')
-    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--batch', type=int, default=0, help='default: the scale\'s; of growth: 8')
+    parser.add_argument('--rounds', type=int, help='default: 3; of growth: 1')
     parser.add_argument('--quick', action='store_true', help='two steps, two iterations: to try it out')
-    parser.add_argument('--out', type=Path, help='write all figures here as JSON')
-    args = parser.parse_args()
-    args.line = sys.argv[1:]
+
+
+def measure(args):
     scale = get_scale(args.scale)
     if scale.synthesis.objective == 'energy_hinge' and scale.synthesis.margin is None:
         sys.exit('energy_hinge needs a margin in the scale here')
+    if args.what == 'growth': args.batch = args.batch or 8
+    args.rounds = args.rounds or {'compare': 3, 'growth': 1}[args.what]
     if args.batch: scale = scale.replace(synthesis=dict(batch_size=args.batch))
     if args.quick: scale = scale.replace(synthesis=dict(steps=2, strength=1., iterations=2))
-    measure = {'compare': compare, 'linear': linear}[args.what]
-    with tempfile.TemporaryDirectory() as folder: figures = measure(args, scale, Path(folder))
-    show(figures)
-    if args.out: args.out.write_text(json.dumps(figures, indent=1) + '\n', encoding='utf-8')
+    with tempfile.TemporaryDirectory() as folder:
+        tables = {'compare': compare, 'growth': growth}[args.what](args, scale, Path(folder))
+    fields = ('resolution', 'strength', 'steps', 'iterations', 'batch_size', 'unet_precision', 'vae_precision',
+              'compiled')
+    settings = dict(scale=scale.name, photos=bool(args.photos), rounds=args.rounds)
+    return settings | {name: getattr(scale.synthesis, name) for name in fields}, tables
+
+
+def main(arguments=None): run(__doc__, options, measure, arguments)
 
 
 if __name__ == '__main__': main()

@@ -7,12 +7,12 @@ __all__ = ['commands', 'ScaleOption', 'SeedsOption', 'SeedOption', 'CountOption'
            'JsonOption', 'SetOption', 'RUNS', 'print_result', 'changed_scale', 'read_names', 'is_class_list',
            'load_user_images', 'check_new_folder', 'check_calibration', 'check_fit', 'fit', 'as_text', 'output_format',
            'resolve_output', 'is_stream', 'check_table', 'table_counts', 'read_state', 'write_scores', 'encode_table',
-           'count_images', 'write_stream', 'summary', 'resolve_detector', 'score', 'synthesize', 'export', 'report',
+           'count_into', 'write_stream', 'summary', 'resolve_detector', 'score', 'synthesize', 'export', 'report',
            'demo']
 
 # %% ../../nbs/8_app/03_commands.ipynb #f21ed94b
-import csv, gzip, hashlib, io, json, os, re, shutil, stat, sys, time
-from contextlib import nullcontext
+import csv, gzip, hashlib, io, json, os, re, shutil, stat, sys
+from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -337,20 +337,28 @@ def _names(images):
 def _add(counts, table): return [a + b for a, b in zip(counts, table_counts(table))]
 
 def _tables(detector, images, skip=0, size=None):
-    "The tables of a detector's stream, with a bar."
+    "The tables of a detector's stream, with a bar that learns its total while the first images are scored."
+    from threading import Event, Thread
     from synood.core.files import progress
-    with progress(desc='score', total=count_images(images)) as bar:
+    ended = Event()
+    with progress(desc='score') as bar:
+        Thread(target=count_into, args=(bar, images, ended), daemon=True).start()
         bar.update(skip)
-        for table in detector.stream(images, skip=skip, **({} if size is None else dict(size=size))):
-            yield table
-            bar.update(len(table))
+        try:
+            for table in detector.stream(images, skip=skip, **({} if size is None else dict(size=size))):
+                yield table
+                bar.update(len(table))
+        finally: ended.set()
 
-def count_images(images, seconds: float = 2.) -> int | None:
-    "The number of images, if they can be counted within `seconds`: a folder may be on a slow disk, or have millions."
-    count, end = 0, time.monotonic() + seconds
-    for count, _ in enumerate(_names(images), 1):
-        if time.monotonic() > end: return None
-    return count
+def count_into(bar, images, ended):
+    """Give a bar its total once all images are counted: a folder may be on a slow disk, or have millions.
+
+    ended: a `threading.Event` that ends the counting. What is wrong with a folder the one who scores it says."""
+    with suppress(OSError, ValueError):
+        count = 0
+        for count, _ in enumerate(_names(images), 1):
+            if ended.is_set(): return
+        bar.total = count
 
 # %% ../../nbs/8_app/03_commands.ipynb #5e0a5933
 def write_stream(detector, images: Path, place: Path | None, lines: bool, zipped: bool = False,

@@ -55,6 +55,7 @@ class TableFile:
     rows: list[list[str]]
     marks: list[list[str]]  # 'strong', 'em' or '' for every cell
     fault: str = ''  # a sentence about what is wrong with its files
+    note: str = ''  # the line under it
 
 _AGAIN = 'delete it, and `synood reproduce` writes it again'
 _MARKS = {'strong': '**{}**', 'em': '_{}_', '': '{}'}
@@ -90,11 +91,12 @@ def read_table_file(path: Path) -> TableFile:
         fault = f'{beside.name} is not there, so the table has no caption and no marks.'
         return TableFile(path.stem, '', columns, rows, unmarked, fault)
     with file_errors(beside, _AGAIN):
-        caption, _, body = beside.read_text(encoding='utf-8').partition('\n\n| ')
-    marks = cell_marks(columns, rows, '| ' + body)
+        caption, _, below = beside.read_text(encoding='utf-8').partition('\n\n| ')
+    body, _, note = below.partition(' |\n\n')
+    marks = cell_marks(columns, rows, f'| {body} |' if note else f'| {body}')
     fault = '' if marks else (f'{beside.name} does not show the cells of {path.name}, so no cell is marked; '
                               f'the cells are those of {path.name}.')
-    return TableFile(path.stem, caption, columns, rows, marks or unmarked, fault)
+    return TableFile(path.stem, caption, columns, rows, marks or unmarked, fault, note.strip())
 
 # %% ../../nbs/8_app/02_page.ipynb #2da9bed1
 MEASURES = {'auroc': 'AUROC', 'fpr95_ood_positive': 'FPR95, OOD positive', 'fpr95': 'FPR95', 'id_acc': 'ID accuracy'}
@@ -122,7 +124,7 @@ def column_groups(columns: list[str]) -> list[tuple[str, list[str]]]:
     return [labels(about, members) for about, members in groups]
 
 # %% ../../nbs/8_app/02_page.ipynb #b9a10e82
-_NUMBER = re.compile(r'([+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?)( ± \d+(?:\.\d+)?| \[[^\]]*\])?')
+_NUMBER = re.compile(r'([+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?)( ± \d+(?:\.\d+)?| \[[^\]]*\](?: holds| open)?)?')
 
 @dataclass(frozen=True)
 class Column:
@@ -149,7 +151,7 @@ class Cell:
     text: str  # of a number without its half-width or interval
     kind: str = 'text'  # 'number', or 'odd': another text among numbers
     pad: str = ''  # invisible digits behind the cell
-    tail: str = ''  # half-width or interval
+    tail: str = ''  # half-width, or interval and verdict
     tail_pad: str = ''  # what would make the tail as long as the longest of its column, invisible
     mark: str = ''  # 'strong', 'em' or ''
     title: str = ''  # shown when the pointer rests on it
@@ -317,10 +319,11 @@ def _table_heads(sheet, kept, columns):
 def make_table(sheet: TableFile, sources: list[list[ResultGroup]]) -> dict:
     """What the template draws a sheet from; `sources` are the lines behind each row.
 
-    Tables with many half-widths are `tight`: they stand below their means."""
+    Tables with many half-widths or intervals are `tight`: these stand below their means."""
     groups = _grouped(sheet)
     kept = [k for k, name in enumerate(sheet.columns) if name != 'network' or '' in groups]
     columns = [column_format(list(cells)) for cells in zip(*sheet.rows)] or [Column(False)]*len(sheet.columns)
+    tails = [column.tail for column in columns]
     top = _table_heads(sheet, kept, columns)
     about = [group['about'] for group in top for _ in group['heads']]
     ours = [cells[:1] == ['SynOOD'] for cells in sheet.rows]
@@ -332,7 +335,7 @@ def make_table(sheet: TableFile, sources: list[list[ResultGroup]]) -> dict:
         return Row(drawn, [line.number for line in lines], provenance(lines, full=True), ours[number] and not all(ours))
     linked = any(sources)
     return dict(name=sheet.name, heads=top, two_lines=any(about), linked=linked, width=len(kept) + linked,
-                tight=sum(bool(column.tail) for column in columns) > 8,
+                tight=sum(map(bool, tails)) > 8 or sum(map(len, tails)) > 100,
                 groups=[dict(about=name, rows=[row(k) for k in members]) for name, members in groups.items()])
 
 # %% ../../nbs/8_app/02_page.ipynb #fed63a91

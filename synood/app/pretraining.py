@@ -7,12 +7,12 @@ __all__ = ['PICTURE_COUNTS', 'SHARD', 'GLYPHS', 'network_recipes', 'SHIPPED_NETW
            'pretraining_picture', 'draw_shards', 'ImageShards', 'open_shards', 'Batch', 'draw_batch', 'TrainingPlan',
            'NetworkRecipe', 'network_recipe', 'start_training', 'loss_curve', 'train_network', 'manifest', 'is_trained',
            'pretrain', 'tokenize', 'true_recipe', 'similarities', 'top_k_recall', 'ClipRecipe', 'ClipResNet',
-           'ClipSmallResNet', 'VisionTower', 'open_clip_tower', 'ClipViT', 'ClassifierRecipe', 'AutoencoderRecipe',
-           'psnr', 'diffusion_caption', 'draw_timesteps', 'glyph_weights', 'shard_latents', 'draw_masks',
-           'InpaintingRecipe', 'denoising_loss', 'paint_prompts', 'lister_question', 'lister_answer', 'pad_answers',
-           'ListerRecipe', 'grade_table', 'grade_clip', 'grade_classifier', 'grade_context_model', 'grade_autoencoder',
-           'recipe_of_word', 'render_recipes', 'grade_inpainting', 'evaluate_networks', 'shipped_card',
-           'package_networks']
+           'ClipSmallResNet', 'PlainClip', 'VisionTower', 'open_clip_tower', 'ClipViT', 'ClassifierRecipe',
+           'AutoencoderRecipe', 'psnr', 'diffusion_caption', 'draw_timesteps', 'glyph_weights', 'shard_latents',
+           'draw_masks', 'InpaintingRecipe', 'denoising_loss', 'paint_prompts', 'lister_question', 'lister_answer',
+           'pad_answers', 'ListerRecipe', 'grade_table', 'grade_clip', 'grade_classifier', 'grade_context_model',
+           'grade_autoencoder', 'recipe_of_word', 'render_recipes', 'grade_inpainting', 'evaluate_networks',
+           'shipped_card', 'package_networks']
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #4f5f17c0
 import json, math, os, shutil, subprocess
@@ -184,6 +184,7 @@ class NetworkRecipe:
     plan: TrainingPlan
     mix: dict[str, float]  # share of each kind of picture
     needs: tuple[str, ...] = ()  # networks whose folders it starts from
+    streams: str = ''  # whose random streams it draws from; empty: its own
     seen = 0  # pictures so far
 
     def __init__(self, shelves: dict[str, ImageShards], folders: dict[str, Path]): self.shelves = shelves
@@ -242,9 +243,10 @@ def train_network(student: NetworkRecipe, plan: TrainingPlan, path: Path, second
     """Train to the end of the plan from where the checkpoint `path` stands.
 
     The network ends with the running mean of its weights, where the plan asks for one."""
+    streams = f'train {student.streams or student.name}'
     def loss(step, _):  # what it sees depends on its number alone
-        draws = stream(plan.seed, f'train {student.name}', step)
-        noise = generator(plan.seed, f'train {student.name}', step, 'noise')
+        draws = stream(plan.seed, streams, step)
+        noise = generator(plan.seed, streams, step, 'noise')
         batch = draw_batch(student.shelves, draws, plan.batch, student.mix)
         student.seen = step*plan.batch
         with torch.autocast('cuda', torch.bfloat16, enabled=student.device.type == 'cuda'):
@@ -380,6 +382,7 @@ class ClipRecipe(NetworkRecipe):
     "A whole CLIP, image and text tower together; a subclass gives the `vision` settings of its image tower."
     mix = PRETRAINING_MIX
     vision = {}
+    describe = staticmethod(web_caption)  # (recipe, rng) -> the caption of a picture
 
     def __init__(self, shelves, folders):
         super().__init__(shelves, folders)
@@ -392,7 +395,7 @@ class ClipRecipe(NetworkRecipe):
 
     def loss(self, batch, rng, noise):
         self.net.logit_scale.data.clamp_(0, math.log(100))
-        captions = tokenize([web_caption(recipe, rng) for recipe in batch.recipes]).to(self.device)  # (B, 24)
+        captions = tokenize([self.describe(recipe, rng) for recipe in batch.recipes]).to(self.device)  # (B, 24)
         pixels = (2*batch.pixels - 1).to(self.device, memory_format=torch.channels_last)  # (B, 3, 64, 64) in [-1, 1]
         images, texts, scale = self.net(pixels, captions)  # (B, 96), (B, 96) and a number
         return _contrast(images, texts, scale)
@@ -423,6 +426,13 @@ class ClipSmallResNet(ClipRecipe):
     "A smaller ResNet tower, 1.3 M parameters."
     plan = TrainingPlan(samples=110_000, batch=128, lr=1.5e-3)
     vision = dict(layers=[1, 1, 1, 1], width=16, patch_size=None)
+
+# %% ../../nbs/8_app/05_pretraining.ipynb #4de86691
+@network_recipe('clip-plain')
+class PlainClip(ClipResNet):
+    "The main CLIP with captions that name no absent class."
+    streams = 'clip'  # the same pictures in the same order
+    describe = staticmethod(caption)
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #4af0b3b4
 _TOWER = dict(hidden_size=160, intermediate_size=640, num_hidden_layers=4, num_attention_heads=5, image_size=SIDE,

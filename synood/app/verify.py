@@ -129,8 +129,9 @@ def _of_record(path):
 
 def _of_log(path):
     text = path.read_bytes()
-    whole = text.startswith(b'stage,seed,seconds\n') and text.endswith(b'\n')
-    whole = whole and all(line.count(b',') == 2 for line in text.splitlines())
+    whole = text.startswith(b'stage,seed,seconds') and text.endswith(b'\n')
+    lines = text.splitlines()
+    whole = whole and all(line.count(b',') == lines[0].count(b',') for line in lines)
     return '' if whole else 'it is no list of stage, seed and seconds'
 
 # %% ../../nbs/8_app/04_verify.ipynb #2b7f13ed
@@ -161,7 +162,8 @@ def compare(found: list[CheckableResult]) -> list[tuple[CheckableResult, str | N
 def remove(thing: CheckableResult):
     "Take a thing away, from under its name at once."
     from synood.core.files import temporary_path
-    for path in (thing.path, *([thing.path.with_suffix('.sha256')] if thing.kind == 'rows' else [])):
+    beside = [thing.path.with_suffix(end) for end in ('.sha256', '.npz')] if thing.kind == 'rows' else []
+    for path in (thing.path, *beside):
         if not path.exists(): continue
         gone = temporary_path(path)
         os.replace(path, gone)  # killed from here on, it is gone

@@ -25,7 +25,8 @@ from tqdm import tqdm
 def progress(iterable=None, desc: str = '', total: int | None = None):
     "A tqdm bar, slowed down where the output is not a terminal."
     live = sys.stderr.isatty()
-    return tqdm(iterable, desc=desc, total=total, mininterval=.2 if live else 10, leave=live, delay=0 if live else 5)
+    return tqdm(iterable, desc=desc, total=total, mininterval=.2 if live else 10, miniters=0, leave=live,
+                delay=0 if live else 5)
 
 # %% ../../nbs/0_core/02_files.ipynb #1bcd1b91
 def in_threads(function: Callable, items, desc: str = '') -> list:

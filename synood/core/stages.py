@@ -258,23 +258,23 @@ def _make(st, scale, seed, final, inputs, root):
     "Fill and finish one folder, alone or beside other processes."
     part = final.with_name(final.name + '.part')
     make_folder(part)
-    started = time.time()
+    started, cpu = time.time(), sum(os.times()[:4])  # of this process and its children, user and system
     try: st.make(Job(st.name, ScaleView(scale, st.uses), seed, part, final, inputs, Path(root)/'cache'))
     except FileNotFoundError:
         if not final.exists(): raise  # else another process finished the folder under our hands
     _finish(st, scale, seed, part, final, inputs)
-    log_seconds(Path(root)/scale.name, st.name, seed, time.time() - started)
+    log_seconds(Path(root)/scale.name, st.name, seed, time.time() - started, sum(os.times()[:4]) - cpu)
 
 # %% ../../nbs/0_core/03_stages.ipynb #5942efa5
-def log_seconds(folder: Path, name: str, seed: int | None, seconds: float):
-    "Add one line to the wall-clock log timings.csv of a scale's folder."
+def log_seconds(folder: Path, name: str, seed: int | None, seconds: float, cpu_seconds: float = float('nan')):
+    "Add one line to timings.csv of a scale's folder: seconds by the clock, and of the processors."
     make_folder(folder)
     with lock(folder/'.timings.lock'), open(folder/'timings.csv', 'a+b') as f:
         f.seek(0)
         before = f.read()
         whole = b'\n' if before and not before.endswith(b'\n') else b''  # a line that a full disk cut off stays alone
-        head = b'' if before else b'stage,seed,seconds\n'
-        f.write(whole + head + f'{name},{"" if seed is None else seed},{seconds:.2f}\n'.encode())
+        head = b'' if before else b'stage,seed,seconds,cpu_seconds\n'
+        f.write(whole + head + f'{name},{"" if seed is None else seed},{seconds:.2f},{cpu_seconds:.2f}\n'.encode())
         f.flush()
         os.fsync(f.fileno())
 

@@ -8,8 +8,8 @@ __all__ = ['CLASSES', 'OBJECTS', 'COLOURS', 'TEXTURES', 'SCENES', 'ID_SCENES', '
            'FAR_SETS', 'glyphs', 'Frame', 'random_frame', 'enlarge', 'smooth_noise', 'texture', 'Recipe', 'backdrop',
            'transform_masks', 'paint_glyph', 'Placement', 'place_objects', 'Style', 'box_blur', 'compose', 'expose',
            'render', 'World', 'world', 'pretraining_recipe', 'caption', 'web_caption', 'context_names',
-           'miniature_words', 'Item', 'plan', 'draw_item', 'group_by_folder', 'make_images', 'write_world',
-           'world_stage']
+           'miniature_words', 'Item', 'plan', 'shared_sets', 'draw_item', 'group_by_folder', 'make_images',
+           'write_world', 'world_stage']
 
 # %% ../../nbs/1_data/00_miniature.ipynb #a1c18f8a
 import json
@@ -561,6 +561,12 @@ def plan(world: World, n_train: int, n_test: int) -> list[Item]:
     sets = [('train', 'id', n_train*len(CLASSES)), ('id', 'id', 2*n_test)]
     sets += [(kind, kind, n_test) for kind in ('near', *FAR_SETS)]
     return [item for folder, kind, n in sets for item in _plan_set(world, folder, kind, n)]
+
+# %% ../../nbs/1_data/00_miniature.ipynb #aeb3f49f
+def shared_sets() -> tuple[str, ...]:
+    "The OOD sets whose concepts are the same in `dev` and `test`, so that on `test` only their pictures are unseen."
+    dev, test = world('dev'), world('test')
+    return tuple(kind for kind in ('near', *FAR_SETS) if set(dev.concepts(kind)) & set(test.concepts(kind)))
 
 # %% ../../nbs/1_data/00_miniature.ipynb #e0c58f08
 def draw_item(world: World, item: Item, style: Style | None = None) -> tuple[Recipe, np.ndarray]:

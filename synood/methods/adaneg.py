@@ -132,8 +132,9 @@ class OpenOODNegLabel(NegLabel):
         labels = np.concatenate([self.text, self.negatives])
         labels = torch.tensor(labels, dtype=torch.float16)  # (C + M, D)
         images = torch.tensor(normalize_rows(test['clip', 'image']), dtype=torch.float16)  # (N, D)
-        columns = torch.tensor(negative_groups(len(self.negatives), self.parts, self.seed))  # (G, S)
-        masses = [label_probability(part @ labels.T/self.tau, len(self.text), columns) for part in images.split(256)]
+        columns = torch.tensor(negative_groups(len(self.negatives), self.groups_used, self.seed))  # (G, S)
+        masses = [label_probability(batch @ labels.T/self.temperature_used, len(self.text), columns)
+                  for batch in images.split(256)]
         return torch.cat(masses).double().numpy()
 
 # %% ../../nbs/5_methods/adaneg.ipynb #62ea425e
@@ -153,7 +154,7 @@ class StreamingMethod(ZeroShot):
     def fit(self, train: TrainData) -> 'StreamingMethod':
         super().fit(train)
         self.words = normalize_rows(train.negatives)
-        self.tau = train.scale.temperature if self.temperature is None else self.temperature
+        self.temperature_used = train.scale.temperature if self.temperature is None else self.temperature
         return self
 
     def score(self, test: Features) -> np.ndarray: return self.score_and_predict(test)[0]
@@ -168,7 +169,7 @@ def score_and_predict(self: StreamingMethod, test: Features) -> tuple[np.ndarray
     images = torch.tensor(normalize_rows(test['clip', 'image']), dtype=dtype)  # (N, D)
     self.labels = torch.tensor(np.concatenate([self.text, self.words]), dtype=dtype)  # (C + M, D)
     self.start()
-    batches = [self.score_batch(part, part @ self.labels.T/self.tau) for part in images.split(self.batch)]
+    batches = [self.score_batch(part, part @ self.labels.T/self.temperature_used) for part in images.split(self.batch)]
     scores, classes = zip(*batches)
     return torch.cat(scores).numpy(), torch.cat(classes).numpy()
 
@@ -213,7 +214,7 @@ class AdaNeg(StreamingMethod):
 
     def fit(self, train: TrainData) -> 'AdaNeg':
         super().fit(train)
-        self.parts = train.scale.adaneg.n_groups if self.groups is None else self.groups
+        self.groups_used = train.scale.adaneg.n_groups if self.groups is None else self.groups
         return self
 
 # %% ../../nbs/5_methods/adaneg.ipynb #1252906c
@@ -222,7 +223,7 @@ def start(self: AdaNeg):
     "Forget all images."
     self.bank = MemoryBank(self.labels, self.memory)
     self.gate = ConfidenceGate(self.threshold, self.gap, self.adaptive_gap)
-    self.columns = torch.tensor(negative_groups(len(self.words), self.parts, self.seed))  # (G, S)
+    self.columns = torch.tensor(negative_groups(len(self.words), self.groups_used, self.seed))  # (G, S)
 
 @patch
 def score_batch(self: AdaNeg, images, logits):
@@ -230,7 +231,7 @@ def score_batch(self: AdaNeg, images, logits):
     static = label_probability(logits, len(self.text), self.columns)  # (B,)
     surely_id, surely_ood = self.gate(static)
     self.remember(images, logits, surely_id, surely_ood)
-    proxy_logits = self.proxy_cosines(images, logits)/self.tau  # (B, C + M)
+    proxy_logits = self.proxy_cosines(images, logits)/self.temperature_used  # (B, C + M)
     adaptive = label_probability(proxy_logits, len(self.text), self.columns)  # (B,)
     weight = 1 if self.adaptive_gap else self.mix
     scores = combine_scores(self.in_score, static, adaptive, weight).double()
@@ -240,7 +241,7 @@ def score_batch(self: AdaNeg, images, logits):
 @patch
 def proxy_cosines(self: AdaNeg, images, logits):
     "Cosines (B, C + M) of images (B, D) to what stands for each label by now."
-    if self.by_sample: return sample_adaptive(logits*self.tau, images, self.bank, self.sharpness)
+    if self.by_sample: return sample_adaptive(logits*self.temperature_used, images, self.bank, self.sharpness)
     return images @ self.bank.proxies.T
 
 @patch

@@ -60,7 +60,7 @@ def mine_csp(clip: Clip, names, candidates: WordPool, fraction: float = .15, qua
     of_phrases = ensemble_features(clip, phrases, CSP_PHRASES, cache)
     features = np.concatenate([of_nouns, of_phrases])  # (candidates, D)
     kept, quantiles = neg_mining(normalize_rows(features), normalize_rows(text), candidates.pos, fraction, quantile,
-                                 twin=.95)
+                                 duplicate_cosine=.95)
     chosen = WordPool((*nouns, *phrases), candidates.pos).take(kept)
     return Negatives(tuple(names), chosen.words, chosen.pos, text, features[kept], quantiles[kept],
                      CSP_TEMPLATES + CSP_PHRASES, text[:0])

@@ -401,7 +401,7 @@ class KRNFT(Method):
 def take(self: KRNFT, train: TrainData):
     "Text features and temperature of `train`."
     self.text, self.negatives = unit_tensors(train.text, train.negatives)
-    self.tau = train.scale.temperature if self.temperature is None else self.temperature
+    self.temperature_used = train.scale.temperature if self.temperature is None else self.temperature
 
 @patch
 def fit(self: KRNFT, train: TrainData) -> KRNFT:
@@ -429,7 +429,7 @@ def transfer(self: KRNFT, train: TrainData) -> KRNFT:
 def score_and_predict(self: KRNFT, test: Features) -> tuple[np.ndarray, np.ndarray]:
     "Scores (N,) float64 and classes (N,) int64, 256 images at a time."
     images, = unit_tensors(test['clip', 'image'])  # (N, D)
-    parts = [adapted_id_probability(self.learner, self.text, self.negatives, batch, self.tau)
+    parts = [adapted_id_probability(self.learner, self.text, self.negatives, batch, self.temperature_used)
              for batch in images.split(256)]
     scores, classes = zip(*parts)
     return torch.cat(scores).numpy(), torch.cat(classes).numpy()
@@ -442,4 +442,4 @@ def predict(self: KRNFT, test: Features) -> np.ndarray: return self.score_and_pr
 
 @patch
 def score_head(self: KRNFT, negatives: np.ndarray | None = None) -> ScoreHead:
-    return ScoreHead(self.text, self.negatives, self.tau, groups=1, learner=self.learner)
+    return ScoreHead(self.text, self.negatives, self.temperature_used, groups=1, learner=self.learner)

@@ -105,7 +105,7 @@ class TANL(StreamingMethod):
 @patch
 def label_logits(self: TANL, features):
     "Logits (N, C + M) of features (N, D) against all names and words."
-    return torch.tensor(features, dtype=self.labels.dtype) @ self.labels.T/self.tau
+    return torch.tensor(features, dtype=self.labels.dtype) @ self.labels.T/self.temperature_used
 
 @patch
 def activations(self: TANL, logits):

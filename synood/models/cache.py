@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BATCH', 'forward_batch', 'forward_pictures', 'transform_key', 'arrays_hash', 'pack_arrays', 'read_note',
-           'unpack_arrays', 'read_arrays', 'cached_arrays', 'read_cached_hash', 'image_set_hash', 'features_of',
-           'PixelInput']
+           'unpack_arrays', 'read_arrays', 'cached_arrays', 'cached_tensors', 'read_cached_hash', 'image_set_hash',
+           'features_of', 'PixelInput']
 
 # %% ../../nbs/2_models/01_cache.ipynb #277d54b1
 import hashlib, json, re, shutil, warnings
@@ -170,6 +170,16 @@ def cached_arrays(cache: Path | None,  # folder; None computes without keeping
         while (arrays := read_arrays(final, count, text)) is None: _make_whole(final, ranges, make, text)
     shutil.rmtree(final.with_suffix('.parts'), ignore_errors=True)  # also of a process killed just before this line
     return arrays
+
+# %% ../../nbs/2_models/01_cache.ipynb #7ab32dfb
+def cached_tensors(cache: Path | None,  # folder; None computes without keeping
+                   about: dict,  # all that decides the tensors
+                   make: Callable  # () -> {name: tensor}
+                  ) -> dict[str, torch.Tensor]:
+    "Tensors that belong together, from the cache or made now, as `cached_arrays` keeps arrays."
+    def one_row(rows): return {name: tensor.numpy()[None] for name, tensor in make().items()}
+    arrays = cached_arrays(cache, about, 1, one_row)
+    return {name: torch.from_numpy(array[0]) for name, array in arrays.items()}
 
 # %% ../../nbs/2_models/01_cache.ipynb #c33dbae6
 def read_cached_hash(file: Path) -> str:

@@ -9,12 +9,13 @@ __all__ = ['label_losses', 'synthetic_filters', 'FinetuningSettings', 'nearest_n
            'SynOOD']
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #854b8553
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from ..models.cache import arrays_hash, cached_tensors
 from ..models.clip import normalize_rows
 from ..core.scales import at_least, setting_choices, generator, require, Registry, Scale, settings
 from ..scores.method import Features, Method, TrainData, register
@@ -27,7 +28,7 @@ from ..scores.head import ScoreHead, score_images
 @dataclass(frozen=True)
 class FinetuningSettings:
     "How SynOOD learns from synthetic images: the projection (Eqs. 11-12), then the label features (Eqs. 13-14)."
-    synthetic_filter: str = 'all'  # images to train on; 'lost': their nearest ID label is not their class any more
+    synthetic_filter: str = 'all'  # images to train on; 'misclassified': their nearest ID label is not their class
     batch_size: int = 128  # release
     # projection
     residual: bool = True  # release: f + delta(f); False is Eq. 11 as printed
@@ -266,7 +267,7 @@ def _keep_lost(images, text, labels):
     "A mask (m,) of the images (m, D) whose nearest ID label (C, D) is not their class (m,) any more."
     return (normalize_rows(images) @ normalize_rows(text).T).argmax(1) != labels
 
-synthetic_filters |= {'all': _keep_all, 'lost': _keep_lost}
+synthetic_filters |= {'all': _keep_all, 'misclassified': _keep_lost}
 setting_choices['finetuning.synthetic_filter'] = synthetic_filters
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #5c444b9a
@@ -301,14 +302,45 @@ def _check_choice(field, value, known):
     "ValueError of one line for a value that is none of the known ones."
     if value not in known: raise ValueError(f'SynOOD: {field} must be one of {", ".join(known)}, not {value!r}')
 
-def _tune(data, scale, run_seed, training, strategy):
+# %% ../../nbs/4_outliers/04_finetuning.ipynb #1dcbb92f
+_TRAINING_VERSION = 1  # raise it when the same data and settings give another result
+
+def _about_phase(phase, data, scale, run_seed, prefixes):
+    "All that decides a phase of training: its data, the settings whose names begin so, and the seed."
+    tensors = {name: value.numpy() for name, value in vars(data).items() if isinstance(value, torch.Tensor)}
+    chosen = {name: value for name, value in asdict(scale.finetuning).items() if name.startswith(prefixes)}
+    return dict(training=f'SynOOD {phase}', version=_TRAINING_VERSION, data=arrays_hash(tensors),
+                logit_scale=data.logit_scale, settings=chosen, seed=run_seed)
+
+def _projection_once(data, scale, run_seed, joint, cache):
+    "The projection and the labels (M', D) of `train_projection`, trained unless the cache has them."
+    how, width = scale.finetuning, data.images.shape[1]
+    def train():
+        projection, labels, _ = train_projection(data, scale, run_seed, joint)
+        return {'labels': labels, **{f'projection.{name}': value for name, value in projection.state_dict().items()}}
+    prefixes = ('residual', 'batch_size', 'projection_', *(('label_',) if joint else ()))
+    about = _about_phase('joint' if joint else 'projection', data, scale, run_seed, prefixes)
+    tensors = cached_tensors(cache, about, train)
+    labels, projection = tensors.pop('labels'), Projection(width, how.residual)
+    projection.load_state_dict({name.removeprefix('projection.'): value for name, value in tensors.items()})
+    return projection.eval().requires_grad_(False), labels
+
+def _labels_once(data, scale, run_seed, projection, cache):
+    "The labels (M', D) of `train_labels`, trained unless the cache has them."
+    weights = {name: value.numpy() for name, value in projection.state_dict().items()} if projection else {}
+    about = _about_phase('labels', data, scale, run_seed, ('batch_size', 'label_')) | dict(through=arrays_hash(weights))
+    def train(): return {'labels': train_labels(data, scale, run_seed, projection)[0]}
+    return cached_tensors(cache, about, train)['labels']
+
+# %% ../../nbs/4_outliers/04_finetuning.ipynb #e03f2f6b
+def _tune(data, scale, run_seed, training, strategy, cache=None):
     "The projection, None where it is not trained, and the labels (M', D) that SynOOD's options ask for."
     projection, labels = None, data.labels
     if training != 'labels':
-        projection, labels, _ = train_projection(data, scale, run_seed, joint=strategy == 'joint')
+        projection, labels = _projection_once(data, scale, run_seed, strategy == 'joint', cache)
     if training != 'projection' and strategy != 'joint':
         through = projection if strategy == 'separate-projected' else None
-        labels, _ = train_labels(data, scale, run_seed, through)
+        labels = _labels_once(data, scale, run_seed, through, cache)
     return projection, labels
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #5b22ff7e
@@ -338,7 +370,7 @@ class SynOOD(Method):
 
     def fit(self, train: TrainData) -> 'SynOOD':
         data, scale = build_tuning_data(train, self.images, self.m), train.scale
-        self.projection, labels = _tune(data, scale, train.seed, self.training, self.strategy)
+        self.projection, labels = _tune(data, scale, train.seed, self.training, self.strategy, train.cache)
         self.text, self.negatives = normalize_rows(train.text), normalize_rows(train.negatives)
         self.tuned = data.matched  # (M',) rows of the negatives
         self.negatives[self.tuned] = normalize_rows(labels.numpy())

@@ -52,6 +52,7 @@ class TrainData:
     stage: Callable[..., Path] | None = None
     seed: int = 0
     scale: Scale = Scale()
+    cache: Path | None = None  # folder of the content-keyed cache; None keeps nothing
 
 # %% ../../nbs/3_scores/02_method.ipynb #55e079c2
 @dataclass
@@ -206,9 +207,10 @@ class NegLabel(ZeroShot):
     def fit(self, train: TrainData) -> 'NegLabel':
         super().fit(train)
         self.negatives = normalize_rows(train.negatives)
-        self.tau = train.scale.temperature if self.temperature is None else self.temperature
-        self.parts = train.scale.n_groups if self.groups is None else self.groups
-        self.head = ScoreHead(self.text, self.negatives, self.tau, self.parts, self.seed, half=self.half)
+        self.temperature_used = train.scale.temperature if self.temperature is None else self.temperature
+        self.groups_used = train.scale.n_groups if self.groups is None else self.groups
+        self.head = ScoreHead(self.text, self.negatives, self.temperature_used, self.groups_used, self.seed,
+                              half=self.half)
         return self
 
     def score(self, test: Features) -> np.ndarray: return score_images(self.head, normalize_rows(test['clip', 'image']))

@@ -68,10 +68,11 @@ def row_quantiles(cosines: torch.Tensor, quantile: float = .95, interpolate: boo
 
 # %% ../../nbs/3_scores/00_negatives.ipynb #d1bef2fa
 def similarity_quantiles(negatives, labels, quantile: float = .95, interpolate: bool = True,
-                         twin: float | None = None, block: int = 1000) -> np.ndarray:
+                         duplicate_cosine: float | None = None, block: int = 1000) -> np.ndarray:
     """Quantile of each candidate's cosines to the ID labels, see `row_quantiles`: (K,) float64.
 
-    negatives: (K, D), labels: (C, D), rows of unit length. A candidate with a cosine above `twin` counts as 1 (CSP).
+    negatives: (K, D), labels: (C, D), rows of unit length. A candidate with a cosine above `duplicate_cosine` counts
+    as 1 (CSP).
     block: rows at once, a matter of memory. ValueError on rows of another length.
     Sources: multi_modal.py of NegLabel and CSP, OpenOOD-VLM's clip_fixed_ood_prompt.py."""
     negatives, labels = as_unit(negatives, 'negatives'), as_unit(labels, 'labels')
@@ -79,7 +80,7 @@ def similarity_quantiles(negatives, labels, quantile: float = .95, interpolate: 
     for rows in negatives.split(max(1, min(block, 2**24//len(labels)))):
         cosines = rows @ labels.T  # (block, C)
         part = row_quantiles(cosines, quantile, interpolate)  # (block,)
-        if twin is not None: part[cosines.amax(1) > twin] = 1
+        if duplicate_cosine is not None: part[cosines.amax(1) > duplicate_cosine] = 1
         quantiles.append(part)
     return torch.cat(quantiles).numpy()
 
@@ -93,14 +94,15 @@ def rank_by_pos(closeness, pos) -> dict[str, np.ndarray]:
     return {part: r[np.argsort(closeness[r], kind='stable')] for part, r in rows.items()}
 
 # %% ../../nbs/3_scores/00_negatives.ipynb #e246c86c
-def neg_mining(negatives, labels, pos, fraction: float = .15, quantile: float = .95, twin: float | None = None):
+def neg_mining(negatives, labels, pos, fraction: float = .15, quantile: float = .95,
+               duplicate_cosine: float | None = None):
     """NegLabel's NegMining: (selected, quantiles), (M,) int64 indices and (K,) float64.
 
     negatives: (K, D) text features of the candidates, labels: (C, D) of the classes, rows of unit length; pos: the
     candidates' K parts of speech. Selected are, ascending by quantile, the lowest int(fraction n) nouns, then
-    adjectives. twin: see `similarity_quantiles`. ValueError if nothing would be left."""
+    adjectives. duplicate_cosine: see `similarity_quantiles`. ValueError if nothing would be left."""
     _checked_part(fraction, 'fraction')
-    closeness = similarity_quantiles(negatives, labels, quantile, twin=twin)
+    closeness = similarity_quantiles(negatives, labels, quantile, duplicate_cosine=duplicate_cosine)
     parts = rank_by_pos(closeness, pos).values()
     selected = np.concatenate([part[:int(fraction*len(part))] for part in parts])
     if not len(selected):

@@ -48,7 +48,7 @@ class Words:
         features = normalize_rows(np.concatenate([self.ensemble(self.nouns, CSP_TEMPLATES),
                                         self.ensemble(self.phrases, CSP_PHRASES)]))
         mined = neg_mining(features, text, self.pool.pos, float(self['param_neg_topk']),
-                           float(self['param_pencentile']), twin=.95)
+                           float(self['param_pencentile']), duplicate_cosine=.95)
         return text, features, *mined
 
 
@@ -162,7 +162,8 @@ def test_tanl(case, monkeypatch):
     def get(key): return TANL_[f'{case}__{key}']
     method = tanl.TANL(activated=int(get('param_beta')), step=int(get('param_gamma')), mix=float(get('param_alpha')),
                   gap=float(get('param_gap')), queue=int(get('param_memleng')), batch=int(get('batch_size')))
-    method.text, method.noise, method.tau, method.kept = get('txt_pos'), get('noise'), .01, method.activated
+    method.text, method.noise = get('txt_pos'), get('noise')
+    method.temperature_used, method.kept = .01, method.activated
     method.words = np.concatenate([get('txt_neg'), get('txt_unselected')])
     method.shuffles = get('perm_pos'), get('perm_noise')
     thresholds = []

@@ -26,7 +26,7 @@ from synood.core.stages import run_stage
 from synood.core.scales import get_scale
 
 folder, clip_id, seconds, epochs = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
-state, steps, real_step = PartialState(cpu=True), 0, cma.contrast_step
+state, steps, real_step = PartialState(cpu=True), 0, cma.contrastive_step
 
 def counted(model, *args):
     global steps
@@ -36,7 +36,7 @@ def counted(model, *args):
         save_file(gradients, folder/'gradients.safetensors')
     return loss
 
-cma.contrast_step = counted
+cma.contrastive_step = counted
 quick = dict(lr=1e-5, batch_size=7, chunk_size=4, epochs=epochs, warmup_steps=1)
 scale = get_scale('smoke').replace(name='tiny', n_train=1, n_test=10, cma=quick, clip=(clip_id,))
 with state.main_process_first():

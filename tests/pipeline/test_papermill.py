@@ -80,6 +80,7 @@ def test_from_the_clone(clone):
 def test_the_results_in_git_are_seen_by_git(root):
     if not (root/'.git').exists():
         pytest.skip('not a git checkout')
-    for scale, ignored in (('mini', False), ('dev', False), ('paper-random', False), ('smoke', True), ('mine', True)):
-        done = subprocess.run(['git', 'check-ignore', '-q', f'paper_figures/{scale}/new.csv'], cwd=root)
-        assert (done.returncode == 0) == ignored, scale
+    folders = dict(mini=False, dev=False, bench=False, smoke=True, mine=True)
+    for folder, ignored in folders.items():
+        done = subprocess.run(['git', 'check-ignore', '-q', f'paper_figures/{folder}/new.csv'], cwd=root)
+        assert (done.returncode == 0) == ignored, folder

@@ -12,7 +12,8 @@ from synood.core.files import embedded_model_folder, file_hash
 
 FEW = dict.fromkeys(PICTURE_COUNTS, 12)
 SHORT = {name: TrainingPlan(samples=480, batch=12, lr=1e-3, warmup=4, average=.9 if name == 'inpainting' else 0.)
-         for name in ('clip', 'clip-small', 'clip-vit', 'tower', 'classifier', 'vae', 'inpainting', 'lister')}
+         for name in ('clip', 'clip-plain', 'clip-small', 'clip-vit', 'tower', 'classifier', 'vae', 'inpainting',
+                      'lister')}
 
 
 @pytest.fixture(scope='module')
@@ -33,9 +34,9 @@ def test_every_recipe_learns(school, name):
 
 KILLED = '''
 import sys
-from synood.app.pretraining import Plan, pretrain
+from synood.app.pretraining import TrainingPlan, pretrain
 if __name__ == '__main__':
-    pretrain('classifier', sys.argv[1], {'classifier': Plan(samples=1200, batch=12, lr=1e-3, warmup=4)},
+    pretrain('classifier', sys.argv[1], {'classifier': TrainingPlan(samples=1200, batch=12, lr=1e-3, warmup=4)},
              {'id': 12}, seconds_between=0)
 '''
 
@@ -64,6 +65,18 @@ def test_another_plan_does_not_overwrite_a_network(school):
     pretrain('classifier', school, SHORT, FEW)
     with pytest.raises(ValueError, match='made by another plan'):
         pretrain('classifier', school, SHORT | {'classifier': TrainingPlan(samples=24, batch=12, lr=1e-3)}, FEW)
+
+
+def test_without_names_the_networks_that_ship_are_trained(monkeypatch, tmp_path):
+    from synood.app import cli
+    trained = []
+    def note(name, root, plans, sizes):
+        trained.append(name)
+        return root/name
+    monkeypatch.setattr('synood.app.pretraining.pretrain', note)
+    monkeypatch.setattr('synood.app.pretraining.package_networks', lambda root: root/'miniature')
+    cli.pretrain([], tmp_path, 1., True)
+    assert trained == list(SHIPPED_NETWORKS) and 'clip-plain' in network_recipes
 
 
 @pytest.mark.parametrize('name', SHIPPED_NETWORKS)

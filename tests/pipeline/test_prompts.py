@@ -46,7 +46,7 @@ def test_a_training_that_was_killed_ends_in_the_same_bits(train, tmp_path):
     scale = SCALE.replace(coop=dict(epochs=4), cocoop=dict(epochs=2))
     shots = few_shot_features(clip, few_shot_images(images, 2, 0), tmp_path/'cache')
     straight = train(clip, images.classes, shots, scale, 0)
-    steps, real_update, real_checkpoint = [], training.optimiser_step, training.TrainState.checkpoint
+    steps, real_update, real_checkpoint = [], training.optimiser_step, training.TrainState.save_if_due
 
     def interrupted_update(*arguments):
         steps.append(1)
@@ -57,7 +57,7 @@ def test_a_training_that_was_killed_ends_in_the_same_bits(train, tmp_path):
 
     path = tmp_path/'state.safetensors'
     with patch.object(training, 'optimiser_step', interrupted_update), \
-         patch.object(training.TrainState, 'checkpoint', checkpoint_each_step), pytest.raises(KeyboardInterrupt):
+         patch.object(training.TrainState, 'save_if_due', checkpoint_each_step), pytest.raises(KeyboardInterrupt):
         train(clip, images.classes, shots, scale, 0, path)
     assert path.exists()
     resumed = train(clip, images.classes, shots, scale, 0, path)

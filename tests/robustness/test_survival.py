@@ -118,7 +118,7 @@ def watch(journal):
         journal.note(f'make step {path.parent.name} {len(course.losses)}')
         time.sleep(.03)
         course.save(path)
-    training.TrainState.checkpoint = checkpoint  # after every step
+    training.TrainState.save_if_due = checkpoint  # after every step
 
 
 def noting_parts(journal, make_whole):
@@ -374,7 +374,7 @@ def test_a_finished_run_makes_nothing(undisturbed, tmp_path, monkeypatch):
     rows = list((tmp_path/'runs'/'smoke'/'rows').rglob('*.csv'))
     times = {p: p.stat().st_mtime_ns for p in files + rows}
     assert len(times) > 300
-    monkeypatch.setattr('synood.evaluation.benchmark.evaluate', lambda *a: pytest.fail('evaluated again'))
+    monkeypatch.setattr('synood.evaluation.benchmark.evaluate_images', lambda *a: pytest.fail('evaluated again'))
     monkeypatch.setattr('synood.outliers.synthesis.synthesise', lambda *a: pytest.fail('synthesised again'))
     work(tmp_path/'runs')
     assert times == {p: p.stat().st_mtime_ns for p in times}
