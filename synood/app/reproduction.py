@@ -6,17 +6,19 @@
 __all__ = ['PRELOAD', 'HOW_TO_RESUME', 'package_code', 'is_code', 'directives', 'notebook_source', 'notebook_key',
            'read_notebook', 'batch_cells', 'notebook_name', 'find_notebooks', 'settings_read_by', 'output_hash',
            'is_up_to_date', 'NotebookError', 'execute', 'default_jobs', 'Ended', 'timed_execute', 'execute_all',
-           'seconds_left', 'read_notebook_seconds', 'run_notebooks', 'usual_timings']
+           'seconds_left', 'read_notebook_seconds', 'run_notebooks']
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #f1c14157
 import csv, json, os, re, time
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from ..core.processes import own_kernel, workers
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #1a3f37d6
+@lru_cache  # the code of a running process stays what it is
 def package_code() -> dict[str, str]:
     "Path in the package, as in 'core/files.py', -> hash of its code, for every module of the package."
     from synood.core.files import code_hash
@@ -38,9 +40,14 @@ def notebook_source(nb: dict) -> str:
 
 def notebook_key(nb: dict, parameters: dict, settings) -> str:
     "Hash of everything a notebook's outputs depend on; `settings` are the scale's values."
-    from synood.core.files import code_hash, json_hash, folder_hash
-    assets = folder_hash(Path(find_spec('synood').origin).parent/'assets')
-    return json_hash([code_hash(notebook_source(nb)), package_code(), assets, parameters, settings])
+    from synood.core.files import code_hash, json_hash
+    return json_hash([code_hash(notebook_source(nb)), package_code(), _assets_hash(), parameters, settings])
+
+@lru_cache
+def _assets_hash():
+    "Hash of the shipped data, tens of megabytes."
+    from synood.core.files import folder_hash
+    return folder_hash(Path(find_spec('synood').origin).parent/'assets')
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #6a491a3f
 def read_notebook(path: Path) -> dict:
@@ -133,8 +140,8 @@ def execute(source: Path, folder: Path, parameters: dict, settings, full: bool) 
     return 'ran', cpu_seconds
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #299edd75
-# imported once, for all kernels that one process starts
-PRELOAD = ('ipykernel.kernelapp', 'torch', 'pandas', 'seaborn', 'scipy.stats', 'open_clip', 'timm',
+# imported once, for all kernels that one process starts; tqdm first, as behind ipykernel it warns of missing widgets
+PRELOAD = ('tqdm.auto', 'ipykernel.kernelapp', 'torch', 'pandas', 'seaborn', 'scipy.stats', 'open_clip', 'timm',
            'torchvision.transforms.v2', 'synood.evaluation.benchmark')
 
 def _execute(nb, source, folder, given):
@@ -218,7 +225,7 @@ def execute_all(notebooks: list[Path], folder: Path, parameters: dict, settings,
 # %% ../../nbs/8_app/06_reproduction.ipynb #e64bb8be
 def seconds_left(left: list[str],  # notebooks that have not ended, those that run included
                  took: dict[str, float],  # seconds of those that ran here
-                 usual: dict[str, float],  # seconds that notebooks took elsewhere
+                 usual: dict[str, float],  # seconds that they took in an earlier run
                  jobs: int) -> float | None:
     "An estimate of the seconds until all notebooks have ended, `jobs` at a time; None while nothing is known."
     known = [name for name in took if name in usual]
@@ -241,7 +248,7 @@ def run_notebooks(notebooks: list[Path], folder: Path, parameters: dict, setting
     from synood.core.files import progress
     from synood.core.stages import log_seconds
     log = folder.parent/'timings.csv'
-    usual = read_notebook_seconds(log) or read_notebook_seconds(usual_timings())
+    usual = read_notebook_seconds(log)
     left, took, results = {notebook_name(path) for path in notebooks}, {}, []
     with progress(desc='notebooks', total=len(notebooks)) as bar:
         bar.bar_format = '{desc}: {n} of {total}, {elapsed}{postfix}'
@@ -261,7 +268,3 @@ def run_notebooks(notebooks: list[Path], folder: Path, parameters: dict, setting
     if standing := sum(one.outcome == 'stands' for one in results):
         print(f'{standing} of {len(results)} notebooks: nothing has changed, what they made stands', file=out)
     return results
-
-def usual_timings() -> Path:
-    "The log of the run behind the figures of the checkout."
-    return Path(find_spec('synood').origin).resolve().parent.parent/'paper_figures'/'mini'/'timings.csv'

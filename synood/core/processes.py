@@ -9,6 +9,7 @@ __all__ = ['end_with', 'workers', 'stoppable', 'own_kernel', 'run_ipykernel', 'F
 import ctypes, os, signal, sys, threading, time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.util import find_spec
 from multiprocessing import active_children, connection, forkserver, get_all_start_methods, get_context, parent_process
 from multiprocessing.util import Finalize
@@ -128,19 +129,20 @@ def _run_forked(arguments, environment, folder):
     _run_kernel()
 
 # %% ../../nbs/0_core/01_processes.ipynb #be4f9b90
+@lru_cache
 def _provisioner(preload):
     "The name of the provisioner of kernels that have imported these modules."
     if not preload or 'forkserver' not in get_all_start_methods(): return 'local-provisioner'
     from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
+    context = get_context('forkserver')
+    context.set_forkserver_preload(list(preload))
+    os.environ['MPLBACKEND'] = _BACKEND  # matplotlib reads it when the server imports it
+    Finalize(None, _stop_server, exitpriority=0)
     class Forked(LocalProvisioner):
         async def launch_kernel(self, cmd, **kwargs):
-            context = get_context('forkserver')
-            context.set_forkserver_preload(list(preload))
-            os.environ['MPLBACKEND'] = _BACKEND  # matplotlib reads it when the server imports it
             arguments = cmd[cmd.index('-f'):]
             process = context.Process(target=_run_forked, args=(arguments, kwargs['env'], kwargs.get('cwd')))
             process.start()
-            Finalize(None, _stop_server, exitpriority=0)
             self.process, self.pid = ForkedProcess(process), process.pid
             return self.connection_info
     KernelProvisionerFactory.instance().provisioners['synood-forked'] = SimpleNamespace(load=lambda: Forked)
