@@ -42,7 +42,8 @@ reproduce: $(STAMP)
 	  $(if $(SEEDS),--seeds "$$SEEDS") $(if $(ONLY),--only "$$ONLY") $(if $(FULL),--full) \
 	  $(if $(ROOT),--root "$$ROOT") $(if $(DATA),--data "$$DATA"))
 
-LONGEST := tests/pipeline tests/robustness  # first, so that two processes end together
+# First, so that two processes end together.
+LONGEST := tests/pipeline/test_pretraining.py tests/pipeline/test_reproduce.py tests/pipeline tests/robustness
 
 test test-slow: export OMP_NUM_THREADS = 1
 test test-slow: export HF_HUB_OFFLINE = 1
@@ -50,7 +51,7 @@ test test-slow: export TOKENIZERS_PARALLELISM = false
 test: $(STAMP)
 	$(call step,notebooks and modules agree,python tools/nb.py check)
 	$(call step,tests in the notebooks,nbdev_test --n_workers 2)
-	$(call step,tests in tests/,pytest -q -n 2 --dist loadfile $(LONGEST) tests)
+	$(call step,tests in tests/,pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(LONGEST) tests)
 
 test-slow: $(STAMP)
 	$(call step,slow tests,pytest -q -m slow tests)

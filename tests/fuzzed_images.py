@@ -431,7 +431,7 @@ def read_apart(path, read):
     receiver, sender = os.pipe()
     child = os.fork()
     if not child:
-        signal.alarm(100)
+        signal.alarm(600)
         before, n_open = megabytes(), len(os.listdir('/dev/fd'))
         record = {}
         try: record['pixels'] = int(np.prod(read(path, orient=True).size))

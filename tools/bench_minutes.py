@@ -15,7 +15,7 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-from bench import TOOLS, clocked, cpu_seconds, run
+from bench import TOOLS, cpu_seconds, run
 
 REPRODUCE = [sys.executable, '-m', 'synood', 'reproduce', '--scale', 'mini', '--root']
 TEST = ['make', 'test']
@@ -34,8 +34,9 @@ def wait_for_orphans(seconds=10):
 def minutes(command):
     "One row: minutes by the clock, and of the processor in all processes that the command started."
     ctypes.CDLL(None).prctl(ADOPT_ORPHANS, 1)
-    before = cpu_seconds()
-    seconds, done = clocked(lambda: subprocess.run(command, cwd=TOOLS.parent, check=False))
+    started, before = time.perf_counter(), cpu_seconds()
+    done = subprocess.run(command, cwd=TOOLS.parent, check=False)
+    seconds = time.perf_counter() - started
     if done.returncode: sys.exit(f'the command ended with status {done.returncode}: nothing was written')
     wait_for_orphans()
     return dict(minutes=round(seconds/60, 3), cpu_minutes=round((cpu_seconds() - before)/60, 3))

@@ -302,8 +302,9 @@ def run(path, flags=()):
     "Execute in a fresh kernel, in the notebook's folder; `flags` are test flags to run too."
     notebook, start = read(path), time.monotonic()
     stamp = digest(notebook)
-    runner = Runner(notebook, timeout=None, kernel_name='python3', kernel_manager_class=Kernel,
-                    resources={'metadata': {'path': str(path.parent)}})
+    # nbclient waits 60 s for a start and 4 s for the last output: on a busy machine both take longer
+    runner = Runner(notebook, timeout=None, startup_timeout=600, iopub_timeout=600, kernel_name='python3',
+                    kernel_manager_class=Kernel, resources={'metadata': {'path': str(path.parent)}})
     runner.flags = set(project().tst_flags.split()) - set(flags)
     try:
         runner.execute()

@@ -99,7 +99,8 @@ def reproduce(scale: ScaleOption = 'mini', settings: SetOption = (), seeds: Seed
     fails.
     Example: synood reproduce --scale smoke --only table1"""
     asked = parse_seeds(seeds)
-    from synood.app.reproduction import default_jobs, find_notebooks, run_notebooks, settings_read_by
+    from synood.app.reproduction import default_jobs, run_notebooks, settings_read_by
+    from synood.core.notebooks import find_notebooks
     notebooks = find_notebooks(only, full)
     if odd := [name for name in ('ipykernel', 'papermill') if find_spec(name) is None]:
         raise ImportError(f'reproduce runs notebooks with {odd[0]}, which is not installed: pip install {odd[0]}')

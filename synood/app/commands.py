@@ -489,7 +489,7 @@ def demo(detector: Annotated[Path, typer.Argument(help=f'{_SAVED}; default: one 
     check_address(host, port)
     if detector: loaded = OODDetector.load(resolve_detector(detector))
     else:
-        say(f'no detector given: one for the miniature is made below {root}, the first time in about twenty seconds')
+        say(f'no detector given: one for the miniature is made below {root}, and the next call finds it')
         loaded = demo_detector(root)
     say('the page is being started')
     serve(loaded, host, port, root_path=sub_path, login=names)

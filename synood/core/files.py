@@ -32,12 +32,16 @@ def progress(iterable=None, desc: str = '', total: int | None = None):
 def in_threads(function: Callable, items, desc: str = '') -> list:
     "[function(item), ...] by up to eight threads, with a bar if there is a `desc`; the first error ends it."
     items, results = list(items), []
+    threads = min(8, os.cpu_count() or 1)
+    size = max(1, min(16, len(items)//(4*threads)))  # a task for each item costs more than a look at a file
+    def work(start): return [function(item) for item in items[start:start + size]]
     shown = progress(desc=desc, total=len(items)) if desc else nullcontext()
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, shown as bar:
-        for start in range(0, len(items), 1024):  # a million tasks at once would fill the memory
-            for result in pool.map(function, items[start:start + 1024]):
-                results.append(result)
-                if bar: bar.update()
+    with ThreadPoolExecutor(threads) as pool, shown as bar:
+        for start in range(0, len(items), 64*size):  # a million tasks at once would fill the memory
+            stop = min(start + 64*size, len(items))
+            for part in pool.map(work, range(start, stop, size)):
+                results += part
+                if bar: bar.update(len(part))
     return results
 
 # %% ../../nbs/0_core/02_files.ipynb #d4871fb0
@@ -325,10 +329,10 @@ def is_os_clutter(name: str) -> bool:
 
 def folder_hash(folder: Path, apart: tuple[str, ...] = ('manifest.json',)) -> str:
     "A 12-digit hash of all file names and contents below a folder, `apart` and what file managers leave aside."
-    folder = Path(folder)
-    def counts(p): return p.is_file() and p.name not in apart and not is_os_clutter(p.name)
-    files = sorted(p for p in folder.rglob('*') if counts(p))
-    return json_hash([(p.relative_to(folder).as_posix(), file_hash(p)) for p in files])
+    paths = (os.path.join(home, name) for home, _, names in os.walk(folder) for name in names
+             if name not in apart and not is_os_clutter(name))
+    files = {Path(path).relative_to(folder): path for path in paths if os.path.isfile(path)}
+    return json_hash([(name.as_posix(), file_hash(files[name])) for name in sorted(files)])
 
 # %% ../../nbs/0_core/02_files.ipynb #1425a5cc
 def asset_path(*parts: str) -> Path:

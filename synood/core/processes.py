@@ -81,6 +81,7 @@ def own_kernel(home: Path, preload: tuple[str, ...] = (), **variables: str) -> t
              'run_ipykernel(int(os.environ["JPY_PARENT_PID"]))')
     class OwnKernel(AsyncKernelManager):
         connection_file = str(home/'kernel.json')
+        shutdown_wait_time = 600.  # seconds: a kernel that is killed does not say what it used
         kernel_spec = KernelSpec(argv=[sys.executable, '-c', start, '-f', '{connection_file}'],
                                  display_name='python3', language='python',
                                  env={name: text.replace('$', '$$') for name, text in own.items()},

@@ -414,8 +414,8 @@ def seed(run_seed: int,  # the experiment's seed
          purpose: str = ''  # which of the item's draws: 'posterior', 'eps' ...
         ) -> int:
     "A 63-bit seed that depends on the four names alone."
-    words = [np.frombuffer(hashlib.sha256(str(w).encode()).digest(), np.uint32) for w in (stage, item, purpose)]
-    entropy = [int(run_seed), *(int(x) for x in np.concatenate(words))]
+    digests = b''.join(hashlib.sha256(str(name).encode()).digest() for name in (stage, item, purpose))
+    entropy = [int(run_seed), np.frombuffer(digests, np.uint32)]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
 def rng(*names) -> np.random.Generator:

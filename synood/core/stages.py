@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['fingerprints', 'stages', 'manifest_entries', 'ALWAYS_VERIFIED_BYTES', 'fingerprint', 'Stage', 'stage', 'stage_key',
            'stage_folder', 'work_order', 'run_shared', 'is_damaged_batch', 'Job', 'versions', 'stage_problem',
-           'log_seconds', 'run_stage']
+           'check_once', 'checked', 'log_seconds', 'run_stage']
 
 # %% ../../nbs/0_core/03_stages.ipynb #5ca1ab05
 import importlib, importlib.metadata, json, os, platform, shutil, time, warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
@@ -188,21 +189,24 @@ def versions() -> dict[str, str]:
 
 # %% ../../nbs/0_core/03_stages.ipynb #78743687
 def _census(folder):
-    "{path: size} of all files below a stage's folder but its own manifest.json, and those that file managers leave."
-    paths = (os.path.join(home, name) for home, _, names in os.walk(folder) for name in names)
-    def counts(path): return path != os.path.join(folder, 'manifest.json') and not is_os_clutter(os.path.basename(path))
-    return {path: os.path.getsize(path) for path in paths if counts(path)}
+    "{path: file_stamp} of a stage's files: without its own manifest.json, and what file managers leave."
+    paths = (os.path.join(home, name) for home, _, names in os.walk(folder) for name in names
+             if not is_os_clutter(name))
+    stamps = {path: file_stamp(path) for path in paths if path != os.path.join(folder, 'manifest.json')}
+    return {path: stamp for path, stamp in stamps.items() if stamp}  # without links that lead nowhere
+
+def _bytes(stamps): return sum(size for _, _, size, _ in stamps.values())
 
 # %% ../../nbs/0_core/03_stages.ipynb #d359b51f
 manifest_entries: dict[str, Callable] = {}  # name -> f(scale, fields): what else a manifest says, told by other modules
 
 def _manifest(st, scale, seed, folder, inputs):
-    sizes = _census(folder)
+    stamps = _census(folder)
     names = setting_names(st.uses)
     more = {name: entry(scale, names) for name, entry in manifest_entries.items()}
     return dict(more, stage=st.name, version=st.version, scale=scale.name, seed=seed,
                 settings=scale.values(names), fingerprints={name: fingerprint(scale, name) for name in names},
-                inputs={n: p.name for n, p in inputs.items()}, files=len(sizes), bytes=sum(sizes.values()),
+                inputs={n: p.name for n, p in inputs.items()}, files=len(stamps), bytes=_bytes(stamps),
                 content=folder_hash(folder), packages=versions(), machine=platform.machine(),
                 threads=torch.get_num_threads(),
                 device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu')
@@ -210,7 +214,7 @@ def _manifest(st, scale, seed, folder, inputs):
 # %% ../../nbs/0_core/03_stages.ipynb #6b48424c
 ALWAYS_VERIFIED_BYTES = 2**28  # bytes of a folder whose content is compared whenever it is used
 
-_compared = {}  # folder -> marks of its files when their content was last compared
+_compared = {}  # folder -> stamps of its files when their content was last compared
 
 def stage_problem(folder: Path, whole: bool = False) -> str:
     """How a finished stage's folder differs from its manifest, empty for not at all.
@@ -225,20 +229,39 @@ def stage_problem(folder: Path, whole: bool = False) -> str:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError): return 'its manifest.json is damaged'
     if written not in (None, json_hash(about)): return 'its manifest.json is damaged: it is not what was written'
     if name != folder.name: return f'it is the folder {name}'
-    sizes = _census(folder)
-    there = len(sizes), sum(sizes.values())
+    stamps = _census(folder)
+    there = len(stamps), _bytes(stamps)
     if there != (files, size): return f'it holds {there[0]} files of {there[1]} bytes, and not {files} of {size}'
     if not whole and size > ALWAYS_VERIFIED_BYTES: return ''
-    marks = {path: file_stamp(path) for path in [*sizes, folder/'manifest.json']}
-    if not whole and _compared.get(folder) == marks: return ''
+    stamps[folder/'manifest.json'] = file_stamp(folder/'manifest.json')
+    if not whole and _compared.get(folder) == stamps: return ''
     if folder_hash(folder) != content: return 'the content of its files is not what was made'
-    if stamps_are_old(marks.values()): _compared[folder] = marks
+    if stamps_are_old(stamps.values()): _compared[folder] = stamps
     return ''
 
 # %% ../../nbs/0_core/03_stages.ipynb #b1af4cb5
+_checked = ContextVar('checked', default=None)  # what was looked at inside of `check_once`
+
+@contextmanager
+def check_once():
+    "Inside the block, also through blocks within it, files on the disk are compared with what they were at first use."
+    if _checked.get() is not None:
+        yield
+        return
+    token = _checked.set({})
+    try: yield
+    finally: _checked.reset(token)
+
+def checked() -> dict:
+    "What was compared inside of `check_once`, for others to look up and to add to; outside of it always empty."
+    return {} if _checked.get() is None else _checked.get()
+
 def _check_stage(folder, root):
     "ValueError of one line if a finished stage is not what was made."
+    place = os.path.abspath(folder)
+    if place in checked(): return
     if problem := stage_problem(folder): raise ValueError(f'{folder} is damaged: {problem}: {repair_command(root)}')
+    checked()[place] = True
 
 # %% ../../nbs/0_core/03_stages.ipynb #91870781
 def _finish(st, scale, seed, part, final, inputs):
@@ -289,6 +312,7 @@ def _bring(st, scale, seed, final, inputs, root):
             if not final.exists(): _make(st, scale, seed, final, inputs, root)
     if part.exists(): shutil.rmtree(part, ignore_errors=True)  # of a process that came late, and was killed
 
+@check_once()
 def run_stage(name: str, scale, seeds: tuple[int, ...] = (), root: Path = 'runs') -> dict[int, Path]:
     """Finished folder of the stage for each run seed; makes what is missing, upstream first, and skips what stands.
 

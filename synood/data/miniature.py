@@ -6,8 +6,8 @@
 __all__ = ['CLASSES', 'OBJECTS', 'COLOURS', 'TEXTURES', 'SCENES', 'ID_SCENES', 'LOOKALIKES', 'SIDE', 'TRAIN_STYLE', 'TEST_STYLE',
            'HOME_PROBABILITY', 'ZOOM', 'INTRUDER_PROBABILITY', 'MOTIF_PROBABILITY', 'PRETRAINING_MIX', 'CLASS_OF_PLACE',
            'FAR_SETS', 'glyphs', 'Frame', 'random_frame', 'enlarge', 'smooth_noise', 'texture', 'Recipe', 'backdrop',
-           'transform_masks', 'paint_glyph', 'Placement', 'place_objects', 'Style', 'box_blur', 'compose', 'expose',
-           'render', 'World', 'world', 'pretraining_recipe', 'caption', 'web_caption', 'context_names',
+           'glyph_box', 'transform_masks', 'paint_glyph', 'Placement', 'place_objects', 'Style', 'box_blur', 'compose',
+           'expose', 'render', 'World', 'world', 'pretraining_recipe', 'caption', 'web_caption', 'context_names',
            'miniature_words', 'Item', 'plan', 'shared_sets', 'draw_item', 'group_by_folder', 'make_images',
            'write_world', 'world_stage']
 
@@ -204,23 +204,39 @@ def backdrop(recipe: Recipe, rng: np.random.Generator) -> np.ndarray:
 # %% ../../nbs/1_data/00_miniature.ipynb #c2e62546
 _CENTRES = (2*np.arange(SIDE) + 1)/SIDE - 1  # of the pixels, in [-1, 1]
 
+def _span(centre, reach):
+    "The pixels of one axis whose centres are within `reach` of a point, as a slice."
+    return slice(*np.searchsorted(_CENTRES, (centre - reach, centre + reach)).tolist())
+
+def glyph_box(x: float, y: float, size: float, tilt: float,  # see `transform_masks`
+              cells: int = 48  # of the mask's side
+             ) -> tuple[slice, slice]:
+    "Rows and columns of the picture outside of which a glyph is empty."
+    reach = size*(1 + 1/cells)*(abs(np.cos(tilt)) + abs(np.sin(tilt)))
+    return _span(y, reach), _span(x, reach)
+
+# %% ../../nbs/1_data/00_miniature.ipynb #42225bf6
 def transform_masks(masks: np.ndarray,  # (K, G, G)
           x: float, y: float,  # centre in the picture, -1 to 1
           size: float,  # half its side, where 1 is half the picture
-          tilt: float  # radians
-         ) -> np.ndarray:  # (K, 64, 64)
+          tilt: float,  # radians
+          box: tuple[slice, slice] = (slice(None), slice(None))  # rows and columns that are wanted, h and w of them
+         ) -> np.ndarray:  # (K, h, w), without a box (K, 64, 64)
     "Masks moved, scaled and turned; bilinear, zero outside."
     K, G, _ = masks.shape
-    dx, dy = (_CENTRES - x)[None, :], (_CENTRES - y)[:, None]  # (1, 64), (64, 1)
+    rows, columns = box
+    dx, dy = (_CENTRES[columns] - x)[None, :], (_CENTRES[rows] - y)[:, None]  # (1, w), (h, 1)
     c, s = np.cos(tilt)/size, np.sin(tilt)/size
-    column, row = (np.clip(((t + 1)*G - 1)/2, -1, G) for t in (c*dx + s*dy, c*dy - s*dx))  # (64, 64) each
+    column, row = (np.clip(((t + 1)*G - 1)/2, -1, G) for t in (c*dx + s*dy, c*dy - s*dx))  # (h, w) each
     left, top = np.floor(column).astype(int), np.floor(row).astype(int)
     right, down = column - left, row - top  # weights of the next column and row
     width = G + 3  # one empty cell before, two behind
-    flat = np.pad(masks, ((0, 0), (1, 2), (1, 2))).reshape(K, -1)  # (K, width * width)
-    at = (top + 1)*width + left + 1  # (64, 64) indices into it
-    upper = flat[:, at]*(1 - right) + flat[:, at + 1]*right  # (K, 64, 64)
-    lower = flat[:, at + width]*(1 - right) + flat[:, at + width + 1]*right  # (K, 64, 64)
+    flat = np.zeros((K, width, width))
+    flat[:, 1:-2, 1:-2] = masks
+    cells = flat.reshape(K, -1)  # (K, width * width)
+    at = (top + 1)*width + left + 1  # (h, w) indices into it
+    upper = cells.take(at, 1)*(1 - right) + cells.take(at + 1, 1)*right  # (K, h, w)
+    lower = cells.take(at + width, 1)*(1 - right) + cells.take(at + width + 1, 1)*right  # (K, h, w)
     return upper*(1 - down) + lower*down
 
 # %% ../../nbs/1_data/00_miniature.ipynb #8d7bf60a
@@ -235,9 +251,14 @@ def paint_glyph(picture: np.ndarray,  # (3, 64, 64)
           fill: np.ndarray, edge: np.ndarray,  # RGB; or (3, 64, 64) for a shaded fill
          ) -> np.ndarray:
     "The picture with a glyph painted over it, outline first."
-    mask, outline = transform_masks(_known(glyphs(), glyph, 'glyph'), x, y, size, tilt)
-    picture = picture + (edge.reshape(3, 1, 1) - picture)*outline
-    return picture + (fill.reshape(3, *(fill.shape[1:] or (1, 1))) - picture)*mask
+    rows, columns = box = glyph_box(x, y, size, tilt)
+    mask, outline = transform_masks(_known(glyphs(), glyph, 'glyph'), x, y, size, tilt, box)  # (h, w) each
+    if fill.ndim == 3: fill = fill[:, rows, columns]
+    painted = picture.copy()
+    part = painted[:, rows, columns]  # (3, h, w), a view
+    part += (edge.reshape(3, 1, 1) - part)*outline
+    part += (fill.reshape(3, *(fill.shape[1:] or (1, 1))) - part)*mask
+    return painted
 
 # %% ../../nbs/1_data/00_miniature.ipynb #c92ddd2d
 _SLOTS = np.array([(-.72, -.72), (.72, -.72), (-.72, .72), (.72, .72),

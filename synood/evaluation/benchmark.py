@@ -22,7 +22,7 @@ from ..scores.negatives import read_negatives
 from .report import figures_folder, merge_results
 from ..core.rows import Rows, publish_rows
 from ..core.files import code_hash, json_hash, trace_output, progress
-from ..core.stages import fingerprint, run_stage, stages
+from ..core.stages import check_once, fingerprint, run_stage, stages
 from ..core.scales import SHARED, Scale, check_scale, get_scale, rng, setting_names
 from ..scores.method import Features, Method, Synthetic, TrainData
 from ..outliers.synthesis import read_synthetic
@@ -296,6 +296,7 @@ def _warn_of_shared_splits(seeds, splits):
                       'an interval over them is too narrow')
 
 # %% ../../nbs/6_evaluation/03_benchmark.ipynb #9cb72750
+@check_once()
 def experiment(name: str, cells: list[Method], scale, seeds=(), root: Path = 'runs', ablation: bool = False,
                change: dict | None = None,  # settings that this experiment changes
                learned: dict | None = None  # and others that the methods are fitted under

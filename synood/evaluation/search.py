@@ -8,17 +8,20 @@ __all__ = ['search_table']
 # %% ../../nbs/6_evaluation/04_search.ipynb #654c0403
 from pathlib import Path
 from .benchmark import experiment
-from .report import averages, difference_cell, paired_differences, save_table
+from .report import averages, difference_cell, main_group, paired_differences, save_table
 from ..scores.method import Method
 
 # %% ../../nbs/6_evaluation/04_search.ipynb #834a1009
 def _line(label, rows, first):
-    "A line of the table: averages over sets and seeds, and the far AUROC against the rows of the first line."
-    far, near = (averages(rows, group).sort_values('seed') for group in ('far', 'near'))
-    against = difference_cell(paired_differences(rows, first, ['far AUROC'])['far AUROC'])
-    return {'choice': label, 'far AUROC': far.auroc.mean(), 'against the first line': against,
-            'FPR95': far.fpr95.mean(), 'OOD positive': far.fpr95_ood_positive.mean(),
-            'near AUROC': near.auroc.mean(), 'near FPR95': near.fpr95.mean(), 'ID accuracy': rows.id_acc.mean()}
+    "A line of the table: averages over sets and seeds, and the AUROC against the rows of the first line."
+    column, mean = f'{main_group(rows)} AUROC', averages(rows).sort_values('seed')
+    against = difference_cell(paired_differences(rows, first, [column])[column])
+    line = {'choice': label, column: mean.auroc.mean(), 'against the first line': against, 'FPR95': mean.fpr95.mean(),
+            'OOD positive': mean.fpr95_ood_positive.mean()}
+    near = averages(rows, 'near').sort_values('seed')
+    if len(near) and main_group(rows) == 'far':
+        line |= {'near AUROC': near.auroc.mean(), 'near FPR95': near.fpr95.mean()}
+    return line | {'ID accuracy': rows.id_acc.mean()}
 
 # %% ../../nbs/6_evaluation/04_search.ipynb #2e60981f
 def search_table(name: str,  # of the table: choices_<name>

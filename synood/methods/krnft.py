@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KRNFTSettings', 'MetaNet', 'NFTAdapter', 'mapped_norms', 'mapped_cosines', 'distillation_cosines', 'adapted_cosines',
            'group_odds', 'id_crop_loss', 'ood_crop_loss', 'kd_loss', 'krnft_losses', 'CropSelection', 'choose_crops',
-           'crops_stage', 'read_crops', 'krnft_negatives', 'step_order', 'train_adapter', 'unit_tensors', 'new_adapter',
-           'krnft_stage', 'adapted_id_probability', 'KRNFT']
+           'crop_features', 'crops_stage', 'read_crops', 'krnft_negatives', 'step_order', 'train_adapter',
+           'unit_tensors', 'new_adapter', 'krnft_stage', 'adapted_id_probability', 'KRNFT']
 
 # %% ../../nbs/5_methods/krnft.ipynb #8892138e
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import normalize, softplus
-from ..models.clip import RandomCrop, encode_pixels, load_clip, text_features, normalize_rows
-from ..data.images import few_shot_indices, read_sets
+from ..models.cache import cached_arrays, transform_key
+from ..models.clip import Clip, RandomCrop, encode_pixels, load_clip, text_features, normalize_rows
+from ..data.images import ImageSet, few_shot_indices, read_sets
 from ..scores.negatives import fill_template, read_negatives, write_openood
 from ..core.stages import stage
 from ..core.scales import at_least, generator, require, Scale, seed, settings
@@ -139,20 +140,21 @@ def mapped_norms(text: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -
     shifted = (shift*shift).sum(1, keepdim=True)  # (B, 1)
     return (scaled + crossed + shifted).clamp(min=1e-12).sqrt()
 
-def mapped_cosines(features: torch.Tensor, text: torch.Tensor, scale: torch.Tensor,
-                   shift: torch.Tensor) -> torch.Tensor:
+def mapped_cosines(features: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor,
+                   norms: torch.Tensor) -> torch.Tensor:
     """Cosines (B, S, N) of features (B, S, D), unit, to the mapped text (N, D); scale and shift (B, D).
 
-    Three matrix products, memory B S N; equal to mapping every text feature for every image."""
+    norms: (B, N), `mapped_norms`. Memory B S N; equal to mapping every text feature for every image."""
     scaled = (features*scale[:, None]) @ text.T  # (B, S, N)
     shifted = features @ shift[..., None]  # (B, S, 1)
-    return (scaled + shifted)/mapped_norms(text, scale, shift)[:, None]
+    return (scaled + shifted)/norms[:, None]
 
 # %% ../../nbs/5_methods/krnft.ipynb #3d0b8dca
-def distillation_cosines(text: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    "Cosines (B, N) of the mapped features to the text features (N, D), unit, that they came from."
+def distillation_cosines(text: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor,
+                         norms: torch.Tensor) -> torch.Tensor:
+    "Cosines (B, N) of the mapped features, of lengths `norms` (B, N), to the text features (N, D), unit, before."
     inner = scale @ (text*text).T + shift @ text.T  # (B, N)
-    return inner/mapped_norms(text, scale, shift)
+    return inner/norms
 
 # %% ../../nbs/5_methods/krnft.ipynb #d52411d7
 def _cosines_by_row(learner, text, negatives, condition, features, origin):
@@ -177,12 +179,14 @@ def adapted_cosines(learner: NFTAdapter, text: torch.Tensor, negatives: torch.Te
     if learner.by_row: return _cosines_by_row(learner, text, negatives, condition, features, origin)
     class_map = _shared_factors(learner, condition, negative=False)
     negative_map = _shared_factors(learner, condition, negative=True)
-    to_classes = mapped_cosines(features, text, *class_map)  # (B, S, C)
-    to_negatives = mapped_cosines(features, negatives, *negative_map)  # (B, S, M)
+    class_norms = mapped_norms(text, *class_map)  # (B, C)
+    negative_norms = mapped_norms(negatives, *negative_map)  # (B, M)
+    to_classes = mapped_cosines(features, text, *class_map, class_norms)  # (B, S, C)
+    to_negatives = mapped_cosines(features, negatives, *negative_map, negative_norms)  # (B, S, M)
     cosines = torch.cat([to_classes, to_negatives], 2)
     if not origin: return cosines
-    kept_classes = distillation_cosines(text, *class_map)  # (B, C)
-    kept_negatives = distillation_cosines(negatives, *negative_map)  # (B, M)
+    kept_classes = distillation_cosines(text, *class_map, class_norms)  # (B, C)
+    kept_negatives = distillation_cosines(negatives, *negative_map, negative_norms)  # (B, M)
     return cosines, torch.cat([kept_classes, kept_negatives], 1)
 
 # %% ../../nbs/5_methods/krnft.ipynb #9f3e4e20
@@ -264,12 +268,21 @@ def choose_crops(crops: torch.Tensor, text: torch.Tensor, labels: torch.Tensor, 
 
 # %% ../../nbs/5_methods/krnft.ipynb #880ec39b
 def _random_crops(clip, images, row, count, run_seed):
-    "`count` random crops of one image; which ones depends on the seed and the image's file alone."
+    "Random crops (count, 3, H, W) of one image; which ones depends on the seed and the image's file alone."
     picture = images.read(row)
     seeds = [seed(run_seed, 'krnft_views', images.files[row], k) for k in range(count)]
-    return [RandomCrop()(clip, picture, crop_seed) for crop_seed in seeds]
+    return torch.stack([RandomCrop()(clip, picture, crop_seed) for crop_seed in seeds])
 
-# %% ../../nbs/5_methods/krnft.ipynb #da5344bb
+def crop_features(clip: Clip, images: ImageSet, rows: list[int], count: int, run_seed: int,
+                  cache: Path | None) -> torch.Tensor:
+    "Raw features (B, count, D) of random crops of B images of a set, from the cache if they are there."
+    about = dict(kind=f'clip {RandomCrop()}', weights=clip.hash, transform=transform_key(clip.transform),
+                 images=images.take(rows).hash, count=count, seed=run_seed)
+    def encoded(row): return encode_pixels(clip, _random_crops(clip, images, row, count, run_seed))  # (count, D)
+    def make(part): return {'crops': np.stack([encoded(rows[i]) for i in part])}
+    return torch.from_numpy(cached_arrays(cache, about, len(rows), make)['crops'])
+
+# %% ../../nbs/5_methods/krnft.ipynb #f12fb986
 @stage('krnft_views', needs=('images',), uses=('clip', 'krnft.shots', 'krnft.crops', 'krnft.crops_kept'), seeded=True,
        shared=True)
 def crops_stage(job):
@@ -279,9 +292,7 @@ def crops_stage(job):
     clip = load_clip(job.scale.clip)
     text = torch.from_numpy(text_features(clip, fill_template(images.classes, 'a photo of a {}.')))  # (C, D)
     def make(rows, folder):
-        pixels = [crop for row in rows for crop in _random_crops(clip, images, row, krnft.crops, job.seed)]
-        encoded = torch.from_numpy(encode_pixels(clip, torch.stack(pixels)))  # (rows * crops, D)
-        crops = encoded.unflatten(0, (len(rows), -1))  # (rows, crops, D)
+        crops = crop_features(clip, images, rows, krnft.crops, job.seed, job.cache)  # (rows, crops, D)
         selection = choose_crops(crops, text, torch.from_numpy(images.labels[rows]), krnft.crops_kept)
         save_file(vars(selection), folder/'views.safetensors')
     chosen = few_shot_indices(images.labels, krnft.shots, job.seed, repeat=True)
@@ -322,13 +333,13 @@ def train_adapter(learner: NFTAdapter,
     A step costs about 12 S (C + M) D multiplications. FloatingPointError if a loss is not finite.
     Source: krnft_trainer.py."""
     def loss(step, row):
-        seen = views.take(row)
+        seen = views.take(slice(row, row + 1))
         losses = krnft_losses(learner, text, negatives, seen.condition, seen.id_crops, seen.ood_crops, seen.labels,
                               columns, logit_scale)
         total = sum(weight*term for weight, term in zip(weights, losses.values()))
         return total, [term.item() for term in losses.values()]
     state = TrainState(learner, torch.optim.AdamW(learner.parameters(), lr, fused=True))
-    plan = list(order[:, None])  # one image a step
+    plan = order.tolist()  # one image a step
     small = negatives.numel() < 2**18
     return train_loop(state, plan, loss, lambda step: lr, 'KR-NFT', path, seconds_between, small=small)
 

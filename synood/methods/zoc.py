@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['CandidateFunction', 'ZOCSettings', 'pad_candidates', 'zoc_score', 'class_words', 'Vocabulary', 'vocabulary',
-           'candidate_words', 'CaptionDecoder', 'new_decoder', 'top_tokens', 'caption_loss', 'caption_features',
-           'train_zoc', 'zoc_stage', 'CandidateGenerator', 'clip_vocabulary', 'decoder_candidates', 'load_captioner',
-           'random_blip_processor', 'captioner_tokens', 'captioner_candidates', 'WordTable', 'ZOC']
+           'candidate_words', 'CaptionDecoder', 'new_decoder', 'top_tokens', 'PackedCaptions', 'pack_captions',
+           'caption_loss', 'caption_features', 'train_zoc', 'zoc_stage', 'CandidateGenerator', 'clip_vocabulary',
+           'decoder_candidates', 'load_captioner', 'random_blip_processor', 'captioner_tokens', 'captioner_candidates',
+           'WordTable', 'ZOC']
 
 # %% ../../nbs/5_methods/zoc.ipynb #fd617b28
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, ClassVar
+from typing import Callable, ClassVar, NamedTuple
 from fastcore.basics import patch
 import numpy as np
 import torch
@@ -161,11 +162,17 @@ class CaptionDecoder(nn.Module):
         """Logits (B, L, V) of what follows each of the tokens (B, L), for unit features (B, D).
 
         With `keep` also what the next tokens need as `past`."""
-        tiles = self.bert.config.hidden_size//images.shape[1]
-        tiled = images.repeat(1, tiles)[:, None]  # (B, 1, W): the one vector to attend to
-        output = self.bert(tokens, encoder_hidden_states=tiled, past_key_values=past, use_cache=keep)
-        logits = output.last_hidden_state @ self.bert.embeddings.word_embeddings.weight.T + self.bias
-        return logits, output.past_key_values
+        one = self.tiled(images)[:, None]  # (B, 1, W): the one vector to attend to
+        output = self.bert(tokens, encoder_hidden_states=one, past_key_values=past, use_cache=keep)
+        return self.logits(output.last_hidden_state), output.past_key_values
+
+    def tiled(self, images: torch.Tensor) -> torch.Tensor:
+        "Features (B, D) repeated until they are as wide as BERT: (B, W)."
+        return images.repeat(1, self.bert.config.hidden_size//images.shape[1])
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        "Logits (..., V) of the next token, from BERT's last states (..., W)."
+        return states @ self.bert.embeddings.word_embeddings.weight.T + self.bias
 
 # %% ../../nbs/5_methods/zoc.ipynb #52bfd38e
 def new_decoder(clip: Clip, draws: int) -> CaptionDecoder:
@@ -201,17 +208,44 @@ def top_tokens(writer: CaptionDecoder,
     return torch.stack(best, 1).int().cpu().numpy()
 
 # %% ../../nbs/5_methods/zoc.ipynb #2ea71a3a
+class PackedCaptions(NamedTuple):
+    "The T tokens of B captions in one row, the end tokens left out. See `pack_captions`."
+    tokens: torch.Tensor  # (T,)
+    places: torch.Tensor  # (T,) within the caption, from 0
+    captions: torch.Tensor  # (T,) number of the caption
+    wanted: torch.Tensor  # (T,) the token that follows
+
+    def earlier(self) -> torch.Tensor:
+        "(T, T) bool: whether a token sees another one, of its own caption and not behind it."
+        same = self.captions[:, None] == self.captions
+        return same & (self.places[:, None] >= self.places)
+
+def pack_captions(tokens: torch.Tensor,  # (B, L) of captions
+                  ends: torch.Tensor  # (B,) places of their end tokens
+                 ) -> PackedCaptions:
+    "Captions in one row, without what follows their end tokens."
+    meant = torch.arange(tokens.shape[1] - 1, device=tokens.device) < ends[:, None]  # (B, L - 1)
+    captions, places = meant.nonzero().T
+    return PackedCaptions(tokens[:, :-1][meant], places, captions, tokens[:, 1:][meant])
+
+# %% ../../nbs/5_methods/zoc.ipynb #82e280ee
+@patch
+def packed_logits(self: CaptionDecoder, packed: PackedCaptions, images: torch.Tensor) -> torch.Tensor:
+    "Logits (T, V) of what follows each token, for unit features (B, D) of the captions' pictures."
+    own = packed.captions[:, None] == torch.arange(len(images), device=images.device)  # (T, B)
+    output = self.bert(packed.tokens[None], attention_mask=packed.earlier()[None, None],
+                       position_ids=packed.places[None], encoder_hidden_states=self.tiled(images)[None],
+                       encoder_attention_mask=own[None, None], use_cache=False)
+    return self.logits(output.last_hidden_state[0])
+
 def caption_loss(writer: CaptionDecoder,
                  tokens: torch.Tensor,  # (B, L) of captions
                  ends: torch.Tensor,  # (B,) places of their end tokens
                  images: torch.Tensor  # (B, D) unit features
                 ) -> torch.Tensor:
     "Mean cross-entropy of the tokens after the first, up to the end token."
-    tokens = tokens[:, :int(ends.max()) + 1]
-    padding = torch.arange(1, tokens.shape[1], device=tokens.device) > ends[:, None]  # (B, L - 1)
-    wanted = tokens[:, 1:].masked_fill(padding, -100)
-    logits, _ = writer(tokens[:, :-1], images)  # (B, L - 1, V)
-    return F.cross_entropy(logits.flatten(0, 1), wanted.flatten())
+    packed = pack_captions(tokens, ends)
+    return F.cross_entropy(writer.packed_logits(packed, images), packed.wanted)
 
 # %% ../../nbs/5_methods/zoc.ipynb #b0612e22
 def caption_features(clip: Clip, captioned: CaptionedImages, cache: Path | None = None) -> torch.Tensor:
@@ -247,7 +281,7 @@ def train_zoc(clip: Clip,
         return caption_loss(writer, tokens[rows], ends[rows], images[rows])
 
     def rate(step): return scale.zoc.lr
-    state = TrainState(writer, torch.optim.AdamW(writer.parameters(), scale.zoc.lr))
+    state = TrainState(writer, torch.optim.AdamW(writer.parameters(), scale.zoc.lr, fused=True))
     small = writer.bert.config.hidden_size < 256
     return train_loop(state, plan, loss, rate, 'ZOC', path, seconds_between, small)
 

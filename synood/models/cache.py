@@ -22,7 +22,7 @@ from ..data.images import ImageSet, crop_to_ratio
 from ..core.files import (atomic_write, json_hash, in_threads, stamps_are_old, lock, make_folder, file_stamp,
                                progress, remove_stale_temps,
                                write_errors)
-from ..core.stages import run_shared
+from ..core.stages import checked, run_shared
 
 # %% ../../nbs/2_models/01_cache.ipynb #a7b09ff4
 BATCH = 128  # items a network sees at once; part of every cache key
@@ -207,7 +207,9 @@ def image_set_hash(images: ImageSet, cache: Path | None) -> str:
     """`images.hash`, read from the cache while every file stays what it is, see `file_stamp`: hashing ImageNet reads
     150 GB."""
     if cache is None or ('hash' in images.__dict__ and len(images) > _MANY): return images.hash
+    if id(images) in checked(): return images.hash  # its files were looked at in this piece of work
     marks = in_threads(file_stamp, images.paths)
+    checked()[id(images)] = images  # kept, so that no other object gets its number
     if images.__dict__.get('marks') == marks: return images.hash
     images.__dict__.pop('hash', None)  # of what its files were
     about = [str(Path(images.root).resolve()), list(zip(images.files, marks)), *(['turned'] if images.orient else [])]

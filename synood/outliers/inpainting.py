@@ -156,7 +156,6 @@ def make_scheduler(painter: InpaintingModel, sampler: str, steps: int, strength:
     return scheduler, scheduler.timesteps[(steps - kept)*scheduler.order:]
 
 # %% ../../nbs/4_outliers/02_inpainting.ipynb #f61e35dd
-@torch.no_grad()
 def denoise(painter: InpaintingModel,
             z: torch.Tensor,  # noised latents (B, 4, h, w)
             scheduler, timesteps,  # see `make_scheduler`

@@ -14,29 +14,29 @@ from ..core.scales import Registry
 # %% ../../nbs/4_outliers/01_losses.ipynb #e3fd5799
 boundary_losses = Registry('boundary loss')
 
-def energy(logits: torch.Tensor) -> torch.Tensor:
-    "Free energy of logits (B, C) -> (B,): minus logsumexp, higher for OOD (Liu et al. 2020, Eq. 4)."
-    return -logits.logsumexp(1)
+def energy(logits: torch.Tensor, temperature: float = 1.) -> torch.Tensor:
+    "Free energy -T logsumexp(g/T) of logits g (B, C) -> (B,), higher for OOD (Liu et al. 2020, Eq. 4)."
+    return -temperature*(logits/temperature).logsumexp(1)
 
 # %% ../../nbs/4_outliers/01_losses.ipynb #a16f7123
-def energy_hinge(logits: torch.Tensor, target=None, margin: float | None = None) -> torch.Tensor:
+def energy_hinge(logits: torch.Tensor, target=None, margin: float | None = None, temperature=1.) -> torch.Tensor:
     """Squared shortfall of the energy below `margin`, (B, C) -> (B,): Eq. 7 with the sign of its source restored.
 
     ValueError without a margin. Source: Liu et al., NeurIPS 2020, Eq. 9, its OOD part."""
     if margin is None: raise ValueError('energy_hinge needs a margin, e.g. the 95 % quantile of the ID energies')
-    return F.relu(margin - energy(logits))**2
+    return F.relu(margin - energy(logits, temperature))**2
 
 boundary_losses['energy_hinge'] = energy_hinge
 
 # %% ../../nbs/4_outliers/01_losses.ipynb #499a4ec7
-def energy_target(logits: torch.Tensor, target: float = -5., margin=None) -> torch.Tensor:
+def energy_target(logits: torch.Tensor, target: float = -5., margin=None, temperature=1.) -> torch.Tensor:
     "Squared distance of mean(logits) - logsumexp(logits) from `target`, (B, C) -> (B,): the release's loss."
     return (target - (logits.mean(1) + energy(logits)))**2
 
 boundary_losses['energy_target'] = energy_target
 
 # %% ../../nbs/4_outliers/01_losses.ipynb #d4dddd19
-def msp_loss(logits: torch.Tensor, target=None, margin=None) -> torch.Tensor:
+def msp_loss(logits: torch.Tensor, target=None, margin=None, temperature=1.) -> torch.Tensor:
     "KL(uniform || softmax) of logits (B, C) -> (B,): zero when the softmax is flat."
     return -np.log(logits.shape[1]) - logits.log_softmax(1).mean(1)
 

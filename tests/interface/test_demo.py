@@ -6,6 +6,7 @@ The picture of the page in the README is made anew by
 import asyncio
 import json
 import os
+import random
 import shutil
 import socket
 from dataclasses import replace
@@ -44,21 +45,29 @@ def zero_shot():
     return OODDetector.from_names(CLASSES).calibrate(scenes)
 
 
+def free_port():
+    "A port that is free, and below those that the system gives to whoever asks for any."
+    for port in random.sample(range(20_000, 30_000), 100):
+        with socket.socket() as probe:
+            if probe.connect_ex(('127.0.0.1', port)): return port
+
+
+def client_of(url, **more):
+    return gradio_client.Client(url, verbose=False, httpx_kwargs=dict(timeout=600), **more)
+
+
 @pytest.fixture
 def served(request):
     "A function that serves a detector's page and gives its address; all are closed at the end."
     def at(detector, **settings):
-        with socket.socket() as probe:
-            probe.bind(('127.0.0.1', 0))
-            port = probe.getsockname()[1]
-        page = serve(detector, port=port, block=False, **settings)
+        page = serve(detector, port=free_port(), block=False, **settings)
         request.addfinalizer(page.close)
         return page.local_url
     return at
 
 
 def test_page_answers_through_its_interface(served, zero_shot, pictures):
-    client = gradio_client.Client(served(zero_shot), verbose=False, download_files=False)
+    client = client_of(served(zero_shot), download_files=False)
 
     def judge(name):
         return client.predict(gradio_client.handle_file(pictures/name), api_name='/judge')[1]
@@ -73,7 +82,7 @@ def test_page_answers_through_its_interface(served, zero_shot, pictures):
 
 def test_page_has_no_examples_for_classes_of_ones_own(served, zero_shot, pictures):
     own = replace(zero_shot, names=('a dog', *zero_shot.names[1:]), threshold=None, tpr=None)
-    client = gradio_client.Client(served(own), verbose=False, download_files=False)
+    client = client_of(served(own), download_files=False)
     assert 'No verdict' in client.predict(gradio_client.handle_file(pictures/'known.png'), api_name='/judge')[1]
     tiles, = (c for c in client.config['components'] if 'so-tiles' in str(c['props'].get('value')))
     assert tiles['props']['visible'] is False and '<button' not in tiles['props']['value']
@@ -82,10 +91,10 @@ def test_page_has_no_examples_for_classes_of_ones_own(served, zero_shot, picture
 def test_who_has_no_login_is_told_nothing(served, zero_shot, pictures):
     url = served(zero_shot, login={'ann': 'a:b', 'bob': 'c'})
     with pytest.raises((ValueError, gradio_client.exceptions.AuthenticationError), match='Could not login'):
-        gradio_client.Client(url, verbose=False, auth=('ann', 'c'))
+        client_of(url, auth=('ann', 'c'))
     for path in ('config', 'gradio_api/info'):
         with pytest.raises(HTTPError, match='401'): urlopen(url + path)
-    client = gradio_client.Client(url, verbose=False, download_files=False, auth=('ann', 'a:b'))
+    client = client_of(url, download_files=False, auth=('ann', 'a:b'))
     page = client.predict(gradio_client.handle_file(pictures/'known.png'), api_name='/judge')[1]
     assert '<p class="so-word">ID</p>' in page
 
@@ -122,7 +131,7 @@ def browser():
     if not (chromium := shutil.which('chromium')):
         pytest.skip('there is no chromium on the PATH')
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
+        browser = driver.chromium.launch(executable_path=chromium, args=['--no-sandbox'], timeout=600_000)
         yield browser
         browser.close()
 
@@ -157,6 +166,7 @@ def opened(browser, outside):
 
     def look(url, **settings):
         contexts.append(browser.new_context(locale='en', **settings))
+        contexts[-1].set_default_timeout(600_000)  # milliseconds
         tab = contexts[-1].new_page()
         tab.on('console', lambda message: message.type == 'error' and errors.append(message.text))
         tab.on('pageerror', lambda error: errors.append(str(error)))
@@ -193,7 +203,7 @@ def test_page_in_a_browser(served, opened, pictures, tmp_path):
     tab.screenshot(path=shot, full_page=True)
     assert 'Taken for none of the 20 classes' in upload(tab, pictures/'texture.png', '.so-ood')
     assert tab.inner_text('.so-word') == 'OOD'
-    assert tab.locator('.so-tiles button[aria-pressed=true]').count() == 0
+    tab.wait_for_selector('.so-tiles button[aria-pressed=true]', state='detached')  # this comes after the verdict
     assert 'x.png cannot be read as a picture' in upload(tab, pictures/'x.png', '.so-refused')
     assert upload(tab, pictures/'known.png', '.so-id').startswith('ID')
     keep(shot)

@@ -18,6 +18,7 @@ from synood.core import stages
 from synood.data import images
 from synood.data.datasets import find_sets, imagenet_names, imagenet_wnids
 from synood.app.doctor import diagnose, exit_status
+from synood.evaluation.table_check import Checked, check_tables
 from synood.data.images import read_sets, protocols
 from synood.core.stages import run_stage
 from synood.core.scales import get_scale
@@ -140,9 +141,10 @@ LAYOUTS = {'MOS': (mos, MOS), 'MCM': (mcm, MOS), 'LoCoOp': (locoop, MOS), 'NegLa
 
 @pytest.fixture(autouse=True)
 def costs(monkeypatch):
-    "A cost model that is quick; the machine's disk is no part of these tests."
+    "A cost model that is quick, and notebooks that are well; the machine's disk is no part of these tests."
     monkeypatch.setattr('synood.evaluation.costs.stage_flops', lambda scale: dict(synthesis=2e15))
     monkeypatch.setattr(doctor, 'matmul_rate', lambda dtype: 1e12)
+    monkeypatch.setattr(doctor, 'check_tables', lambda scale, notebooks: [Checked('table5.ipynb', 9, 1)])
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=1e15))
 
 
@@ -230,7 +232,7 @@ def test_everything_wrong_is_named_and_nothing_ends_the_rest(layout, scale, tmp_
     assert '3 unusual' in data['iNaturalist pictures'].finding
     assert '2 of 6 cannot be read' in data['iNaturalist pictures'].finding
     assert data['imagenet_train pictures'].status == 'ok'
-    assert {item.check for item in items} == {'data', 'models', 'machine', 'work', 'cost', 'tables'}
+    assert {item.check for item in items} == {'data', 'models', 'machine', 'work', 'cost', 'tables', 'notebooks'}
     assert all('\n' not in item.finding + item.remedy + ''.join(item.details) for item in items)
     assert exit_status(items) == 1
 
@@ -248,6 +250,23 @@ def test_a_complete_disk_has_status_0_and_a_table_for_every_protocol(scale, tmp_
     names = 'imagenet', 'mos', 'openood15', 'synood_table2', 'ninco_clean'
     assert protocols_found == {f'protocol {name}': 'ok' for name in names}
     assert {item.status for item in of(items, 'tables').values()} == {'ok'} and len(of(items, 'tables')) == 9
+
+
+def test_code_of_a_table_that_would_stop_is_broken_today(scale, tmp_path, monkeypatch):
+    cells = ["#| stage\nfrom synood.core.parameters import resolve_root\nroot = resolve_root(root)",
+             "#| stage\nfrom synood.evaluation.benchmark import experiment\nfrom synood.scores.method import MCM",
+             "#| stage\nrows = experiment('toy', [MCM()], scale, seeds, root)",
+             "#| stage\nrows.set_index('group').loc['near']"]  # mos has none
+    cells = [dict(cell_type='code', metadata={}, outputs=[], execution_count=None, source=source) for source in cells]
+    write(tmp_path/'toy.ipynb', json.dumps(dict(cells=cells)))
+    monkeypatch.setattr(doctor, 'check_tables', check_tables)
+    monkeypatch.setattr(doctor, 'table_notebooks', lambda: [tmp_path/'toy.ipynb'])
+    items = diagnose(scale, root=tmp_path/'runs')
+    toy = of(items, 'notebooks')['toy.ipynb']
+    assert toy.status == 'broken' and toy.finding.endswith("stops at KeyError: 'near'")
+    assert exit_status([toy]) == 1
+    toy = of(diagnose(scale.replace(protocol='openood15'), root=tmp_path/'runs'), 'notebooks')['toy.ipynb']
+    assert (toy.status, toy.finding[:11]) == ('ok', '4 cells run')
 
 
 def test_a_set_of_another_protocol_only_warns(scale, tmp_path):

@@ -218,8 +218,9 @@ def test_nothing_is_cut_off_at_1200_pixels(root, tmp_path):
     shutil.copytree(root/'paper_figures'/'mini', tmp_path/'paper_figures'/'mini')
     page = write_page('mini', tmp_path/'runs')
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
+        browser = driver.chromium.launch(executable_path=chromium, args=['--no-sandbox'], timeout=600_000)
         tab = browser.new_page(viewport=dict(width=1200, height=900))
+        tab.set_default_timeout(600_000)  # milliseconds
         tab.goto(page.as_uri())
         names = tab.eval_on_selector_all('.scroll', '(all) => all.map(one => one.getAttribute("aria-label"))')
         wide = tab.eval_on_selector_all('.scroll', """(all) => all.filter(one => one.scrollWidth > one.clientWidth)

@@ -1,11 +1,9 @@
 """CMA's training in several processes and through sudden ends: the same network as in one process, undisturbed."""
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from safetensors.numpy import load_file
 from synood.core.files import embedded_model_folder
 
 TRAINING = '''
-import sys
+import os, signal, sys
 from pathlib import Path
 import torch
 from accelerate import PartialState
@@ -25,12 +23,14 @@ from synood.data.images import read_sets
 from synood.core.stages import run_stage
 from synood.core.scales import get_scale
 
-folder, clip_id, seconds, epochs = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+folder, clip_id, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+epochs, killed_in = map(int, sys.argv[4:])
 state, steps, real_step = PartialState(cpu=True), 0, cma.contrastive_step
 
 def counted(model, *args):
     global steps
     loss, steps = real_step(model, *args), steps + 1
+    if steps == killed_in: os.kill(os.getpid(), signal.SIGKILL)
     if steps == 2 and state.is_main_process:  # a step of seven images
         gradients = {name: p.grad.contiguous().clone() for name, p in model.named_parameters()}
         save_file(gradients, folder/'gradients.safetensors')
@@ -59,11 +59,11 @@ def script(tmp_path):
     return path
 
 
-def command(script, folder, clip_id, seconds=60, epochs=2, processes=1):
+def command(script, folder, clip_id, seconds=60, epochs=2, killed_in=0, processes=1):
     folder.mkdir(exist_ok=True)
     launch = [sys.executable]
     if processes > 1: launch += ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)]
-    return [*launch, str(script), str(folder), clip_id, str(seconds), str(epochs)]
+    return [*launch, *map(str, (script, folder, clip_id, seconds, epochs, killed_in))]
 
 
 def run(*args, **kwargs):
@@ -90,26 +90,15 @@ def test_two_processes_train_the_same_network_as_one(script, tmp_path):
     assert max(np.abs(alone[key] - before[key]).max() for key in alone) > 3e-5
 
 
-def saved_at(checkpoint):
-    "When a checkpoint was written; 0: there is none."
-    return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-
-
 def test_killed_at_any_step_it_ends_in_the_same_bits(script, tmp_path):
     settings = ('embedded:clip-small', 0, 12)
     assert ' 36 of 36 steps' in run(script, tmp_path/'straight', *settings)
     folder, draw = tmp_path/'killed', random.Random(0)
-    checkpoint = folder/'checkpoint.safetensors'
-    for _ in range(2):
-        before = saved_at(checkpoint)
-        process = subprocess.Popen(command(script, folder, *settings), env=os.environ | ALONE,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and saved_at(checkpoint) <= before: time.sleep(.005)
-        time.sleep(draw.random()*.3)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not (folder/'done').exists(), 'it had already ended: nothing was killed'
-    left, total = map(int, re.search(r'(\d+) of (\d+) steps', run(script, folder, *settings)).groups())
-    assert left < total == 36  # what was done before the kills was kept
+    killed_in = [draw.randint(2, 16) for _ in range(2)]  # the steps before it are kept
+    for step in killed_in:
+        killed = subprocess.run(command(script, folder, *settings, step), env=os.environ | ALONE, capture_output=True)
+        assert killed.returncode == -signal.SIGKILL and not (folder/'done').exists(), killed.stderr
+    left = 36 - sum(step - 1 for step in killed_in)
+    assert f' {left} of 36 steps' in run(script, folder, *settings)
     straight, resumed = weights(tmp_path/'straight'), weights(folder)
     assert all((straight[key] == resumed[key]).all() for key in straight)

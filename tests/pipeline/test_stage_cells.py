@@ -4,7 +4,7 @@ import builtins
 
 import pytest
 
-from synood.app.reproduction import batch_cells, find_notebooks, notebook_name, notebook_source, read_notebook
+from synood.core.notebooks import batch_cells, find_notebooks, notebook_name, notebook_source, read_notebook
 
 IN_A_KERNEL = {'display', 'get_ipython'}
 

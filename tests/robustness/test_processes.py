@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SYNOOD = [sys.executable, '-m', 'synood']
+PATIENCE = 300  # seconds for what would hang; no measure of speed
 
 
 def started(*arguments, **more):
@@ -21,21 +22,26 @@ def started(*arguments, **more):
                             **more)
 
 
-def family(process, what, seconds=240):
-    "All processes below one, once one of them runs `what`."
-    for _ in range(4*seconds):
+def family(process, wanted):
+    "All processes below one, once `wanted` of their command lines, a list, is true."
+    for _ in range(4*PATIENCE):
         below = psutil.Process(process.pid).children(recursive=True)
         try:
-            if any(what in ' '.join(p.cmdline()) for p in below): return below
+            if wanted([' '.join(p.cmdline()) for p in below]): return below
         except psutil.Error: pass  # it has just ended
         assert process.poll() is None, process.communicate()
         time.sleep(.25)
-    pytest.fail(f'nothing runs {what}')
+    pytest.fail('that did not begin')
 
 
-def living(processes, seconds=30):
-    "Those of some processes that live on after so many seconds; they are ended."
-    left = [p for p in psutil.wait_procs(processes, timeout=seconds)[1] if p.status() != psutil.STATUS_ZOMBIE]
+def two_kernels(lines):
+    "Two workers, for each the fork server that it starts kernels from, and a copy of that."
+    return sum('forkserver import main' in line for line in lines) >= 4
+
+
+def living(processes):
+    "Those of some processes that live on after a long wait; they are ended."
+    left = [p for p in psutil.wait_procs(processes, timeout=PATIENCE)[1] if p.status() != psutil.STATUS_ZOMBIE]
     for p in left: p.kill()
     return left
 
@@ -44,13 +50,12 @@ def living(processes, seconds=30):
 @pytest.mark.parametrize('number, status', [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130),
                                             (signal.SIGKILL, -9)])
 def test_reproduce_leaves_no_kernel_and_no_worker(tmp_path, number, status):
-    process = started('reproduce', '--scale', 'smoke', '--only', 'table1', '--jobs', '2', '--root', tmp_path/'runs')
-    below = family(process, 'run_ipykernel')
-    time.sleep(5)
-    below += psutil.Process(process.pid).children(recursive=True)
+    process = started('reproduce', '--scale', 'smoke', '--only', 'table1,table4', '--jobs', '2',
+                      '--root', tmp_path/'runs')
+    below = family(process, two_kernels)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert living(set(below)) == []
+    _, said = process.communicate(timeout=PATIENCE)
+    assert living(below) == []
     assert process.returncode == status
     assert 'Traceback' not in said
     if status > 0: assert 'stopped: what was finished is kept' in said
@@ -59,19 +64,20 @@ def test_reproduce_leaves_no_kernel_and_no_worker(tmp_path, number, status):
 @pytest.mark.slow
 def test_drawing_for_the_pretraining_ends_with_its_command(tmp_path):
     process = started('pretrain', 'classifier', '--share', '0.2', '--root', tmp_path)
-    below = family(process, 'spawn_main')
+    below = family(process, lambda lines: any('spawn_main' in line for line in lines))
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert living(below) == [] and process.returncode == 143
 
 
 def test_a_command_stopped_by_a_queue_says_so(tmp_path):
-    process = started('run', 'world', '--scale', 'mini', '--root', tmp_path)
-    for _ in range(600):
-        if list(tmp_path.glob('mini/world/*.part/*')): break
+    (tmp_path/'long.toml').write_text('base = "mini"\nn_train = 4000\n')  # longer than anybody waits
+    process = started('run', 'world', '--scale', tmp_path/'long.toml', '--root', tmp_path)
+    while not list(tmp_path.glob('long/world/*.part/*')):
+        assert process.poll() is None, process.communicate()
         time.sleep(.1)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143
     assert said.splitlines()[-1] == 'stopped: what was finished is kept, the same command goes on from there'
 

@@ -57,16 +57,28 @@ def test_two_processes_write_what_one_writes(tmp_path, scale):
     assert alone == together and any('/synthesis/' in name for name in alone)
 
 
+DIES = '''
+import os, signal, sys
+from synood.app.cli import main
+from synood.outliers import synthesis
+real, batches = synthesis.synthesise, []
+def synthesise(*args):
+    batches.append(real(*args))
+    if len(batches) == 4: os.kill(os.getpid(), signal.SIGKILL)
+    return batches[-1]
+synthesis.synthesise = synthesise
+main(sys.argv[3:])  # behind `-m synood`
+'''
+
+
 @pytest.mark.slow
 def test_two_commands_complete_what_a_killed_one_left(tmp_path, scale):
     alone, together = run(tmp_path/'alone', scale), tmp_path/'together'
-    first = start(command(together, scale))
-    while first.poll() is None and not list(together.glob('tiny/synthesis/*.part/00002')): time.sleep(.01)
-    assert first.poll() is None, first.communicate()[0]
-    first.send_signal(signal.SIGKILL)
+    first = start(command(together, scale, '-c', DIES))
     first.communicate()
+    assert first.returncode == -signal.SIGKILL
     stood = {p: p.stat().st_mtime_ns for p in together.glob('tiny/synthesis/*.part/[0-9]*[0-9]/*/*/*.png')}
-    assert len(stood) >= 12
+    assert len(stood) == 12  # three batches of two images, each painted from two sides
     ended([start(command(together, scale)) for _ in range(2)])
     assert folders(together) == alone
     for path, when in stood.items():
@@ -122,8 +134,10 @@ import numpy as np
 from synood.models import cache
 cache.BATCH = 2
 def squares(rows):
-    time.sleep(.2)
     with open(sys.argv[2], 'a') as made: made.write(f'{rows.start} {os.getpid()}\\n')
+    for _ in range(6000):  # until the other one has begun as well
+        if len({line.split()[1] for line in open(sys.argv[2])}) == 2: break
+        time.sleep(.1)
     return {'square': np.array([[r**2] for r in rows])}
 found = cache.cached_arrays(Path(sys.argv[1]), {'of': 'squares'}, 21, squares)['square'].ravel()
 assert found.tolist() == [r**2 for r in range(21)]

@@ -1,8 +1,8 @@
 """Killed at any moment, or shared by two processes, a run ends in the same bytes, and makes nothing twice that stood.
 
 Each worker is a fork of this process, so that sixty of them cost sixty starts of a stage and not sixty imports of
-torch. It notes in a journal which phase it is in and what it makes; it is killed from outside at a random moment of a
-phase, or by itself at a random file operation of it.
+torch. It notes in a journal which phase it is in and what it makes; it is killed at a random moment of a phase, or at a
+random file operation of it.
 """
 import json
 import os
@@ -153,6 +153,19 @@ def die_writing(journal, phase, number):
     sys.addaudithook(hook)
 
 
+def die_later(journal, phase, seconds):
+    """End this process, without a chance to tidy up, so many seconds after a phase began, unless the phase is over.
+
+    The alarm is the process's own: one who watches from outside may be late."""
+    note = journal.note
+    def noted(line):
+        if line == f'end {phase}': signal.setitimer(signal.ITIMER_REAL, 0)
+        note(line)
+        if line == f'begin {phase}': signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # it ends the process
+    journal.note = noted
+
+
 def fork(root, cells=CELLS, scale=QUICK, prepare=lambda: None):
     "Start a worker; its exit status is 0 when it came to the end."
     pid = os.fork()
@@ -230,27 +243,17 @@ class Chase:
         """Kill a worker in a phase; False if it came to its end without a kill.
 
         `at_file`: at that file operation of it, see `die_writing`; True: at a random one; False: at a random moment,
-        at most `longest` seconds after the phase began."""
+        at most `longest` seconds after the phase began, see `die_later`."""
         number = self.draw.randint(1, 16) if at_file is True else at_file
-        pid = self.start(*[lambda: die_writing(self.journal, phase, number)]*bool(at_file))
-        status = os.waitpid(pid, 0)[1] if at_file else self.kill_later(pid, phase, longest)
+        seconds = self.draw.uniform(.001, longest)
+        pid = self.start(lambda: die_writing(self.journal, phase, number) if at_file
+                         else die_later(self.journal, phase, seconds))
+        status = os.waitpid(pid, 0)[1]
         killed = os.WIFSIGNALED(status)
         if killed: self.kills[self.journal.phase(pid)] += 1
         else: assert status == 0, [p.read_text() for p in self.root.glob('error-*')]
         self.check()
         return killed
-
-    def kill_later(self, pid, phase, longest):
-        "Kill a worker at a random moment after a phase began; the status it ended with."
-        deadline = None
-        while (done := os.waitpid(pid, os.WNOHANG)) == (0, 0):
-            if deadline is None and f'begin {phase}' in self.journal.lines(pid):
-                deadline = time.time() + self.draw.uniform(0, longest)
-            if deadline and time.time() >= deadline:
-                os.kill(pid, signal.SIGKILL)
-                return os.waitpid(pid, 0)[1]
-            time.sleep(.002)
-        return done[1]
 
     def check(self):
         "Nothing that stood when the last worker ended was made by the next one."
@@ -295,10 +298,9 @@ def chase(expected, place, worlds, cells, scale, plan, draw, longest):
 
 
 def straight(place, cells, scale):
-    started = time.time()
     finish(fork(place, cells, scale), place)
     assert not leftovers(place)
-    return SimpleNamespace(outcome=outcome(place), seconds=time.time() - started, world=place/'runs'/'smoke'/'world')
+    return SimpleNamespace(outcome=outcome(place), world=place/'runs'/'smoke'/'world')
 
 
 @pytest.fixture(scope='module')

@@ -102,18 +102,20 @@ def test_a_thin_picture_takes_little_memory_in_any_form(size):
 def test_a_child_reads_large_pictures_while_a_thread_of_its_parent_does(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (4500, 4500), np.uint8)
     Image.fromarray(noise).save(tmp_path/'large.png', compress_level=1)
-    stop = threading.Event()
+    at_it, stop = threading.Event(), threading.Event()
     def keep_reading():
-        while not stop.is_set(): read_image(tmp_path/'large.png')
+        while not stop.is_set():
+            read_image(tmp_path/'large.png')
+            at_it.set()
     reader = threading.Thread(target=keep_reading)
     reader.start()
-    time.sleep(.2)
+    at_it.wait()
     child = os.fork()
     if not child:
         read_image(tmp_path/'large.png')
         os._exit(0)
     ended, began = 0, time.time()
-    while not ended and time.time() - began < 30:
+    while not ended and time.time() - began < 300:
         ended = os.waitpid(child, os.WNOHANG)[0]
         time.sleep(.1)
     stop.set()

@@ -1,0 +1,53 @@
+"""What draws tables and figures runs on made-up rows: of protocols with near-OOD sets and without, and of one seed."""
+import csv
+
+import pytest
+
+from synood.core.notebooks import notebook_name
+from synood.core.scales import get_scale
+from synood.data.images import protocols
+from synood.evaluation.table_check import check_notebook, check_tables, table_notebooks
+from synood.scores.method import methods
+
+PAPER = get_scale('paper').replace(data='nowhere')
+SCALES = {'mini': get_scale('mini'), 'mos': PAPER, 'openood15': PAPER.replace(protocol='openood15', seeds=(0,))}
+
+
+@pytest.fixture(params=SCALES)
+def scale(request): return SCALES[request.param]
+
+
+def tables(folder):
+    "Name -> lines of every table in a folder."
+    return {path.stem: list(csv.reader(path.open(encoding='utf-8'))) for path in folder.glob('*.csv')}
+
+
+def test_every_table_is_made_of_the_sets_that_there_are(scale, tmp_path):
+    checked = [check_notebook(path, scale, tmp_path/'runs') for path in table_notebooks()]
+    assert [one for one in checked if one.problem] == []
+    made = tables(tmp_path/'paper_figures'/scale.name)
+    wanted = {'table1', 'table1_paired', 'table1_rivals', 'table1_trained', 'table1_published', 'table2',
+              'table2_paired', 'table3', 'table3_paired', 'table4', 'table4_claims', 'table4_phases', 'table5',
+              'table5_claims', 'fig3', 'table_cma', 'table_cma_paired', 'table_krnft', 'table_krnft_paired',
+              'table_krnft_prompts'}
+    assert sorted(wanted - set(made)) == []
+    assert ('table1_dusk' in made) == (scale.name == 'mini')
+    groups = protocols[scale.protocol].groups()
+    columns = [column.rpartition(' ')[0] for column in made['table1'][0] if column.endswith(' auroc')]
+    assert sorted(columns) == sorted([*groups, 'Average'])
+    known = dict.fromkeys(line[0] for line in made['table1_paired'][1:])
+    assert set(known) - {'far without Places'} == {*groups.values(), 'ID'}
+    rivals = [column.split()[0] for column in made['table1_rivals'][0][1:]]
+    assert set(rivals) == set(groups.values())
+    named = {line[0] for line in made['table1'][1:] if line[0]}
+    assert named == {m.name for m in methods().values() if not m.unavailable_reason(scale)}
+    trained = {line[0] for line in made['table1_trained']}  # no pair asks for a method without rows
+    assert 'ZOC' in trained and ('CLIPN' in trained) == ('CLIPN' in named)
+    assert all(cell for line in made['table1_paired'][1:] for cell in line[:3])
+    assert not [name for name, lines in made.items() for line in lines if 'nan' in line]
+
+
+def test_the_cells_left_out_are_few():
+    two = [path for path in table_notebooks() if notebook_name(path) in ('table2', 'table5')]
+    checked = {notebook_name(one.name): one for one in check_tables(PAPER, two)}
+    assert (checked['table2'].left_out, checked['table5'].left_out) == (0, 2)
