@@ -23,7 +23,7 @@ from ..core.training import TrainState, epoch_plan, warmup_cosine_rate, train_lo
 from ..data.captions import CaptionedImages, read_captions
 from ..models.clip import Clip, encode_text, load_clip, text_features, normalize_rows
 from ..scores.method import Features, TrainData, ZeroShot, register
-from .coop import save_state, few_shot_features, text_tower
+from .coop import project_text, save_state, few_shot_features, text_tower
 
 # %% ../../nbs/5_methods/clipn.ipynb #39009256
 @settings('clipn', mini=dict(epochs=5, batch_size=100), smoke=dict(epochs=1, batch_size=20))
@@ -99,9 +99,7 @@ class NoTextEncoder(nn.Module):
         prompt = self.prompts.mean(0) if which is None else self.prompts[which]  # (L, W)
         states = self.token_embedding(paired.tokens) + (prompt + self.positional_embedding)[paired.places]  # (R, T, W)
         states = self.transformer(states, attn_mask=paired.mask(self.transformer.resblocks[0].attn.num_heads))
-        states = self.ln_final(states)[paired.ends]  # (B, W)
-        if isinstance(self.text_projection, nn.Linear): return self.text_projection(states)
-        return states @ self.text_projection  # (B, D)
+        return project_text(self, self.ln_final(states)[paired.ends])  # (B, D)
 
 # %% ../../nbs/5_methods/clipn.ipynb #5c11b54a
 def clipn_losses(images: torch.Tensor,  # (B, D) unit
