@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['label_losses', 'synthetic_filters', 'FinetuningSettings', 'nearest_negative', 'Projection', 'TuningData',
-           'assemble_tuning_data', 'projection_loss', 'epoch_losses', 'train_projection', 'image_to_text',
-           'text_to_image', 'multi_positive', 'masked', 'label_masks', 'train_labels', 'project', 'build_tuning_data',
-           'SynOOD']
+           'assemble_tuning_data', 'unit_labels', 'projection_loss', 'epoch_losses', 'train_projection',
+           'image_to_text', 'text_to_image', 'multi_positive', 'masked', 'label_masks', 'train_labels', 'project',
+           'build_tuning_data', 'SynOOD']
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #854b8553
 from dataclasses import asdict, dataclass
@@ -102,13 +102,16 @@ def assemble_tuning_data(id_images, id_labels,  # ID features (n, D) and their c
                       matched, float(logit_scale))
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #ca7d00da
-def projection_loss(data: TuningData, images: torch.Tensor, targets: torch.Tensor,
-                    labels: torch.Tensor) -> torch.Tensor:
+def unit_labels(data: TuningData, labels: torch.Tensor) -> torch.Tensor:
+    "The ID labels and `labels` (M', D), all of length 1: (C + M', D)."
+    return F.normalize(torch.cat([data.text, labels]), dim=1)
+
+def projection_loss(images: torch.Tensor, targets: torch.Tensor, text: torch.Tensor,
+                    logit_scale: float) -> torch.Tensor:
     """Cross-entropy over C ID labels and M' negatives (Eq. 12 with the ID labels kept in).
 
-    images: (B, D), projected; targets: (B,) below C + M'; labels: the negatives, (M', D)."""
-    text = F.normalize(torch.cat([data.text, labels]), dim=1)  # (C + M', D)
-    logits = data.logit_scale * F.normalize(images, dim=1) @ text.T  # (B, C + M')
+    images: (B, D), projected; targets: (B,) below C + M'; text: (C + M', D), see `unit_labels`."""
+    logits = logit_scale * F.normalize(images, dim=1) @ text.T  # (B, C + M')
     return F.cross_entropy(logits, targets)
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #27f45788
@@ -165,9 +168,11 @@ def train_projection(data: TuningData, scale: Scale, run_seed: int,
     tuned = _Tuned(projection, data.labels, labels_move=joint)
     plan = epoch_plan(len(data.images), how.projection_epochs, how.batch_size, run_seed, 'projection')
     optimisers, rates = _projection_optimisers(tuned, scale, plan, joint)
+    still = unit_labels(data, data.labels)  # (C + M', D), computed once, as long as they do not move
     def loss(step, epoch_and_rows):
         _, rows = epoch_and_rows
-        return projection_loss(data, projection(data.images[rows]), data.targets[rows], tuned.labels)
+        text = unit_labels(data, tuned.labels) if joint else still
+        return projection_loss(projection(data.images[rows]), data.targets[rows], text, data.logit_scale)
     course = train_loop(TrainState(tuned, optimisers), plan, loss, rates, 'SynOOD, projection', small=True,
                         may_rest=True)
     projection.eval().requires_grad_(False)

@@ -32,8 +32,9 @@ from ..core.scales import at_least, setting_choices, generator, require, rng, se
 # %% ../../nbs/4_outliers/03_synthesis.ipynb #947a4b80
 @settings('synthesis', paper=dict(batch_size=0, unet_precision='bf16', vae_precision='bf16'),
           release=dict(sampler='release', batch_size=8, unet_precision='fp32', vae_precision='fp32'),
-          mini=dict(resolution=64, strength=.9, steps=10, guidance_scale=4., step_size=1., batch_size=25),
-          smoke=dict(iterations=2, batch_size=5))
+          mini=dict(resolution=64, strength=.9, steps=10, guidance_scale=4., iterations=2, step_size=1.,
+                    batch_size=25),
+          smoke=dict(batch_size=5))
 @dataclass(frozen=True)
 class SynthesisSettings:
     "How near-boundary images are made (Eqs. 4-10)."
