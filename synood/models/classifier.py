@@ -18,7 +18,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save
 from .cache import features_of, forward_pictures
 from .clip import Clip, image_features, load_clip
-from .hub import (device, files_hash, files_stamp, freeze, sanitized_folder, quiet_offline, local_folder,
+from .hub import (device, files_hash, files_stamp, fold_batch_norms, freeze, sanitized_folder,
+                               quiet_offline, local_folder,
                                locate_model,
                                model_files, random_tag, weight_errors, require_safetensors, seeded_init, split_revision,
                                weights_file)
@@ -78,6 +79,7 @@ def _load_classifier(name, folder, stamp):
     import timm
     with weight_errors(folder): files, model = _timm_network(name, folder)
     model = freeze(model)
+    if isinstance(model, timm.models.ResNet): model = fold_batch_norms(model)
     config = timm.data.resolve_data_config({}, model=model, use_test_size=True)
     head = model.get_classifier()
     _check_classifier(name, head, config)

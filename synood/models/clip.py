@@ -11,7 +11,7 @@ __all__ = ['normalize_rows', 'cosine_similarity', 'Clip', 'openai_bpe', 'clip_to
 import json, shutil, warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Callable
 import numpy as np
@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from safetensors.numpy import save
 from .cache import BATCH, PixelInput, cached_arrays, features_of, forward_batch, forward_pictures
-from .hub import (device, files_hash, files_stamp, freeze, is_open_clip_tag, sanitized_folder,
-                               quiet_offline, locate_model,
+from .hub import (device, files_hash, files_stamp, fold_batch_norms, freeze, is_open_clip_tag,
+                               sanitized_folder, quiet_offline, locate_model,
                                model_files, open_clip_tag, random_tag, read_settings, weight_errors,
                                require_safetensors,
                                seeded_init, split_revision, weights_file, tokenizer_settings)
@@ -57,6 +57,13 @@ class Clip:
     hash: str  # of weights, configuration and tokenizer
     width: int  # D
     logit_scale: float
+
+    @cached_property
+    def image_tower(self) -> Callable:
+        "Images (B, 3, H, W) -> raw features (B, D): a ResNet without its batch norms, see `fold_batch_norms`."
+        from open_clip.modified_resnet import ModifiedResNet
+        tower = self.model.visual
+        return fold_batch_norms(tower) if isinstance(tower, ModifiedResNet) else self.model.encode_image
 
 # %% ../../nbs/2_models/02_clip.ipynb #4c7bee0d
 @lru_cache(maxsize=1)
@@ -200,7 +207,7 @@ def save_clip(model: torch.nn.Module,  # of the same architecture as the first C
 # %% ../../nbs/2_models/02_clip.ipynb #0df64740
 def _image_forward(clip):
     "What `features_of` runs for image features."
-    return lambda batch: {'image': clip.model.encode_image(batch)}
+    return lambda batch: {'image': clip.image_tower(batch)}
 
 def encode_images(clip: Clip, pictures: list[Image.Image]) -> np.ndarray:
     "Raw image features (N, D) float32 of PIL pictures."

@@ -7,16 +7,19 @@ __all__ = ['hub_commits', 'check_model_folder', 'read_settings', 'refused_entry'
            'timm_settings', 'transformers_settings', 'tokenizer_settings', 'scheduler_class', 'diffusers_settings',
            'quiet_offline', 'shard_files', 'sanitized_folder', 'split_revision', 'open_clip_tag', 'hub_repository',
            'weights_file', 'random_config_folder', 'local_folder', 'locate_model', 'find_model', 'device',
-           'memory_format', 'freeze', 'files_hash', 'model_files', 'files_stamp', 'seeded_init', 'random_init',
-           'is_open_clip_tag', 'random_tag', 'weight_errors', 'require_all_weights', 'require_safetensors',
-           'networks_used', 'cached_by_model_files']
+           'memory_format', 'freeze', 'fold_batch_norms', 'files_hash', 'model_files', 'files_stamp', 'seeded_init',
+           'random_init', 'is_open_clip_tag', 'random_tag', 'weight_errors', 'require_all_weights',
+           'require_safetensors', 'networks_used', 'cached_by_model_files']
 
 # %% ../../nbs/2_models/00_hub.ipynb #86ee9fad
-import errno, inspect, json, logging, os, re, shutil, tempfile, warnings
+import copy, errno, inspect, json, logging, os, re, shutil, tempfile, warnings
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from threading import RLock
 import torch
+from torch import nn
+from torch.nn.utils import fuse_conv_bn_eval
 from safetensors import SafetensorError
 from functools import lru_cache, wraps
 from typing import Callable
@@ -570,6 +573,19 @@ def memory_format(where: torch.device) -> torch.memory_format:
 def freeze(model: torch.nn.Module) -> torch.nn.Module:
     "The network in float32, in evaluation mode, without gradients, on `device()`."
     return model.float().eval().requires_grad_(False).to(device(), memory_format=memory_format(device()))
+
+# %% ../../nbs/2_models/00_hub.ipynb #8b2ba9bb
+def fold_batch_norms(network: nn.Module) -> nn.Module:
+    """A frozen copy whose convolutions have taken in the batch norms that are registered right after them.
+
+    For networks that run these pairs one after the other, as ResNets do."""
+    network = copy.deepcopy(network)
+    for part in list(network.modules()):
+        for (name, conv), (norm_name, norm) in pairwise(list(part.named_children())):
+            if isinstance(conv, nn.Conv2d) and type(norm) is nn.BatchNorm2d:
+                setattr(part, name, fuse_conv_bn_eval(conv, norm).requires_grad_(False))
+                setattr(part, norm_name, nn.Identity())
+    return network
 
 # %% ../../nbs/2_models/00_hub.ipynb #b81c7882
 def files_hash(files: list[Path], *more) -> str:
