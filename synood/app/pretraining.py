@@ -9,10 +9,10 @@ __all__ = ['PICTURE_COUNTS', 'SHARD', 'GLYPHS', 'network_recipes', 'SHIPPED_NETW
            'pretrain', 'tokenize', 'true_recipe', 'similarities', 'top_k_recall', 'ClipRecipe', 'ClipResNet',
            'ClipSmallResNet', 'PlainClip', 'VisionTower', 'open_clip_tower', 'ClipViT', 'ClassifierRecipe',
            'AutoencoderRecipe', 'psnr', 'diffusion_caption', 'draw_timesteps', 'glyph_weights', 'shard_latents',
-           'draw_masks', 'InpaintingRecipe', 'denoising_loss', 'paint_prompts', 'lister_question', 'lister_answer',
-           'pad_answers', 'ListerRecipe', 'grade_table', 'grade_clip', 'grade_classifier', 'grade_context_model',
-           'grade_autoencoder', 'recipe_of_word', 'render_recipes', 'grade_inpainting', 'evaluate_networks',
-           'shipped_card', 'package_networks']
+           'draw_masks', 'InpaintingRecipe', 'denoising_loss', 'WideInpaintingRecipe', 'paint_prompts',
+           'lister_question', 'lister_answer', 'pad_answers', 'ListerRecipe', 'grade_table', 'grade_clip',
+           'grade_classifier', 'grade_context_model', 'grade_autoencoder', 'recipe_of_word', 'render_recipes',
+           'grade_inpainting', 'evaluate_networks', 'shipped_card', 'package_networks']
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #4f5f17c0
 import json, math, os, shutil, subprocess
@@ -617,8 +617,7 @@ def glyph_weights(cells: torch.Tensor, times: float) -> torch.Tensor:
     return F.interpolate(weight/weight.mean(), scale_factor=2)  # (B, 1, 16, 16)
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #871079ee
-_UNET = dict(sample_size=16, block_out_channels=(32, 96, 128), layers_per_block=1, cross_attention_dim=96,
-             attention_head_dim=4, norm_num_groups=8,
+_UNET = dict(sample_size=16, layers_per_block=1, cross_attention_dim=96, attention_head_dim=4, norm_num_groups=8,
              down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'),
              up_block_types=('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'))
 _WORDS = dict(vocab_size=1166, hidden_size=96, intermediate_size=384, num_hidden_layers=2, num_attention_heads=4,
@@ -660,13 +659,15 @@ class InpaintingRecipe(NetworkRecipe):
     plan = TrainingPlan(samples=368_000, batch=32, lr=1e-3, weight_decay=.01, warmup=200, decay=.3, average=.9995)
     mix = {'id': .3, 'near': .08, 'iNaturalist': .06, 'open': .2, 'Textures': .06, 'crowd': .3}
     needs = ('vae',)
+    widths = 32, 64, 96  # channels of the UNet's levels
 
     def __init__(self, shelves, folders):
         super().__init__(shelves, folders)
         self.vae = AutoencoderKL.from_pretrained(folders['vae'], torch_dtype=torch.float32)
         self.vae.eval().requires_grad_(False).to(_device(), memory_format=torch.channels_last)
         channels = self.vae.config.latent_channels
-        unet = UNet2DConditionModel(in_channels=2*channels + 1, out_channels=channels, **_UNET)
+        unet = UNet2DConditionModel(in_channels=2*channels + 1, out_channels=channels,
+                                    block_out_channels=self.widths, **_UNET)
         self.net = nn.ModuleDict(dict(unet=unet, text=CLIPTextModel(CLIPTextConfig(**_WORDS))))
         self.schedule = _schedule()
         self.blank = self.encode(torch.full((1, 3, SIDE, SIDE), .5))  # grey: nothing to be seen
@@ -722,6 +723,13 @@ def _save_pipeline(student, folder):
         vae=student.vae.cpu(), text_encoder=student.net.text, tokenizer=tokenizer, unet=student.net.unet,
         scheduler=student.schedule, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     pipeline.to(torch.float16).save_pretrained(folder)
+
+# %% ../../nbs/8_app/05_pretraining.ipynb #c17c59f3
+@network_recipe('inpainting-wide')
+class WideInpaintingRecipe(InpaintingRecipe):
+    "The pipeline with a wider UNet, from the same pictures in the same order."
+    streams = 'inpainting'
+    widths = 32, 96, 128
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #ae9e4b36
 def paint_prompts(scale, prompts: list[str], run_seed: int = 0) -> list[Image.Image]:
