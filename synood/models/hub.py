@@ -509,7 +509,8 @@ hub_commits: dict[str, str] = {}  # id as written -> commit of the hub snapshot 
 def random_config_folder(name: str) -> Path:
     """The folder with the published configuration from which a `random:` id is built.
 
-    name: 'captioner', 'clip', 'classifier', 'inpainting' or 'lister'; 'lister-2' for one of two layers, or more.
+    name: 'captioner', 'clip', 'classifier', 'diffusion', 'inpainting' or 'lister'; 'lister-2' for one of two layers, or
+    more.
     ValueError for another one."""
     root = asset_path('random')
     kind, _, depth = name.partition('-')
