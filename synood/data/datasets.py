@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['WNID', 'WNID_INSIDE', 'image_sets', 'DUPLICATED', 'layouts', 'PREFIXES', 'LIST_FOLDERS', 'DEVKIT', 'LABEL_SOURCES',
-           'imagenet_wnids', 'imagenet_names', 'read_class_list', 'folder_class_names', 'DataSet', 'Location',
-           'usual_places', 'openood_places', 'read_list', 'find_list', 'read_devkit', 'read_labels', 'FoundSet',
-           'expected_counts', 'explain_count', 'SetSearch', 'match_list', 'label_imagenet', 'find_sets',
-           'missing_message', 'BenchmarkProtocol', 'check_archives']
+           'STAND_INS', 'imagenet_wnids', 'imagenet_names', 'wordnet_names', 'read_class_list', 'folder_class_names',
+           'DataSet', 'Location', 'usual_places', 'openood_places', 'read_list', 'find_list', 'read_devkit',
+           'read_labels', 'FoundSet', 'stand_in_counts', 'expected_counts', 'explain_count', 'SetSearch', 'match_list',
+           'label_imagenet', 'find_sets', 'missing_message', 'BenchmarkProtocol', 'check_archives']
 
 # %% ../../nbs/1_data/03_datasets.ipynb #b00e0436
-import hashlib, os, re, unicodedata
+import hashlib, json, os, re, unicodedata
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from .images import CLASS_HALVES, ImageSet, Protocol, subsample, find_files, log, read_user_text, protocols
-from ..core.files import json_hash, in_threads, file_stamp, progress
+from ..core.files import file_errors, json_hash, in_threads, file_stamp, progress
 from ..core.scales import Registry
 
 # %% ../../nbs/1_data/03_datasets.ipynb #e92fcfb7
@@ -46,6 +46,14 @@ def _synsets():
     for subset in ('imagenet-21k-goog', 'imagenet-1k'):
         words |= ImageNetInfo(subset).label_descriptions(as_dict=True)
     return words
+
+# %% ../../nbs/1_data/03_datasets.ipynb #d9efc8c8
+def wordnet_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    "WordNet's name for each of ImageNet-1k's classes; ValueError unless `names` are `imagenet_names`."
+    if tuple(names) != imagenet_names():
+        raise ValueError(f"train_names = 'wordnet': the {len(names)} classes are not those of ImageNet-1k: "
+                         "set finetuning.train_names = 'scale'")
+    return tuple(_synsets()[wnid].split(',')[0] for wnid in imagenet_wnids())
 
 # %% ../../nbs/1_data/03_datasets.ipynb #c5bc907a
 _LIST_HINT = 'give a list, a text file with a line folder<TAB>name for every class'
@@ -134,7 +142,10 @@ class DataSet:
     file_list: str = ''  # the list that says, by file name, which images it takes
     excluded_list: str = ''  # a list whose images must never be in it
     without: tuple[str, ...] = ()  # class folders it leaves out
-    archives: dict[str, str] = field(default_factory=dict)  # name: md5, where one is published
+    archives: dict[str, str] = field(default_factory=dict)  # name: md5, empty where none is published
+    gigabytes: dict[str, float] = field(default_factory=dict)  # archive: its size, where it is known
+    home: str = ''  # the page it comes from
+    licence: str = 'that of its page'
     count_hints: dict[str, str] = field(default_factory=dict)  # key, or keys joined by +: what that many images mean
 
 image_sets = Registry('image set')
@@ -142,12 +153,15 @@ image_sets = Registry('image set')
 DUPLICATED = 'every image is there twice, as with `images_collate`, a flat copy, beside `images`'
 
 # %% ../../nbs/1_data/03_datasets.ipynb #e6a9d62e
+_IMAGENET = dict(home='https://image-net.org/download.php (ask for access first, with an address of your institution)',
+                 licence='research and teaching that is not commercial')
 image_sets['imagenet_train'] = DataSet(
-    1_281_167, 'ImageNet-1k, training', labelled=True,
+    1_281_167, 'ImageNet-1k, training', labelled=True, **_IMAGENET, gigabytes={'ILSVRC2012_img_train.tar': 147.9},
     archives={'ILSVRC2012_img_train.tar': '1d675b47d978889d74fa0da5fadfb00e'},
     count_hints={'imagenet_val': 'these are the validation images'})
 image_sets['imagenet_val'] = DataSet(
-    50_000, 'ImageNet-1k, validation', labelled=True,
+    50_000, 'ImageNet-1k, validation', labelled=True, **_IMAGENET,
+    gigabytes={'ILSVRC2012_img_val.tar': 6.74, 'ILSVRC2012_devkit_t12.tar.gz': .003},
     archives={'ILSVRC2012_img_val.tar': '29b22e2961454d5413ddabcf34fc5622',
               'ILSVRC2012_devkit_t12.tar.gz': 'fa75699e90414af021442c21a62c3abf'},
     count_hints={'imagenet_openood': "this is OpenOOD's test part; the other 5,000 are its validation part",
@@ -164,13 +178,16 @@ image_sets['imagenet_openood_val'] = DataSet(
     file_list='val_imagenet.txt', excluded_list='test_imagenet.txt')
 
 # %% ../../nbs/1_data/03_datasets.ipynb #3e45d353
+_MOS = 'http://pages.cs.wisc.edu/~huangrui/imagenet_ood_dataset'
 for key, topic, md5 in (('iNaturalist', 'plants', '5be6ea8aa027d7b631916427b32cb335'),
                         ('SUN', 'scenes', '8469c3ada62211477954ec1be53b12d0'),
                         ('Places', 'scenes', 'b5cb5eba2754ae2a28beea8718db699a')):
     image_sets[key] = DataSet(10_000, f"MOS's part of {key}: {topic}", archives={f'{key}.tar.gz': md5},
+                              home=f'{_MOS}/{key}.tar.gz', licence=f'none is stated; the pictures are those of {key}',
                               count_hints={f'{key}+{key}': DUPLICATED})
 image_sets['dtd'] = DataSet(
     5_640, 'Textures as in MOS: all 47 of DTD', archives={'dtd-r1.0.1.tar.gz': 'fff73e5086ae6bdbea199a49dfb8a4c1'},
+    gigabytes={'dtd-r1.0.1.tar.gz': .625}, home='https://www.robots.ox.ac.uk/~vgg/data/dtd/', licence='research',
     count_hints={'textures_openood': "these are OpenOOD's 43 textures of 47: unpack the whole archive of DTD",
               'dtd+dtd': DUPLICATED})
 image_sets['textures_openood'] = DataSet(
@@ -180,23 +197,29 @@ image_sets['textures_openood'] = DataSet(
               'textures_openood+textures_openood': DUPLICATED})
 
 # %% ../../nbs/1_data/03_datasets.ipynb #188f8f00
-image_sets['ssb_hard'] = DataSet(49_000, 'SSB-hard: 980 classes of ImageNet-21k',
+_OPENOOD = 'https://github.com/Jingkang50/OpenOOD (scripts/download/download.py names it on Google Drive)'
+image_sets['ssb_hard'] = DataSet(49_000, 'SSB-hard: 980 classes of ImageNet-21k', archives={'ssb_hard.zip': ''},
+                                 home=_OPENOOD, licence="ImageNet's",
                                  count_hints={'ssb_hard+ssb_hard': DUPLICATED})
 image_sets['ninco'] = DataSet(
     5_879, 'NINCO: 64 classes, checked by hand', archives={'NINCO_all.tar.gz': 'b9ffae324363cd900a81ce3c367cd834'},
+    home='https://zenodo.org/records/8013288',
     count_hints={'ninco+ninco_clean':
               "the hand-checked images of other sets, which lie beside NINCO's own, are in it too"})
 image_sets['ninco_clean'] = DataSet(
     2_715, 'eleven popular OOD sets without their ID objects, checked by hand by the authors of NINCO',
-    archives=image_sets['ninco'].archives)
+    archives=image_sets['ninco'].archives, home=image_sets['ninco'].home)
 image_sets['imagenet_o'] = DataSet(
     2_000, 'ImageNet-O: pictures that fooled a ResNet-50; a folder is named after the class it was taken for',
-    archives={'imagenet-o.tar': '86bd7a50c1c4074fb18fc5f219d6d50b'})
+    archives={'imagenet-o.tar': '86bd7a50c1c4074fb18fc5f219d6d50b'},
+    home='https://people.eecs.berkeley.edu/~hendrycks/imagenet-o.tar',
+    licence='MIT (https://github.com/hendrycks/natural-adv-examples)')
 image_sets['openimage_o'] = DataSet(
-    15_869, "OpenImage-O, OpenOOD's test part",
+    15_869, "OpenImage-O, OpenOOD's test part", archives={'openimage_o.zip': ''}, home=_OPENOOD,
     count_hints={'openimage_o+openimage_o_val': 'this is all of OpenImage-O, and 1,763 of it are to tune on: '
                                              'the list test_openimage_o.txt of OpenOOD says which'})
-image_sets['openimage_o_val'] = DataSet(1_763, "OpenImage-O, OpenOOD's images to tune on")
+image_sets['openimage_o_val'] = DataSet(1_763, "OpenImage-O, OpenOOD's images to tune on", home=_OPENOOD,
+                                        archives={'openimage_o.zip': ''})
 
 # %% ../../nbs/1_data/03_datasets.ipynb #5a63c512
 class Location(NamedTuple):
@@ -321,9 +344,22 @@ class FoundSet:
     source: Path  # the folder that was searched, or the list that was followed
     problems: tuple[str, ...] = ()  # one sentence each; none: it is what the literature means by the name
 
-def expected_counts(counts: dict[str, int] | None = None) -> dict[str, int]:
-    "{key: images expected}: the published counts, and those given instead."
-    return {key: row.count for key, row in image_sets.items()} | (counts or {})
+# %% ../../nbs/1_data/03_datasets.ipynb #7281fcf0
+STAND_INS = 'stand_ins.json'  # in a root whose sets are stand-ins: {key of a set: images}
+
+def stand_in_counts(root: Path) -> dict[str, int]:
+    "{key: images} of a root that holds stand-ins, empty for any other. ValueError of one line for a damaged file."
+    path = Path(root)/STAND_INS
+    if not path.exists(): return {}
+    with file_errors(path): counts = json.loads(path.read_text(encoding='utf-8'))
+    if isinstance(counts, dict) and not counts.keys() - image_sets.keys(): return counts
+    raise ValueError(f'{path} does not name sets and their numbers of images: delete it, or make the stand-ins again')
+
+# %% ../../nbs/1_data/03_datasets.ipynb #2f1eaf65
+def expected_counts(counts: dict[str, int] | None = None, root: Path | None = None) -> dict[str, int]:
+    "{key: images expected}: the published counts, those of the stand-ins in a root, and those given instead."
+    stand_ins = stand_in_counts(root) if root else {}
+    return {key: row.count for key, row in image_sets.items()} | stand_ins | (counts or {})
 
 # %% ../../nbs/1_data/03_datasets.ipynb #1440b691
 def explain_count(key: str, n: int, counts: dict[str, int]) -> str:
@@ -455,13 +491,13 @@ def _examine(search, key, layout, folder, listed):
 # %% ../../nbs/1_data/03_datasets.ipynb #6407278c
 def find_sets(root: Path,
               keys: tuple[str, ...] = (),  # of `image_sets`; none = all
-              counts: dict[str, int] | None = None  # other numbers of images than the published
+              counts: dict[str, int] | None = None  # other numbers of images than the published, or than stand-ins have
              ) -> dict[str, FoundSet]:
     "{key: set} of what is there below the root, in any mixture of layouts. A set that is nowhere has no key."
     if not os.path.isdir(root):
         raise FileNotFoundError(f'{root}: no such folder: name the one that holds the image sets, '
                                 'or the one above its data/')
-    search = SetSearch(root, expected_counts(counts))
+    search = SetSearch(root, expected_counts(counts, root))
     candidates = {}
     for key in progress(keys or tuple(image_sets), 'find images'):
         if sets := [_examine(search, key, *place) for place in search.places(key)]: candidates[key] = sets
@@ -528,6 +564,7 @@ class BenchmarkProtocol(Protocol):
         found = find_sets(root, tuple(keys.values()), self.counts)
         if problems := self.problems(found, root):
             raise ValueError(f'{root}: protocol {self.name} cannot run: {"; ".join(problems)}')
+        if stand_in_counts(root): log.warning('%s holds stand-ins: everything runs, and the numbers mean nothing', root)
         return subsample({key: found[name].images for key, name in keys.items()}, n_train, n_test, self.half)
 
 # %% ../../nbs/1_data/03_datasets.ipynb #7911fc26
@@ -578,6 +615,6 @@ def _archive_problem(path, published):
 
 def check_archives(root: Path) -> dict[Path, str]:
     "{path: problem, '' for none} of the known archives in the root and two levels below, by their md5."
-    published = {name: md5 for row in image_sets.values() for name, md5 in row.archives.items()}
+    published = {name: md5 for row in image_sets.values() for name, md5 in row.archives.items() if md5}
     paths = {path for level in ('', '*/', '*/*/') for name in published for path in Path(root).glob(level + name)}
     return {path: _archive_problem(path, published[path.name]) for path in sorted(paths)}

@@ -8,8 +8,8 @@ __all__ = ['log', 'MAX_PIXELS', 'MAX_SIDE', 'MAX_BYTES', 'MAX_ASPECT_RATIO', 'EX
            'skip_reason', 'SkippedFiles', 'log_once', 'image_paths', 'find_files', 'evenly_spaced', 'image_folder',
            'contact_sheet', 'pack_image', 'as_jpeg', 'complexity', 'complexity_ranking', 'most_complex', 'image_note',
            'check_images', 'at_most_per_class', 'few_shot_indices', 'class_half', 'subsample', 'Protocol', 'HalfSplit',
-           'write_sets', 'read_sets', 'training_scale', 'images_stage', 'read_jsonl', 'read_user_text', 'select_images',
-           'read_selection', 'selection_stage']
+           'write_sets', 'read_sets', 'training_scale', 'images_stage', 'read_jsonl', 'read_user_text', 'rank_images',
+           'select_images', 'read_selection', 'ranking_stage', 'selection_stage', 'selection_blocks', 'run_blocks']
 
 # %% ../../nbs/1_data/01_images.ipynb #d87ecfcc
 import hashlib, html, io, json, logging, os, random, stat, unicodedata, warnings
@@ -23,11 +23,11 @@ from threading import RLock
 from typing import Callable, ClassVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFile, ImageFont, UnidentifiedImageError
-from ..core.files import (atomic_write, json_hash, file_hash, in_threads, check_relative, listing_hash,
-                               file_errors, walk_once,
+from ..core.files import (atomic_file, atomic_write, json_hash, file_hash, in_threads, check_relative,
+                               listing_hash, file_errors, walk_once,
                                cached_while_unchanged)
-from ..core.scales import Registry, Scale, setting_choices
-from ..core.stages import fingerprints, stage
+from ..core.scales import Registry, Scale, get_scale, setting_choices
+from ..core.stages import fingerprints, run_stage, stage
 from ..core.checks import checked_count, first_line
 
 # %% ../../nbs/1_data/01_images.ipynb #0a1feb0f
@@ -571,19 +571,23 @@ def complexity(path: Path) -> float:
     except Exception as e: raise ValueError(f'{path}: {_cause(e)}') from e
 
 # %% ../../nbs/1_data/01_images.ipynb #3c05893f
-def complexity_ranking(images: ImageSet, per_class: int) -> np.ndarray:
-    """(per_class, C) indices: row r holds every class's image of rank r, most complex first.
-
-    ValueError if a class has fewer images or an image has no label."""
+def _class_counts(images, per_class):
+    "Images of every class (C,); ValueError if one has fewer than `per_class`, or an image has no label."
     if not images.classes or (images.labels < 0).any():
         raise ValueError(f'{images.root}: ranking per class needs every image labelled')
-    checked_count(per_class, 'per_class')
     counts = np.bincount(images.labels, minlength=len(images.classes))
     if (counts < per_class).any():
         worst = int(counts.argmin())
         raise ValueError(f'{images.root}: {per_class} images per class were asked for, but '
                          f'{(counts < per_class).sum()} of {len(counts)} classes have fewer: '
                          f'{images.classes[worst]} has {counts[worst]}')
+    return counts
+
+def complexity_ranking(images: ImageSet, per_class: int) -> np.ndarray:
+    """(per_class, C) indices: row r holds every class's image of rank r, most complex first.
+
+    ValueError if a class has fewer images or an image has no label."""
+    counts = _class_counts(images, checked_count(per_class, 'per_class'))
     scores = in_threads(complexity, images.paths, 'complexity')
     def rank(i): return images.labels[i], -scores[i], images.files[i]
     ranked = np.array(sorted(range(len(images)), key=rank))  # (N,), class after class
@@ -840,13 +844,21 @@ def read_user_text(path: Path) -> str:
     except UnicodeDecodeError as e: raise ValueError(f'{path}: not a text in UTF-8: save it as UTF-8 ({e})') from None
 
 # %% ../../nbs/1_data/01_images.ipynb #33dfd023
-def select_images(train: ImageSet, m: int) -> list[dict]:
-    "m rows (path, label, name, complexity) in rank order over all classes; m / C of each class."
-    checked_count(m, 'm')
+def rank_images(train: ImageSet) -> np.ndarray:
+    "Indices (N,) of training images, most complex first, the classes in turn: as far as the smallest class goes."
     if not train.classes: raise ValueError(f'{train.root}: images are selected per class, and these have none')
-    if m % len(train.classes):
-        raise ValueError(f'm = {m} images cannot be shared evenly by {len(train.classes)} classes')
-    chosen = train.take(complexity_ranking(train, m//len(train.classes)).ravel())  # m
+    return complexity_ranking(train, int(_class_counts(train, 1).min())).ravel()
+
+def select_images(train: ImageSet, ranking: np.ndarray, m: int, first: int = 0) -> list[dict]:
+    """m rows (path, label, name, complexity) of a ranking, see `rank_images`, from number `first` on.
+
+    ValueError unless the classes share them evenly, or if one has too few."""
+    checked_count(m, 'm')
+    if (first + m) % len(train.classes):
+        raise ValueError(f'{first + m} images cannot be shared evenly by {len(train.classes)} classes: choose m, and '
+                         'block where m is larger, to fit')
+    _class_counts(train, (first + m)//len(train.classes))
+    chosen = train.take(ranking[first:first + m])
     return [dict(path=name, label=int(label), name=train.classes[label],
                  complexity=round(complexity(train.path(name)), 6))
             for name, label in zip(chosen.files, chosen.labels)]
@@ -856,9 +868,30 @@ def read_selection(folder: Path) -> list[dict]:
     return read_jsonl(Path(folder)/'selection.jsonl', label=int, name=str)
 
 # %% ../../nbs/1_data/01_images.ipynb #0a8bfe35
-@stage('selection', needs=('images',), uses=('m',))
+@stage('ranking', needs=('images',))
+def ranking_stage(job):
+    "ranking.npy: the order in which training images are selected, see `rank_images`."
+    with atomic_file(job.folder/'ranking.npy') as draft, open(draft, 'wb') as file:
+        np.save(file, rank_images(read_sets(job.inputs['images'])['train']))
+
+@stage('selection', needs=('images', 'ranking'), uses=('m', 'first'))
 def selection_stage(job):
-    "selection.jsonl: the m most complex training images, balanced over the classes."
-    rows = select_images(read_sets(job.inputs['images'])['train'], job.scale.m)
+    "selection.jsonl: the m most complex training images, balanced over the classes, from number `first` on."
+    ranking = np.load(job.inputs['ranking']/'ranking.npy')
+    rows = select_images(read_sets(job.inputs['images'])['train'], ranking, job.scale.m, job.scale.first)
     text = ''.join(json.dumps(row, sort_keys=True) + '\n' for row in rows)
     atomic_write(job.folder/'selection.jsonl', text)
+
+# %% ../../nbs/1_data/01_images.ipynb #1a6952ba
+def selection_blocks(scale) -> list[Scale]:
+    "Scales that select a part each of what a scale selects, in this order."
+    scale = get_scale(scale)
+    starts = range(0, scale.m, scale.block)
+    return [scale.replace(first=start, m=min(scale.block, scale.m - start)) for start in starts]
+
+def run_blocks(name: str, scale, seeds: tuple[int, ...] = (), root: Path = 'runs') -> dict[int, list[Path]]:
+    "Finished folders of all blocks of a stage, for each run seed, in the order of the selection; see `run_stage`."
+    scale = get_scale(scale)
+    seeds = tuple(seeds) or scale.seeds
+    made = [run_stage(name, block, seeds, root) for block in selection_blocks(scale)]
+    return {seed: list(dict.fromkeys(folders[seed] for folders in made)) for seed in seeds}  # one if all are the same

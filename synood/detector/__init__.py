@@ -20,7 +20,7 @@ from ..core.stages import run_stage
 from ..core.scales import Scale, get_scale
 from ..data.user_images import batched, map_images, or_raise, iter_images, image_hashes
 from ..data.words import word_pool
-from .encoding import encode_items, encode_transformed
+from .encoding import encode_batches, encode_transformed
 from .explanation import UNDECIDED, Explanation, Neighbours, largest_shares, nearest_neighbours
 from .labels import check_names, mine_negative_labels, indistinguishable_pairs, check_distinguishable
 from .storage import (NUMBER_RULES, check_unchanged, checked_number, detector_files, read_detector,
@@ -111,8 +111,8 @@ def network(self: OODDetector):
 def encode_located(self: OODDetector, items, size: int = 64) -> tuple[list[str], np.ndarray]:
     "Names and unit features (N, D) of (name, source) pairs, as `iter_images` makes them, that all can be read."
     clip, names, parts = self.network(), [], []
-    for batch in batched(items, checked_count(size, 'size')):
-        features, problems = encode_items(clip, self.projection, batch, self.orient)
+    batches = batched(items, checked_count(size, 'size'))
+    for batch, features, problems in encode_batches(clip, self.projection, batches, self.orient):
         names += [or_raise(name, name, problem) for (name, _), problem in zip(batch, problems)]
         parts.append(features)
     if not names: raise ValueError('no images to score')
@@ -171,13 +171,14 @@ def tabulate_batch(self: OODDetector, names: list[str], features: np.ndarray, pr
 def stream(self: OODDetector, images, size: int = 64, skip: int = 0):
     """Yield tables of up to `size` lines as `predict` gives one, in constant memory for any number of images.
 
-    The first `skip` images are left out; a column `problem` says why an image has no score."""
+    The first `skip` images are left out; a column `problem` says why an image has no score. The pictures of the next
+    table are read meanwhile, unless `images` is an iterator, which is asked for them when their turn comes."""
     size, skip = checked_count(size, 'size'), checked_count(skip, 'skip', 0)
     def tables():
-        clip = self.network()
-        for batch in batched(islice(iter_images(images), skip, None), size):
-            names = [name for name, _ in batch]
-            yield self.tabulate_batch(names, *encode_items(clip, self.projection, batch, self.orient))
+        batches = batched(islice(iter_images(images), skip, None), size)
+        read_ahead = not hasattr(images, '__next__')
+        encoded = encode_batches(self.network(), self.projection, batches, self.orient, read_ahead)
+        for batch, *outcome in encoded: yield self.tabulate_batch([name for name, _ in batch], *outcome)
     return tables()
 
 # %% ../../nbs/7_detector/08_detector.ipynb #abc6584a

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 from ..core.files import json_hash
-from ..core.stages import run_stage
 from ..core.scales import Scale
 from ..data.datasets import folder_class_names
 from ..data.images import ImageSet, Protocol, image_folder, protocols, evenly_spaced
@@ -85,11 +84,10 @@ def synthetic_neighbours(bench, method, train, projection, words, seed: int) -> 
     train: what it learned from, see `fit_method`; words: the M negative labels."""
     from synood.evaluation.benchmark import synthetic_features
     from synood.outliers.finetuning import nearest_negative, project
-    from synood.outliers.synthesis import TEXT_TO_IMAGE_PROMPT, read_synthetic
+    from synood.outliers.synthesis import TEXT_TO_IMAGE_PROMPT, synthetic_images
     if not method.synthetic: return None
     kind = method.images.split('+')[0]
-    stage = 'textimages' if kind == 'text' else 'synthesis'
-    images, records = read_synthetic(run_stage(stage, bench.scale, (seed,), bench.root)[seed], kind)
+    images, records = synthetic_images(kind, bench.scale, seed, bench.root)
     synthetic = synthetic_features(bench, kind, seed)
     paired = nearest_negative(synthetic.features, train.negatives) if synthetic.words is None else synthetic.words
     chosen = evenly_spaced(len(images), _MOST_NEIGHBOURS)

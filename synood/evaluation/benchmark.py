@@ -21,11 +21,12 @@ from .metrics import id_accuracy, measure
 from ..scores.negatives import read_negatives
 from .report import figures_folder, merge_results
 from ..core.rows import Rows, publish_rows
+from ..core.checks import DoesNotFit
 from ..core.files import code_hash, json_hash, trace_output, progress
 from ..core.stages import check_once, fingerprint, run_stage, stages
 from ..core.scales import SHARED, Scale, check_scale, get_scale, rng, setting_names
 from ..scores.method import Features, Method, Synthetic, TrainData
-from ..outliers.synthesis import read_synthetic
+from ..outliers.synthesis import synthetic_images
 
 # %% ../../nbs/6_evaluation/03_benchmark.ipynb #b6236027
 def load_backbone(backbone: str, scale: Scale, root: Path) -> Clip | Classifier:
@@ -93,12 +94,19 @@ class Benchmark:
         images = self.sets[name] if name == 'train' else self.draw(name, run_seed)
         return extract_features(images, needs, self.scale, self.root)
 
+    @lru_cache(maxsize=None)
     def selection(self) -> ImageSet:
         "The ID training images that were picked for synthesis, in the order of the selection."
         first = self.scale.seeds[0]  # the selection is the same at every seed
         rows = read_selection(run_stage('selection', self.scale, (first,), self.root)[first])
         labels = np.array([row['label'] for row in rows])
         return replace(self.sets['train'], files=tuple(row['path'] for row in rows), labels=labels)
+
+    @lru_cache(maxsize=None)
+    def synthetic(self, kind: str, run_seed: int) -> tuple[ImageSet, np.ndarray | None]:
+        "Synthetic images of one kind, of 'text' also the number of each one's word; read once for all fits."
+        images, records = synthetic_images(kind, self.scale, run_seed, self.root)  # seconds for 50,000
+        return images, np.array([record['negative'] for record in records]) if kind == 'text' else None
 
 # %% ../../nbs/6_evaluation/03_benchmark.ipynb #5986c038
 def load_benchmark(scale, root: Path) -> Benchmark:
@@ -111,12 +119,9 @@ def load_benchmark(scale, root: Path) -> Benchmark:
 # %% ../../nbs/6_evaluation/03_benchmark.ipynb #4a589422
 def synthetic_features(bench: Benchmark, kind: str, run_seed: int) -> Synthetic:
     "CLIP features of one kind of synthetic image, of their ID partners, and the partners' classes."
-    stage = 'textimages' if kind == 'text' else 'synthesis'
-    folder = run_stage(stage, bench.scale, (run_seed,), bench.root)[run_seed]
-    images, records = read_synthetic(folder, kind)
+    images, words = bench.synthetic(kind, run_seed)
     clip = load_clip(bench.scale.clip)
     partners = bench.selection()
-    words = np.array([record['negative'] for record in records]) if kind == 'text' else None
     features = image_features(clip, images, bench.cache)  # (M, D)
     partner_features = image_features(clip, partners, bench.cache)  # (M, D)
     return Synthetic(features, partner_features, partners.labels, words)
@@ -128,7 +133,7 @@ def _linear_head(bench, method, n_classes):
     if role == 'clip': return None
     classifier = load_backbone(role, bench.scale, bench.root)
     if len(classifier.bias) != n_classes:
-        raise ValueError(f'{method.name}: the classifier {network_name(method, bench.scale)} knows '
+        raise DoesNotFit(f'{method.name}: the classifier {network_name(method, bench.scale)} knows '
                          f'{len(classifier.bias)} classes, the images have {n_classes}: '
                          f'name another as {role}, or none ([]) for a linear head on CLIP')
     return classifier.weight, classifier.bias
@@ -303,6 +308,7 @@ def experiment(name: str, cells: list[Method], scale, seeds=(), root: Path = 'ru
               ) -> 'pd.DataFrame':
     """Rows of every cell at every seed, made where missing; `ablation` shows the cell's own settings in the rows.
 
+    A method whose settings do not fit has no rows: `rows.attrs['no_row']` is {method: why}.
     `experiment('table5', [SynOOD(strategy='joint')], 'mini', change={'synthesis.steps': 20})`"""
     if '/' in name: raise ValueError(f'{name!r} becomes the name of a folder: leave out the slash')
     home = get_scale(scale)
@@ -311,15 +317,23 @@ def experiment(name: str, cells: list[Method], scale, seeds=(), root: Path = 'ru
     scale = check_scale(home.replace(**(change or {})))
     fit_scale = check_scale(scale.replace(**learned)) if learned else None
     _warn_of_shared_splits(seeds, scale.test_splits)
-    folder, files = Path(root)/scale.name/'rows', []
+    folder, files, no_row = Path(root)/scale.name/'rows', [], {}
     @lru_cache
     def open_bench(wanted): return load_benchmark(wanted, root) if wanted else None
     for run_seed in progress(seeds, name):
-        for method in cells:
+        for method in (one for one in cells if one.name not in no_row):
             def evaluated(): return evaluate_images(method, open_bench(scale), run_seed, open_bench(fit_scale))
             rows = Rows(folder, data_key(scale, method))
-            files.append(rows.make(row_key(method, run_seed, fit_scale), evaluated))
-            trace_output(files[-1])
-    published = publish_rows(folder, name, files, ablation)
+            try: files.append(rows.make(row_key(method, run_seed, fit_scale), evaluated))
+            except DoesNotFit as e: no_row[method.name] = str(e)
+            else: trace_output(files[-1])
+    return _published(name, files, no_row, home, scale, root, ablation)
+
+def _published(name, files, no_row, home, scale, root, ablation):
+    "The rows of an experiment, made those that it shows. ValueError if no method has any."
+    for method, why in no_row.items(): warnings.warn(f'no row for {method} at {scale.name}: {why}')
+    if not files: raise ValueError(f'{name}: no method has a row at {scale.name}: {"; ".join(no_row.values())}')
+    published = publish_rows(Path(root)/scale.name/'rows', name, files, ablation)
+    published.attrs['no_row'] = no_row
     merge_results(home, root)
     return published

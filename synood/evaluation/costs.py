@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Callable
 import torch
 from ..outliers.context import context_model_config, format_question, standin_processor
+from ..models.endpoint import endpoint_of
 from ..models.hub import random_init, locate_model, random_config_folder
 from ..outliers.finetuning import Projection
 from ..models.hub import sanitized_folder, quiet_offline, scheduler_class
@@ -193,8 +194,9 @@ def _processor(name, folder):
 
 @cached_by_model_files()
 def context_model_flops(ids: tuple[str, ...], question: str, tokens: int) -> dict[str, float]:
-    "Operations of one answer of `tokens` tokens about one picture."
+    "Operations of one answer of `tokens` tokens about one picture; 0 where a server gives it."
     from transformers import AutoModelForImageTextToText
+    if endpoint_of(ids): return dict(lister=0.)
     name, folder = find_configuration(ids, 'context_model')
     config = context_model_config(name, folder)
     model = random_init(AutoModelForImageTextToText, config, 0, META)

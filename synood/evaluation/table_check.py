@@ -56,7 +56,9 @@ def made_up_experiment(name: str, cells: list[Method], scale, seeds=(), root: Pa
         for method in cells:
             def rows(): return made_up_rows(method, scale, run_seed)
             files.append(results.make(dict(experiment=name, method=repr(method), seed=run_seed), rows))
-    return publish_rows(results.folder, name, files, ablation)
+    rows = publish_rows(results.folder, name, files, ablation)
+    rows.attrs['no_row'] = {}
+    return rows
 
 def made_up_benchmark(scale, root: Path) -> Benchmark:
     "As `load_benchmark`, without an image: the scale, its sets by group, and the miniature's or ImageNet's classes."

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
+from ..core.checks import DoesNotFit
 from ..core.scales import Scale, at_least, rng, settings
 from ..core.stages import stage
 from ..core.training import TrainState, epoch_plan, warmup_cosine_rate, train_loop, train_once
@@ -26,7 +27,7 @@ from ..scores.method import Features, TrainData, ZeroShot, register
 from .coop import project_text, save_state, few_shot_features, text_tower
 
 # %% ../../nbs/5_methods/clipn.ipynb #39009256
-@settings('clipn', mini=dict(epochs=5, batch_size=100), smoke=dict(epochs=1, batch_size=20))
+@settings('clipn', rehearsal=dict(epochs=1), mini=dict(epochs=5, batch_size=100), smoke=dict(epochs=1, batch_size=20))
 @dataclass(frozen=True)
 class CLIPNSettings:
     """Training of the text tower that says no. The captioned pictures are the scale's field `captions`.
@@ -163,7 +164,7 @@ def train_clipn(course: TrainState,  # from `clipn_state`
     `learned_method_flops`."""
     batch_size = scale.clipn.batch_size
     if min(len(pairs.tokens), batch_size) < 2:
-        raise ValueError(f'CLIPN: {len(pairs.tokens)} pictures in batches of {batch_size} hold no wrong pair '
+        raise DoesNotFit(f'CLIPN: {len(pairs.tokens)} pictures in batches of {batch_size} hold no wrong pair '
                          'to say no to: give two at least')
     plan = epoch_plan(len(pairs.tokens), scale.clipn.epochs, batch_size, run_seed, 'clipn')
 

@@ -24,12 +24,12 @@ from ..scores.negatives import fill_template
 from ..core.stages import stage
 from ..core.scales import at_least, require, Scale, seed, settings
 from ..scores.method import MCM, NegLabel, register
-from ..core.training import (TrainState, epoch_plan, warmup_cosine_rate, save_losses, train_loop,
-                                  training_lock)
+from ..core.training import (PRECISIONS, TrainState, bfloat16_if, epoch_plan, save_losses, tf32, train_loop,
+                                  training_lock, warmup_cosine_rate)
 
 # %% ../../nbs/5_methods/cma.ipynb #6bd35166
 @settings('cma', mini=dict(epochs=5, batch_size=100, chunk_size=100, lr=1e-4, warmup_steps=4),
-          smoke=dict(epochs=1, batch_size=20, chunk_size=20, warmup_steps=1))
+          rehearsal=dict(epochs=1, warmup_steps=1), smoke=dict(epochs=1, batch_size=20, chunk_size=20, warmup_steps=1))
 @dataclass(frozen=True)
 class CMASettings:
     "Fine-tuning of the whole CLIP, with or without the alignment term."
@@ -40,13 +40,13 @@ class CMASettings:
     lr: float = 1e-5  # AdamW, at its highest
     warmup_steps: int = 500  # until it is there
     weight_decay: float = .1
-    precision: str = 'fp32'  # 'bf16' computes in bfloat16
+    precision: str = 'fp32'  # on a GPU also 'tf32', factors of 10 bits; 'bf16' computes in bfloat16
     checkpointing: bool = False  # compute transformer blocks twice, to save memory
 
     def __post_init__(self):
         at_least(self, 1, 'epochs batch_size chunk_size')
         at_least(self, 0, 'lr warmup_steps weight_decay')
-        require(self, self.precision in ('fp32', 'bf16'), 'precision', "'fp32' or 'bf16'")
+        require(self, self.precision in PRECISIONS, 'precision', f'one of {", ".join(PRECISIONS)}')
 
 # %% ../../nbs/5_methods/cma.ipynb #a91bad2e
 def cma_loss(images: torch.Tensor, texts: torch.Tensor, logit_scale, alignment: float = 0.) -> torch.Tensor:
@@ -81,7 +81,7 @@ def _sum_gradients(model):
 # %% ../../nbs/5_methods/cma.ipynb #44faa549
 def _encode(tower, inputs, precision):
     "Features (n, D) in float32 of n images or texts; 'bf16' computes the tower in bfloat16."
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == 'bf16'): return tower(inputs).float()
+    with bfloat16_if(precision, inputs.device): return tower(inputs).float()
 
 def _step_whole(model, pixels, tokens, rows, alignment, precision):
     "The loss of a batch, whose gradients are left in the parameters: everything in one piece."
@@ -124,7 +124,7 @@ def contrastive_step(model: torch.nn.Module,
                   tokens: torch.Tensor,  # (K, L), of the distinct texts
                   rows: torch.Tensor,  # (B,), which text belongs to each image
                   alignment: float = 0., chunk: int = 64,
-                  precision: str = 'fp32',  # 'bf16': towers in bfloat16
+                  precision: str = 'fp32',  # see `PRECISIONS`; 'bf16': towers in bfloat16
                   sizes: list[int] | None = None, rank: int = 0,  # images of every process, and which one this is
                  ) -> float:
     """Leave the gradients of one batch in the parameters; return its loss.
@@ -134,9 +134,10 @@ def contrastive_step(model: torch.nn.Module,
     model.zero_grad()
     sizes = sizes or [len(pixels)]
     pixels, tokens, rows = (tensor.to(model.logit_scale.device) for tensor in (pixels, tokens, rows))
-    if len(sizes) == 1 and max(len(pixels), len(tokens)) <= chunk:
-        return _step_whole(model, pixels, tokens, rows, alignment, precision)
-    loss = _step_in_chunks(model, pixels, tokens, rows, alignment, chunk, precision, sizes, rank)
+    with tf32(precision == 'tf32'):
+        if len(sizes) == 1 and max(len(pixels), len(tokens)) <= chunk:
+            return _step_whole(model, pixels, tokens, rows, alignment, precision)
+        loss = _step_in_chunks(model, pixels, tokens, rows, alignment, chunk, precision, sizes, rank)
     if len(sizes) > 1: _sum_gradients(model)
     return loss
 

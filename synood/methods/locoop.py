@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from ..core.checks import DoesNotFit
 from ..core.scales import Scale, at_least, generator, settings
 from ..core.stages import stage
 from ..core.training import TrainState, epoch_plan, train_once
@@ -130,7 +131,7 @@ def train_locoop(clip: Clip, names, shots: FewShotFeatures, scale: Scale, run_se
     A step costs CoOp's, and 2 B L C D multiplications for the patches of B images."""
     weight, top = scale.locoop.entropy_weight, scale.locoop.top_k
     if top >= len(names):
-        raise ValueError(f'LoCoOp: with locoop.top_k = {top} and {len(names)} classes no patch is ever background: '
+        raise DoesNotFit(f'LoCoOp: with locoop.top_k = {top} and {len(names)} classes no patch is ever background: '
                          f'set it to {len(names) - 1} or less')
     prompts = prompt_tokens(clip, names, scale.coop.n_ctx)
     learner = Context(random_context(clip, 1, scale.coop.n_ctx, generator(run_seed, 'locoop', '', 'init')))

@@ -23,7 +23,7 @@ from .coop import (Context, FewShotFeatures, context_text_features, encode_conte
                                  load_stage_tensors, prompt_tokens, random_context, save_state)
 
 # %% ../../nbs/5_methods/lsn.ipynb #3281e264
-@settings('lsn', paper_random=dict(epochs=1), smoke=dict(epochs=1))
+@settings('lsn', paper_random=dict(epochs=1), rehearsal=dict(epochs=1), smoke=dict(epochs=1))
 @dataclass(frozen=True)
 class LSNSettings:
     """Training of LSN's negative prompts. Length of the context and images per class are those of CoOp.
@@ -83,7 +83,7 @@ def train_lsn(clip: Clip,
     """A `Context` (3, C, n, W) of negative prompts. The loss is the sum over the sets.
 
     A step costs the text tower's pass of 3 C sentences, forwards and backwards. ViT-B/16 keeps some 0.4 MB a token for
-    the way back: at 1,000 classes and 30 tokens 36 GB, and all epochs on 16 images a class take 0.7 exaflop."""
+    the way back: at 1,000 classes and 30 tokens 36 GB, and all epochs on 16 images a class take 0.64 exaflop."""
     prompts = prompt_tokens(clip, names, scale.coop.n_ctx)
     start = random_context(clip, N_PROMPT_SETS*len(names), scale.coop.n_ctx, generator(run_seed, 'lsn', '', 'init'))
     learner = Context(start.unflatten(0, (N_PROMPT_SETS, len(names))))  # (3 C, n, W) -> (3, C, n, W)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from ..core.checks import DoesNotFit
 from ..core.scales import Scale, at_least, generator, settings
 from ..core.stages import stage
 from ..core.training import TrainState, epoch_plan, warmup_cosine_rate, seeded_linear, train_loop, train_once
@@ -27,6 +28,7 @@ from .coop import FewShotFeatures, load_few_shot, save_state, load_stage_tensors
 
 # %% ../../nbs/5_methods/npos.ipynb #2ed6dc9e
 @settings('npos', paper_random=dict(shots=1, epochs=2, start_epoch=1, k=1, select=1),
+          rehearsal=dict(shots=1, epochs=2, start_epoch=1, k=1, select=1),
           mini=dict(shots=16, lr=1e-3, batch_size=100, k=10, select=8),
           smoke=dict(shots=2, epochs=2, start_epoch=1, k=1, select=2))
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def rows_by_class(labels: torch.Tensor, scale: Scale) -> torch.Tensor:
     "Rows (C, n) of the images of every class. ValueError if classes differ in number, or have too few images."
     counts = torch.bincount(labels)
     fewest, most = int(counts.min()), int(counts.max())
-    if reason := settings_problem(fewest, scale): raise ValueError(f'NPOS: {reason}')
+    if reason := settings_problem(fewest, scale): raise DoesNotFit(f'NPOS: {reason}')
     if fewest < most:
         raise ValueError(f'NPOS: class {int(counts.argmin())} has {fewest} images, class {int(counts.argmax())} has '
                          f'{most}: bring the same number of each')

@@ -17,6 +17,7 @@ from ..models.clip import normalize_rows
 from ..data.images import evenly_spaced
 from ..scores.method import Features, TrainData, register
 from .logits import LogitScore, energy_score, check_finite
+from ..core.checks import DoesNotFit
 from ..core.scales import at_least, settings
 
 # %% ../../nbs/5_methods/penultimate.ipynb #9a50101a
@@ -239,7 +240,7 @@ class KNN(PenultimateScore):
         self.nth = train.scale.knn.k if self.k is None else self.k
         n = len(self.known)
         if not 1 <= self.nth <= n:
-            raise ValueError(f'KNN: knn.k = {self.nth} neighbours of {n} training images: choose 1 to {n}')
+            raise DoesNotFit(f'KNN: knn.k = {self.nth} neighbours of {n} training images: choose 1 to {n}')
         return self
 
     def score(self, test: Features) -> np.ndarray:
@@ -297,7 +298,7 @@ def fit(self: RMDS, train: TrainData) -> RMDS:
     return self
 
 # %% ../../nbs/5_methods/penultimate.ipynb #6b7ad43b
-@settings('vim', paper_random=dict(dim=2), mini=dict(dim=5))
+@settings('vim', paper_random=dict(dim=2), rehearsal=dict(dim=16), mini=dict(dim=5))
 @dataclass(frozen=True)
 class ViMSettings:
     "How many directions ViM keeps."
@@ -339,13 +340,13 @@ def fit(self: ViM, train: TrainData) -> ViM:
     width = weight.shape[1]
     kept = train.scale.vim.dim if self.dim is None else self.dim
     if not 0 <= kept < width:
-        raise ValueError(f'ViM: {kept} of {width} directions leave no residual: choose vim.dim from 0 to {width - 1}')
+        raise DoesNotFit(f'ViM: {kept} of {width} directions leave no residual: choose vim.dim from 0 to {width - 1}')
     self.origin = -np.linalg.pinv(weight) @ bias  # (D,)
     moment = second_moment(features, self.origin)  # (D, D)
     self.outside = np.linalg.eigh(moment)[1][:, :width - kept]  # (D, D - dim), eigenvalues ascend
     length = self.residual(features).mean()
     if not length > 1e-6*np.sqrt(np.trace(moment)):
-        raise ValueError(f'ViM: the {len(features)} training features have no residual outside {kept} directions: '
+        raise DoesNotFit(f'ViM: the {len(features)} training features have no residual outside {kept} directions: '
                          'choose a smaller vim.dim')
     self.alpha = self.logits(train.features).max(1).mean(dtype=np.float64)/length
     return self

@@ -7,8 +7,7 @@ __all__ = ['class_gaussians', 'virtual_outliers', 'weighted_energy', 'vos_losses
            'start_vos', 'train_vos', 'VOSSettings', 'vos_stage', 'VOS']
 
 # %% ../../nbs/5_methods/vos.ipynb #270210d1
-import copy, os
-from concurrent.futures import ThreadPoolExecutor
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -23,11 +22,12 @@ from ..models.cache import PixelInput
 from ..models.clip import load_clip
 from ..data.images import ImageSet, read_sets
 from .penultimate import PenultimateScore
-from ..core.files import file_hash
+from ..core.files import ahead, file_hash, in_threads
 from ..core.stages import stage, stages
-from ..core.scales import at_least, rng, Scale, settings
+from ..core.scales import at_least, require, rng, Scale, settings
 from ..scores.method import Features, TrainData, register
-from ..core.training import TrainState, epoch_plan, warmup_cosine_rate, train_loop, train_once
+from ..core.training import (PRECISIONS, TrainState, bfloat16_if, epoch_plan, tf32, train_loop, train_once,
+                                  warmup_cosine_rate)
 
 # %% ../../nbs/5_methods/vos.ipynb #261578e0
 def class_gaussians(features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -164,24 +164,26 @@ def train_vos(course: TrainState, classifier: Classifier, images: ImageSet, scal
     if model.network is not None: model.queue = queue
     plan = [rows for _, rows in epoch_plan(len(images), scale.vos.epochs, _BATCH, run_seed, 'vos')]
     def rate(step): return warmup_cosine_rate(step, len(plan), 0, scale.vos.lr)
-    loss = _loss_of(model, classifier, images, run_seed, features, queue)
+    pixels_of = _pixels_ahead(classifier, images, plan)
+    loss = _loss_of(model, pixels_of, images, run_seed, features, queue, scale.vos.precision)
     small = model.network is None and features.numel() < 2**20
-    return train_loop(course, plan, loss, rate, 'VOS', path, seconds_between, small=small)
+    with tf32(scale.vos.precision == 'tf32'):
+        return train_loop(course, plan, loss, rate, 'VOS', path, seconds_between, small=small)
 
 # %% ../../nbs/5_methods/vos.ipynb #e5ea55d9
-def _loss_of(model, classifier, images, run_seed, features, queue):
+def _loss_of(model, pixels_of, images, run_seed, features, queue, precision):
     "The loss of a step: (number of the step, rows of its images) -> scalar."
     labels = torch.from_numpy(images.labels)
     device = queue.features.device
     still = model.queue is None  # the features do not move
     fixed_gaussians = queue.gaussians() if still else None
 
-    def real_features(rows):
+    def real_features(step, rows):
         if still: return features[rows].to(device)
-        return model.features(_read(classifier, images, rows).to(device))
+        with bfloat16_if(precision, device): return model.features(pixels_of(step).to(device)).float()
 
     def loss(step, rows):
-        real = real_features(rows)  # (B, D)
+        real = real_features(step, rows)  # (B, D)
         means, covariance = fixed_gaussians if still else queue.gaussians()
         draws = rng(run_seed, 'vos', step, 'outliers')
         virtual = virtual_outliers(means, covariance, _SAMPLES, draws)  # (C, D)
@@ -192,23 +194,30 @@ def _loss_of(model, classifier, images, run_seed, features, queue):
     return loss
 
 # %% ../../nbs/5_methods/vos.ipynb #864bf868
-def _read(classifier, images, rows):
-    "The images (B, 3, H, W) of some rows, as the classifier sees them."
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return torch.stack(list(pool.map(lambda i: classifier.transform(images.read(i)), rows.tolist())))
+def _pixels_ahead(classifier, images, plan):
+    "A function: the images (B, 3, H, W) of one step after the other, as the classifier sees them; the next is read."
+    def pixels(i): return classifier.transform(images.read(i))
+    def read(rows): return torch.stack(in_threads(pixels, rows.tolist()))
+    begun = []
+    def of_step(step):
+        if not begun: begun.append(ahead(read, plan[step:]))  # the first step is not 0 where a training goes on
+        return next(begun[0])
+    return of_step
 
 # %% ../../nbs/5_methods/vos.ipynb #6cda5e9b
-@settings('vos', mini=dict(blocks=0))
+@settings('vos', rehearsal=dict(epochs=1), mini=dict(blocks=0))
 @dataclass(frozen=True)
 class VOSSettings:
     "Fine-tuning of VOS, as OpenOOD does it for ImageNet."
     epochs: int = 30
     lr: float = 1e-3
     blocks: int = 1  # of the network, trained beside the head
+    precision: str = 'fp32'  # on a GPU also 'tf32', factors of 10 bits; 'bf16' computes the network in bfloat16
 
     def __post_init__(self):
         at_least(self, 1, 'epochs')
         at_least(self, 0, 'lr blocks')
+        require(self, self.precision in PRECISIONS, 'precision', f'one of {", ".join(PRECISIONS)}')
 
 # %% ../../nbs/5_methods/vos.ipynb #e323691d
 @stage('vos', needs=('images',), seeded=True, shared=True, uses=('clip', 'finetuned', 'vos'),

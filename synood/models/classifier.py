@@ -170,7 +170,7 @@ def with_linear_head(clip: Clip, weight: np.ndarray, bias: np.ndarray) -> Classi
                          f'{clip.transform}')
     norm, resize = steps[Normalize], steps[Resize]
     device = next(clip.model.parameters()).device
-    network = _Headed(clip.model.visual, weight, bias).to(device).eval().requires_grad_(False)
+    network = _Headed(clip.image_tower, weight, bias).to(device).eval().requires_grad_(False)
     return Classifier(
         model=network, transform=clip.transform,
         hash=json_hash([clip.hash, weight.tobytes().hex(), bias.tobytes().hex()]),

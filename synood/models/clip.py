@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['normalize_rows', 'cosine_similarity', 'Clip', 'openai_bpe', 'clip_tokenizer', 'load_clip', 'learned_temperature',
-           'encode_text', 'text_features', 'save_clip', 'encode_images', 'encode_pixels', 'image_features',
-           'RandomCrop', 'patch_tokens', 'patch_features']
+           'encode_text', 'text_features', 'published_clip_config', 'save_clip', 'encode_images', 'encode_pixels',
+           'image_features', 'RandomCrop', 'patch_tokens', 'patch_features']
 
 # %% ../../nbs/2_models/02_clip.ipynb #533bb977
 import json, shutil, warnings
@@ -59,11 +59,11 @@ class Clip:
     logit_scale: float
 
     @cached_property
-    def image_tower(self) -> Callable:
-        "Images (B, 3, H, W) -> raw features (B, D): a ResNet without its batch norms, see `fold_batch_norms`."
+    def image_tower(self) -> torch.nn.Module:
+        "The image tower to compute features with: a ResNet without its batch norms, see `fold_batch_norms`."
         from open_clip.modified_resnet import ModifiedResNet
         tower = self.model.visual
-        return fold_batch_norms(tower) if isinstance(tower, ModifiedResNet) else self.model.encode_image
+        return fold_batch_norms(tower) if isinstance(tower, ModifiedResNet) else tower
 
 # %% ../../nbs/2_models/02_clip.ipynb #4c7bee0d
 @lru_cache(maxsize=1)
@@ -183,7 +183,7 @@ def text_features(clip: Clip, prompts: list[str], cache: Path | None = None) -> 
     return cached_arrays(cache, about, len(prompts), make)['text']
 
 # %% ../../nbs/2_models/02_clip.ipynb #f256b632
-def _published_config(name):
+def published_clip_config(name: str) -> dict:
     "The open_clip_config.json of an open_clip 'architecture/tag', as a dictionary."
     import open_clip
     tag = open_clip_tag(name)
@@ -197,7 +197,7 @@ def save_clip(model: torch.nn.Module,  # of the same architecture as the first C
     "Write a network to an existing folder as open_clip does, with configuration and tokenizer of the first of `ids`."
     name, source = locate_model(ids, 'clip')
     if is_open_clip_tag(name):
-        atomic_write(Path(folder)/'open_clip_config.json', json.dumps(_published_config(name), indent=1))
+        atomic_write(Path(folder)/'open_clip_config.json', json.dumps(published_clip_config(name), indent=1))
     else:
         for file in model_files(source):
             if file.suffix != '.safetensors': shutil.copyfile(file, Path(folder)/file.name)
@@ -207,7 +207,9 @@ def save_clip(model: torch.nn.Module,  # of the same architecture as the first C
 # %% ../../nbs/2_models/02_clip.ipynb #0df64740
 def _image_forward(clip):
     "What `features_of` runs for image features."
-    return lambda batch: {'image': clip.image_tower(batch)}
+    folded = clip.image_tower is not clip.model.visual
+    encode = clip.image_tower if folded else clip.model.encode_image
+    return lambda batch: {'image': encode(batch)}
 
 def encode_images(clip: Clip, pictures: list[Image.Image]) -> np.ndarray:
     "Raw image features (N, D) float32 of PIL pictures."
@@ -216,7 +218,7 @@ def encode_images(clip: Clip, pictures: list[Image.Image]) -> np.ndarray:
 
 def encode_pixels(clip: Clip, pixels: torch.Tensor) -> np.ndarray:
     "Raw image features (N, D) float32 of tensors (N, 3, H, W) as they are: the network's own transform is not applied."
-    return forward_batch(clip.model, _image_forward(clip), list(pixels))['image']
+    return forward_batch(clip.model, _image_forward(clip), pixels)['image']
 
 # %% ../../nbs/2_models/02_clip.ipynb #798f729d
 def image_features(clip: Clip, images: ImageSet, cache: Path | None = None) -> np.ndarray:

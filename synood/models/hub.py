@@ -6,9 +6,9 @@
 __all__ = ['hub_commits', 'check_model_folder', 'read_settings', 'refused_entry', 'safe_settings', 'clip_settings',
            'timm_settings', 'transformers_settings', 'tokenizer_settings', 'scheduler_class', 'diffusers_settings',
            'quiet_offline', 'shard_files', 'sanitized_folder', 'split_revision', 'open_clip_tag', 'hub_repository',
-           'weights_file', 'random_config_folder', 'local_folder', 'locate_model', 'find_model', 'device',
-           'memory_format', 'freeze', 'fold_batch_norms', 'files_hash', 'model_files', 'files_stamp', 'seeded_init',
-           'random_init', 'is_open_clip_tag', 'random_tag', 'weight_errors', 'require_all_weights',
+           'weights_file', 'hub_selection', 'random_config_folder', 'local_folder', 'locate_model', 'find_model',
+           'device', 'memory_format', 'freeze', 'fold_batch_norms', 'files_hash', 'model_files', 'files_stamp',
+           'seeded_init', 'random_init', 'is_open_clip_tag', 'random_tag', 'weight_errors', 'require_all_weights',
            'require_safetensors', 'networks_used', 'cached_by_model_files']
 
 # %% ../../nbs/2_models/00_hub.ipynb #86ee9fad
@@ -473,16 +473,18 @@ def weights_file(name: str) -> str:
     return '' if '/' in split_revision(name)[0] else 'model.safetensors'
 
 # %% ../../nbs/2_models/00_hub.ipynb #3414b798
+def hub_selection(name: str) -> dict:
+    "What of a hub repository an id needs, in the words of huggingface_hub's `snapshot_download`."
+    return dict(revision=split_revision(name)[1] or None, ignore_patterns=['*fp16*', '512-*'],
+                allow_patterns=[weights_file(name) or '*.safetensors', '*.json', '*.txt', '*.model'])
+
 def _cached_or_fetched(name, repository):
     "The folder in the hub's cache, fetched first if SYNOOD_DOWNLOAD=1 and HF_HUB_OFFLINE is not. It may hold less."
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
     fetch = os.environ.get('SYNOOD_DOWNLOAD') == '1' and not constants.HF_HUB_OFFLINE
     try:
-        return Path(snapshot_download(
-            repository, revision=split_revision(name)[1] or None, local_files_only=not fetch,
-            allow_patterns=[weights_file(name) or '*.safetensors', '*.json', '*.txt', '*.model'],
-            ignore_patterns=['*fp16*', '512-*']))
+        return Path(snapshot_download(repository, local_files_only=not fetch, **hub_selection(name)))
     except Exception as e:  # whatever a hub, or the way to it, may say
         if here := getattr(e, 'snapshot_path', None): return Path(here)  # other files of the repository are not here
         absent = type(e) is LocalEntryNotFoundError and not fetch

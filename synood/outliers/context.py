@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['format_question', 'VisionLanguageModel', 'read_vision_language_model', 'load_context_model', 'standin_processor',
            'context_model_config', 'generate_answers', 'plural_forms', 'parse_answer', 'context_prompt', 'read_answers',
-           'describe_context', 'context_quality', 'read_answer', 'AnswerCache', 'BatchedQuestions', 'write_contexts',
-           'read_contexts', 'ContextSettings', 'contexts_stage']
+           'describe_context', 'context_quality', 'read_answer', 'AnswerCache', 'chat_question', 'BatchedQuestions',
+           'write_contexts', 'read_contexts', 'ContextSettings', 'contexts_stage']
 
 # %% ../../nbs/4_outliers/00_context.ipynb #96413d28
 import hashlib, json, re, warnings
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from PIL import Image
+from ..models.endpoint import EndpointQuestions, endpoint_of
 from ..models.hub import random_init, device, locate_model, hub_commits, weight_errors, require_all_weights
 from ..models.clip import openai_bpe
 from ..models.hub import sanitized_folder, read_settings
@@ -265,6 +266,14 @@ class AnswerCache:
         written = json_hash([path.name, record])
         atomic_write(path, json.dumps(record | dict(written=written), ensure_ascii=False))
 
+# %% ../../nbs/4_outliers/00_context.ipynb #af5d28b0
+_ROLES = re.compile(r'\A\s*user\s*:|assistant\s*:\s*\Z', re.I)
+
+def chat_question(question: str, name: str) -> str:
+    "The question about one picture as a chat holds it: without placeholder and roles. Errors as of `format_question`."
+    parts = _ROLES.sub('', format_question(question, name)).split('<image>')
+    return '\n'.join(part.strip() for part in parts if part.strip())
+
 # %% ../../nbs/4_outliers/00_context.ipynb #5db10f14
 @dataclass
 class BatchedQuestions:
@@ -305,7 +314,7 @@ def read_contexts(folder: Path) -> list[dict]:
     return [r | dict(items=tuple(r['items'])) for file in files for r in read_jsonl(file)]
 
 # %% ../../nbs/4_outliers/00_context.ipynb #8341ce58
-@settings('context', mini=dict(
+@settings('context', rehearsal=dict(max_new_tokens=8), mini=dict(
     question='<image> list the elements of this picture except the {name} . assistant :', max_new_tokens=12))
 @dataclass(frozen=True)
 class ContextSettings:
@@ -322,35 +331,48 @@ class ContextSettings:
         require(self, '{name}' in self.question, 'question', 'a text with {name} for the class to leave out')
         require(self, '{context}' in self.prompt, 'prompt', 'a text with {context}')
 
+    def check(self, scale): endpoint_of(scale.context_model)  # which says what is wrong with the id of a server
+
 # %% ../../nbs/4_outliers/00_context.ipynb #2fc488d4
-def _answer_cache(job, lister, turned):
-    "The answers of this model to the question of a job's scale; `turned`: pictures are read upright."
+def _asker(ids, context):
+    "Hash and picture token of the model of a scale, and a function (images, names) that yields (k, answer k)."
+    if endpoint := endpoint_of(ids):
+        many = EndpointQuestions(endpoint, context.max_new_tokens)
+        def ask(images, names): return many(images, [chat_question(context.question, name) for name in names])
+        return endpoint.hash, '<image>', ask
+    lister = load_context_model(ids)
+    batches = BatchedQuestions(lister, context.question, context.max_new_tokens)
+    def ask(images, names): return enumerate(batches(images, names))
+    return lister.hash, lister.processor.image_token, ask
+
+def _answer_cache(job, model, turned):
+    "The answers of the model of this hash to the question of a job's scale; `turned`: pictures are read upright."
     context = job.scale.context
-    asked = [lister.hash, context.question, context.max_new_tokens, *(['turned'] if turned else [])]
+    asked = [model, context.question, context.max_new_tokens, *(['turned'] if turned else [])]
     return AnswerCache(job.cache/'answers'/json_hash(asked))
 
+# %% ../../nbs/4_outliers/00_context.ipynb #ce330110
 def _all_answers(rows, train, cache, ask):
-    "The answer of each row, from the cache or else from `ask(images, names)`, which the cache then keeps."
+    "The answer of each row, from the cache or else from `ask`, see `_asker`; the cache keeps it as it comes."
     paths, names = [row['path'] for row in rows], [row['name'] for row in rows]
     answers = [cache.read(train.path(path), name) for path, name in zip(paths, names)]
     missing = [i for i, answer in enumerate(answers) if answer is None]
-    fresh = ask([train.read(paths[i]) for i in missing], [names[i] for i in missing])
-    for i, answer in zip(missing, fresh):
+    for k, answer in ask([train.read(paths[i]) for i in missing], [names[i] for i in missing]):
+        i = missing[k]
         cache.write(train.path(paths[i]), names[i], answer)
         answers[i] = answer
     return answers
 
-# %% ../../nbs/4_outliers/00_context.ipynb #ce330110
+# %% ../../nbs/4_outliers/00_context.ipynb #3b20270f
 @stage('contexts', needs=('images', 'selection'), shared=True,
        uses=('context_model', 'context'))
 def contexts_stage(job):
     "A context prompt for every selected image."
     scale, train = job.scale, read_sets(job.inputs['images'])['train']
-    lister = load_context_model(scale.context_model)
-    ask = BatchedQuestions(lister, scale.context.question, scale.context.max_new_tokens)
-    cache = _answer_cache(job, lister, train.orient)
+    model, image_token, ask = _asker(scale.context_model, scale.context)
+    cache = _answer_cache(job, model, train.orient)
     def make(rows, folder):
         answers = _all_answers(rows, train, cache, ask)
-        write_contexts(folder, read_answers(rows, answers, scale, lister.processor.image_token))
+        write_contexts(folder, read_answers(rows, answers, scale, image_token))
     job.batches(read_selection(job.inputs['selection']), 32, make)
     load_context_model.cache_clear()

@@ -115,10 +115,14 @@ def blank_latent(painter: InpaintingModel, resolution: int) -> torch.Tensor:
     return painter.vae.encode(image).latent_dist.mode().float() * painter.factor
 
 # %% ../../nbs/4_outliers/02_inpainting.ipynb #3aad9872
-def to_pixels(image: Image.Image, resolution: int) -> torch.Tensor:
-    "A PIL image as (3, resolution, resolution) in [0, 1]: shorter side resized, centre cut out."
+def to_pixels(image: Image.Image, resolution: int, fit: str = 'crop') -> torch.Tensor:
+    """A PIL image as (3, resolution, resolution) in [0, 1].
+
+    fit: 'crop' resizes the shorter side and cuts out the centre; 'squash' resizes both sides, as the release does."""
     from torchvision.transforms.v2 import functional as TF
-    image = TF.center_crop(TF.resize(image, resolution, antialias=True), [resolution, resolution])
+    square = [resolution, resolution]
+    if fit == 'squash': image = TF.resize(image, square, antialias=True)
+    else: image = TF.center_crop(TF.resize(image, resolution, antialias=True), square)
     return TF.to_dtype(TF.to_image(image), torch.float32, scale=True)
 
 def to_image(pixels: torch.Tensor) -> Image.Image:

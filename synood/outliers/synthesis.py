@@ -6,8 +6,8 @@
 __all__ = ['TEXT_TO_IMAGE_PROMPT', 'SynthesisSettings', 'inpainting_model', 'text_to_image_model', 'SynthesisPass',
            'pass_tensors', 'evaluate_latents', 'boundary_gradient', 'full_gradient', 'synthesise', 'nonfinite_rows',
            'recompute_nonfinite', 'largest_power_of_two', 'fits_in_memory', 'batch_size', 'explain_oom', 'png_name',
-           'save_images', 'write_records', 'read_synthetic', 'energy_margin', 'synthesis_stage', 'text_to_image',
-           'textimages_stage']
+           'save_images', 'write_records', 'read_synthetic', 'read_blocks', 'synthetic_images', 'energy_margin',
+           'synthesis_stage', 'text_to_image', 'textimages_stage']
 
 # %% ../../nbs/4_outliers/03_synthesis.ipynb #fc601f11
 import gc, json, os, warnings
@@ -24,7 +24,7 @@ from .inpainting import (InpaintingModel, blank_latent, blank_text, decode, deno
                                         encode_prompts, float32_fallback, load_inpainting, load_text_to_image,
                                         stream_noise, make_scheduler, samplers, to_image, to_pixels)
 from ..models.classifier import classifier_features, load_classifier
-from ..data.images import ImageSet, read_sets, read_jsonl, read_selection
+from ..data.images import ImageSet, read_sets, read_jsonl, read_selection, run_blocks
 from ..scores.negatives import read_negatives
 from ..core.files import in_threads, check_relative
 from ..core.stages import stage
@@ -32,7 +32,8 @@ from ..core.scales import at_least, setting_choices, generator, require, rng, se
 
 # %% ../../nbs/4_outliers/03_synthesis.ipynb #947a4b80
 @settings('synthesis', paper=dict(batch_size=0, unet_precision='bf16', vae_precision='bf16'),
-          release=dict(sampler='release', batch_size=8, unet_precision='fp32', vae_precision='fp32'),
+          release=dict(fit='squash', sampler='release', batch_size=8, unet_precision='fp32', vae_precision='fp32'),
+          paper_text=dict(objective='energy_hinge'), rehearsal=dict(resolution=64, steps=2, iterations=2),
           mini=dict(resolution=64, strength=.9, steps=10, guidance_scale=4., iterations=2, step_size=1.,
                     batch_size=25),
           smoke=dict(batch_size=5))
@@ -41,6 +42,7 @@ class SynthesisSettings:
     "How near-boundary images are made (Eqs. 4-10)."
     # noise schedule
     resolution: int = 512  # pixels a side, release
+    fit: str = 'crop'  # to the square; 'squash': both sides resized, release
     strength: float = .6  # share of the noise schedule run backwards, release
     steps: int = 20  # of the full schedule, release
     guidance_scale: float = 8.  # of classifier-free guidance, release
@@ -72,6 +74,7 @@ class SynthesisSettings:
         require(self, self.gradient == 'skip' or self.batch_size, 'batch_size',
                 "the number of images in a batch with gradient = 'full', whose memory is not tried out")
         require(self, self.gradient in ('skip', 'full'), 'gradient', "'skip' or 'full'")
+        require(self, self.fit in ('crop', 'squash'), 'fit', "'crop' or 'squash'")
         require(self, self.temperature > 0, 'temperature', 'above 0')
         require(self, self.temperature == 1 or self.objective == 'energy_hinge', 'temperature',
                 f'1 with the objective {self.objective!r}, which has none')
@@ -314,6 +317,23 @@ def read_synthetic(folder: Path, kind: str) -> tuple[ImageSet, list[dict]]:
     names = {r['label']: r['name'] for r in records}
     return ImageSet(Path(folder), tuple(files), labels, tuple(names[i] for i in sorted(names))), records
 
+# %% ../../nbs/4_outliers/03_synthesis.ipynb #095834d9
+def read_blocks(folders: list[Path], kind: str) -> tuple[ImageSet, list[dict]]:
+    "Images and records of several blocks, one after the other; see `read_synthetic`."
+    parts = [read_synthetic(folder, kind) for folder in folders]
+    files = [f'{folder.name}/{name}' for folder, (images, _) in zip(folders, parts) for name in images.files]
+    labels = np.concatenate([images.labels for images, _ in parts])
+    images = ImageSet(Path(folders[0]).parent, tuple(files), labels, parts[0][0].classes)
+    return images, [record for _, records in parts for record in records]
+
+def synthetic_images(kind: str, scale, run_seed: int, root: Path) -> tuple[ImageSet, list[dict]]:
+    """The images of a kind that a scale asks for, and their records, made where missing.
+
+    kind: 'grad', 'plain', 'text', or 'msp': those of 'grad' with the objective `msp`, which the release adds."""
+    if kind == 'msp': scale, kind = get_scale(scale).replace(synthesis=dict(objective='msp')), 'grad'
+    stage = 'textimages' if kind == 'text' else 'synthesis'
+    return read_blocks(run_blocks(stage, scale, (run_seed,), root)[run_seed], kind)
+
 # %% ../../nbs/4_outliers/03_synthesis.ipynb #a08469a4
 def energy_margin(job, classifier, train: ImageSet) -> float:
     "The scale's margin, or the 95 % quantile of the training images' energies."
@@ -343,7 +363,7 @@ def synthesis_stage(job):
     painter, classifier = inpainting_model(scale), load_classifier(scale.classifier)
     train = read_sets(job.inputs['images'])['train']
     margin = energy_margin(job, classifier, train) if scale.synthesis.objective == 'energy_hinge' else None
-    def read(row): return to_pixels(train.read(row['path']), scale.synthesis.resolution)
+    def read(row): return to_pixels(train.read(row['path']), scale.synthesis.resolution, scale.synthesis.fit)
     def run(painter, rows, pixels):
         prompts, names = [row['prompt'] for row in rows], [row['path'] for row in rows]
         return synthesise(painter, classifier, pixels, prompts, names, job.seed, scale, margin)

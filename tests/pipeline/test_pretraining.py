@@ -25,7 +25,7 @@ def school(tmp_path_factory):
 
 @pytest.mark.parametrize('name', sorted(SHORT))
 def test_every_recipe_learns(school, name):
-    assert sorted(SHORT) == sorted(network_recipes)
+    assert set(SHORT) == set(network_recipes) - {'inpainting-wide'}  # which differs from `inpainting` in widths alone
     about = manifest(pretrain(name, school, SHORT, FEW))
     losses = [loss for _, loss in about['curve']]
     assert len(losses) == 40

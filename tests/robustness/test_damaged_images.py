@@ -132,7 +132,7 @@ def test_an_open_file_that_gives_no_bytes(content, message):
 def test_a_number_of_images_that_is_none(wrong):
     train = images.ImageSet('nowhere', ('a.png', 'b.png'), np.array([0, 1]), ('ant', 'bee'))
     for work in (lambda: evenly_spaced(10, wrong), lambda: few_shot_indices([1, 1], wrong),
-                 lambda: select_images(train, wrong),
+                 lambda: select_images(train, np.array([0, 1]), wrong),
                  lambda: images.complexity_ranking(train, wrong),
                  lambda: contact_sheet([Image.new('L', (2, 2))], columns=wrong)):
         with pytest.raises(ValueError, match=f'must be a whole number from 1 on, not {wrong}'): work()

@@ -53,10 +53,14 @@ def test_settings_that_make_no_sense_together(refused, tmp_path, text, message):
 
 
 @pytest.mark.parametrize('field, value', [('coop.shots', 5), ('cocoop.n_ctx', 5), ('clipn.batch_size', 1)])
-def test_settings_of_table_1_stop_table_1_alone(refused, tmp_path, field, value):
+def test_settings_of_one_row_are_told_and_stop_their_stage_alone(refused, tmp_path, capsys, field, value):
     (tmp_path/'odd.toml').write_text(f'base = "smoke"\n{field} = {value}\n')
-    assert f'{field} = {value}: ' in refused('reproduce', '--scale', 'odd.toml', '--only', 'table1', '--root', 'r')
+    preflight(tmp_path/'odd.toml', tmp_path)
+    assert f'{field} = {value}: ' in capsys.readouterr().err
+    stage = field.partition('.')[0]
+    assert f'{field} = {value}: ' in refused('run', stage, '--scale', 'odd.toml', '--root', 'r')
     preflight(tmp_path/'odd.toml', tmp_path, fields={'clip', 'm'})
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize('names, message', [

@@ -123,9 +123,9 @@ def watch(journal):
 
 def noting_parts(journal, make_whole):
     "`cache._make_whole`, with every part of the features noted that is made."
-    def noted(final, ranges, make, about):
-        def part_of(rows): return f'features {final.stem} {rows.start//cache.BATCH:05d}'
-        return make_whole(final, ranges, watched(journal, slowly(make, .02), key=part_of), about)
+    def noted(final, ranges, make, about, load):
+        def part_of(rows, *loaded): return f'features {final.stem} {rows.start//cache.BATCH:05d}'
+        return make_whole(final, ranges, watched(journal, slowly(make, .02), key=part_of), about, load)
     return noted
 
 

@@ -75,6 +75,17 @@ def test_figures_that_stand_are_those_of_a_benchmark(root, scripts):
     for path in written: checked(path.read_text())
 
 
+# ---- decoding beside the network ---------------------------------------------------------------------------
+
+def test_stream(measured):
+    "That all ways give the same numbers, the script itself looks at."
+    figures = measured('bench_stream', '--classifier', 'embedded:classifier', '--images', '6', '--repeats', '1')
+    assert list(figures.tables) == ['features', 'stream', 'ratios']
+    for name in ('features', 'stream'):
+        assert list(figures.tables[name]) == ['decode', 'network', 'in turn', 'ours']
+        assert set(figures.tables['ratios'][name]) == {'speedup', 'cpu_speedup', 'share', 'cpu_share'}
+
+
 # ---- imports, installation, minutes ------------------------------------------------------------------------
 
 def test_work_is_counted_and_waiting_is_not(scripts):

@@ -1,0 +1,96 @@
+"""The paper's run on stand-ins: every notebook to its end, and no setting but sizes differs from `paper`."""
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from synood.app.rehearsal import SIZES, changed_settings, write_stand_ins
+from synood.core.notebooks import find_notebooks, notebook_name
+from synood.core.scales import FILE_FIELDS, get_scale
+from synood.data.images import protocols
+from synood.evaluation.report import published
+from synood.scores.method import methods
+
+TABLES = {'table1', 'table1_paired', 'table1_rivals', 'table1_trained', 'table1_published', 'table1_no_row', 'table2',
+          'table2_paired', 'table2_published', 'table3', 'table3_paired', 'table4', 'table4_claims', 'table4_phases',
+          'table5', 'table5_claims', 'fig1_moves', 'fig3', 'fig4_scores', 'fig4_gradient', 'table_cma',
+          'table_cma_paired', 'table_krnft', 'table_krnft_paired', 'table_krnft_prompts'}
+FIGURES = {'fig1', 'fig2', 'fig3', 'fig4', 'table1', 'table3', 'table_krnft'}
+
+
+def reproduce(place, scale, *more):
+    "Outcome of every notebook by name, and what was said."
+    command = [sys.executable, '-m', 'synood', 'reproduce', '--scale', scale, '--root', place/'runs', '--json', *more]
+    environment = {key: value for key, value in os.environ.items() if key not in ('OMP_NUM_THREADS', 'SYNOOD_PHOTOS')}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)['notebooks'], done.stderr
+
+
+def lines(path):
+    with open(path, newline='', encoding='utf-8') as file: return list(csv.reader(file))
+
+
+def test_only_sizes_differ_from_the_paper():
+    paper, rehearsal = get_scale('paper').values(), get_scale('rehearsal').values()
+    changed = {name for name in paper if paper[name] != rehearsal[name]}
+    assert changed == set(SIZES) == set(changed_settings().index)
+    assert all(rehearsal[name] < paper[name] for name in changed - {'name'})
+
+
+def test_stand_ins_change_what_is_read_and_no_more(tmp_path):
+    found = write_stand_ins(tmp_path/'stand_ins', None)
+    assert set(found) <= set(FILE_FIELDS)
+    scale = get_scale('rehearsal').replace(**found)
+    assert {name for name, value in scale.values().items() if value != get_scale('rehearsal').get(name)} == set(found)
+
+
+def test_table_2_of_the_published_sets_at_one_seed(tmp_path):
+    outcomes, said = reproduce(tmp_path, 'rehearsal', '--only', 'table2', '--set', 'seeds=[0]',
+                               '--set', 'synthesis.batch_size=100')
+    assert outcomes == {'table2': 'ran'} and 'holds stand-ins: everything runs, and the numbers mean nothing' in said
+    rows = pd.read_csv(tmp_path/'paper_figures'/'rehearsal'/'results.csv')
+    assert set(rows.method) == set(published('table2').method) and set(rows.n_id) == {450}
+    assert set(rows.dataset) == set(protocols['synood_table2'].groups()) and rows.auroc.between(0, 100).all()
+
+
+def test_methods_that_do_not_fit_have_a_line_and_the_others_their_rows(tmp_path):
+    outcomes, said = reproduce(tmp_path, 'smoke', '--only', 'table1,table_krnft', '--set', 'coop.shots=5', '--set',
+                               'knn.k=81', '--set', 'n_test=10')
+    assert set(outcomes.values()) == {'ran'}
+    assert 'coop.shots = 5: class ' in said and 'knn.k = 81: there are 80 training images' in said
+    folder = tmp_path/'paper_figures'/'smoke'
+    lack = {name: why for name, why in lines(folder/'table1_no_row.csv')[1:]}
+    assert set(lack) == {'CoOp', 'CoCoOp', 'LoCoOp', 'LSN', 'KNN'}
+    assert 'coop.shots asks for 5' in lack['CoOp'] and 'knn.k = 81 neighbours of 80' in lack['KNN']
+    shown = {line[0] for line in lines(folder/'table1.csv')} - {'', 'method'}
+    assert shown == set(methods()) - set(lack)
+    assert lines(folder/'table_krnft.csv')
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory): return tmp_path_factory.mktemp('rehearsal')
+
+
+@pytest.mark.slow  # a quarter of an hour, and five minutes more: what is learned stands
+@pytest.mark.parametrize('protocol', ['mos', 'openood15'])
+def test_every_notebook_runs_to_its_end(protocol, place):
+    outcomes, _ = reproduce(place, 'rehearsal', '--set', f'protocol={protocol}')
+    assert outcomes == dict.fromkeys(map(notebook_name, find_notebooks()), 'ran')
+    folder = place/'paper_figures'/'rehearsal'
+    made = {path.name for path in folder.iterdir()}
+    wanted = {f'{name}.csv' for name in TABLES} | {f'{name}.pdf' for name in FIGURES} | {'results.csv', 'report.html'}
+    assert sorted(wanted - made) == []
+    assert lines(folder/'table1_no_row.csv')[1:] == []
+    rows = pd.read_csv(folder/'results.csv')
+    first = rows[rows.experiment == 'table1']
+    assert set(first.method) == set(methods()) and set(first.seed) == {0, 1, 2}
+    assert set(first.dataset) == set(protocols[protocol].groups())
+    assert rows[['auroc', 'fpr95']].notna().all(axis=None)
+    nan = [(path.name, line) for path in folder.glob('*.csv') if path.name != 'results.csv'
+           for line in lines(path) if 'nan' in line]
+    assert nan == []
