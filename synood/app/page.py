@@ -19,13 +19,12 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageOps
-from ..data.images import pack_image, read_sets, selection_blocks
+from ..data.images import block_folders, pack_image, read_sets
 from .preflight import figures_place
 from ..evaluation.report import (verify_results, data_uri, figures_folder, in_html, in_markdown,
                                       reproduction_table, scale_caption)
 from ..core.rows import ROW_COLUMNS
 from ..core.files import asset_path, atomic_write, file_hash, trace_output, file_errors
-from ..core.stages import stage_folder
 from ..core.scales import Scale, get_scale
 from ..outliers.synthesis import read_synthetic
 
@@ -412,7 +411,7 @@ def thumbnail(image: Image.Image, side: int = 256) -> str:
 def find_synthesis(scale, root: Path, seeds) -> tuple[int, Path]:
     "The first of the run seeds whose synthesis stands, and the folder of its first block; else FileNotFoundError."
     scale = get_scale(scale)
-    try: folders = {seed: stage_folder('synthesis', selection_blocks(scale)[0], seed, root) for seed in seeds}
+    try: folders = {seed: block_folders('synthesis', scale, seed, root)[0] for seed in seeds}
     except OSError as e:
         raise FileNotFoundError(f'The synthesis of scale {scale.name} cannot be looked up, '
                                 f'as its data are not on this machine: {e}.') from None

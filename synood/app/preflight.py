@@ -17,12 +17,13 @@ from typing import Callable
 import numpy as np
 from ..models.endpoint import check_endpoint, endpoint_of
 from ..models.hub import locate_model, sanitized_folder, weights_file
-from ..data.images import ImageSet, read_sets, protocols, read_selection
+from ..models.sources import model_choices
+from ..data.images import ImageSet, block_folders, read_sets, protocols, read_selection
 from ..data.miniature import CLASSES
 from ..methods.npos import settings_problem
 from ..data.user_images import batched, map_images, iter_images
 from ..core.files import CannotWrite, atomic_write, progress, temporary_path, file_errors
-from ..core.stages import run_stage, stage, stage_folder, stages
+from ..core.stages import run_stage, stage, stages
 from ..data.images import training_scale
 from ..core.scales import MODEL_FIELDS, Scale, check_choices, get_scale, setting_names
 from ..core.processes import say
@@ -142,10 +143,9 @@ def check_networks(scale: Scale, fields):
 
     OSError or ValueError of one line for the first that cannot, that knows too few steps, or that gives no answer."""
     for field in (f for f in MODEL_FIELDS if f in fields):
-        ids = getattr(scale, field)
-        endpoint = endpoint_of(ids) if field == 'context_model' else None
+        endpoint = endpoint_of(scale.context_model) if field == 'context_model' else None
         if endpoint: check_endpoint(endpoint, scale.context.max_new_tokens)
-        for tried in ([(one,) for one in ids] if field == 'backbones' else [ids] if ids and not endpoint else []):
+        for tried in model_choices(scale, field):
             name, folder = locate_model(tried, field)
             _check_folder(field, name, folder)
             if _FORMATS.get(field) == 'pipeline': _check_steps(scale, folder/'scheduler'/'scheduler_config.json')
@@ -249,7 +249,7 @@ def preflight(scale=None, root: Path = 'runs', stage: str = '', seeds: tuple[int
 # %% ../../nbs/8_app/00_preflight.ipynb #96e6c0b8
 def _check_run(scale, root, stage, seeds, fields):
     seeds, made = seeds or scale.seeds, behind(stage) if stage else set(stages.names())
-    if stage and all(stage_folder(stage, scale, s, root).exists() for s in seeds): return  # nothing will be made
+    if stage and _stands(stage, scale, seeds, root): return  # nothing will be made
     check_place(root)
     if stage: fields = {f for name in made for f in setting_names(stages[name].uses)}
     else: check_place(figures_place(root))
@@ -259,10 +259,14 @@ def _check_run(scale, root, stage, seeds, fields):
     if rendered(scale): _check_numbers(scale, drawn_counts(scale), stage, fields)
     elif fields and 'images' in made: _check_own(scale, root, stage, made, seeds, fields)
 
+def _stands(stage, scale, seeds, root):
+    "Whether all blocks of a stage are there for these seeds."
+    return all(folder.exists() for s in seeds for folder in block_folders(stage, scale, s, root))
+
 def _all_answered(scale, root, seeds):
     "Whether a model on a server has nothing left to do for a scale: the server may be gone."
     if not endpoint_of(scale.context_model): return False
-    return all(stage_folder('contexts', scale, s, root).exists() for s in seeds)
+    return _stands('contexts', scale, seeds, root)
 
 def _check_numbers(scale, counts, stage, fields):
     "A stage needs all of its settings; without those of `ROW_SETTINGS` tables lack some rows, and a line tells it."

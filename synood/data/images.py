@@ -9,7 +9,8 @@ __all__ = ['log', 'MAX_PIXELS', 'MAX_SIDE', 'MAX_BYTES', 'MAX_ASPECT_RATIO', 'EX
            'contact_sheet', 'pack_image', 'as_jpeg', 'complexity', 'complexity_ranking', 'most_complex', 'image_note',
            'check_images', 'at_most_per_class', 'few_shot_indices', 'class_half', 'subsample', 'Protocol', 'HalfSplit',
            'write_sets', 'read_sets', 'training_scale', 'images_stage', 'read_jsonl', 'read_user_text', 'rank_images',
-           'select_images', 'read_selection', 'ranking_stage', 'selection_stage', 'selection_blocks', 'run_blocks']
+           'select_images', 'read_selection', 'ranking_stage', 'selection_stage', 'selection_blocks', 'block_folders',
+           'run_blocks']
 
 # %% ../../nbs/1_data/01_images.ipynb #d87ecfcc
 import hashlib, html, io, json, logging, os, random, stat, unicodedata, warnings
@@ -27,7 +28,7 @@ from ..core.files import (atomic_file, atomic_write, json_hash, file_hash, in_th
                                listing_hash, file_errors, walk_once,
                                cached_while_unchanged)
 from ..core.scales import Registry, Scale, get_scale, setting_choices
-from ..core.stages import fingerprints, run_stage, stage
+from ..core.stages import fingerprints, run_stage, stage, stage_folder
 from ..core.checks import checked_count, first_line
 
 # %% ../../nbs/1_data/01_images.ipynb #0a1feb0f
@@ -888,6 +889,10 @@ def selection_blocks(scale) -> list[Scale]:
     scale = get_scale(scale)
     starts = range(0, scale.m, scale.block)
     return [scale.replace(first=start, m=min(scale.block, scale.m - start)) for start in starts]
+
+def block_folders(name: str, scale, seed: int | None, root: Path = 'runs') -> list[Path]:
+    "Where the blocks of a stage stand, or will stand; see `stage_folder`. A stage without a selection has one folder."
+    return list(dict.fromkeys(stage_folder(name, block, seed, root) for block in selection_blocks(scale)))
 
 def run_blocks(name: str, scale, seeds: tuple[int, ...] = (), root: Path = 'runs') -> dict[int, list[Path]]:
     "Finished folders of all blocks of a stage, for each run seed, in the order of the selection; see `run_stage`."
