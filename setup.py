@@ -12,7 +12,8 @@ parser.read(root/'settings.ini', encoding='utf-8')
 settings = parser['DEFAULT']
 library = settings['lib_name']
 readme = root/'README.md'
-extras = {extra: settings[f'{extra}_requirements'].split() for extra in ('onnx', 'demo', 'heic', 'docs', 'dev')}
+names = 'onnx', 'demo', 'heic', 'cluster', 'docs', 'dev'
+extras = {name: settings[f'{name}_requirements'].split() for name in names}
 extras['dev'] += extras['onnx'] + extras['demo'] + extras['heic']  # for their tests
 
 setup(

@@ -34,7 +34,7 @@ from synood.data.images import image_folder
 from synood.data.user_images import batched, iter_images, map_images
 from synood.detector import OODDetector
 from synood.detector.encoding import encode_items, encode_transformed
-from synood.models.cache import BATCH, features_of, forward_batch, keep_freed_memory
+from synood.models.cache import BATCH, Pass, features_of, forward_batch, keep_freed_memory
 from synood.models.classifier import load_classifier, penultimate_features
 
 
@@ -77,7 +77,7 @@ def features(args, folder):
     def alone():
         with keep_freed_memory(): return np.concatenate([through(batch) for batch in ready])
     def plain(): return np.concatenate([through(load(rows)) for rows in ranges])
-    def ours(): return features_of(network, forward, images, None, 'bench')['features']
+    def ours(): return features_of(Pass(network, forward, 'bench'), images, None)['features']
     return {'decode': partial(each, load, ranges), 'network': alone, 'in turn': plain, 'ours': ours}
 
 

@@ -224,10 +224,11 @@ def start(*details):
 
 def tried_batch(side):
     "What the stage would find by trial, found before the clock starts."
-    job = SimpleNamespace(scale=side.scale, decide_once=lambda name, find: find())
+    job = SimpleNamespace(scale=side.scale, decide_once=lambda name, find: find(), on_worker=lambda find: find())
 
-    def gradient_step(z): return synthesis.boundary_gradient(side.painter, side.classifier, z, side.scale, 0., True)
-    size = synthesis.batch_size(job, side.painter, gradient_step)
+    def gradient_step(painter, z):
+        return synthesis.boundary_gradient(painter, side.classifier, z, side.scale, 0., True)
+    size = synthesis.batch_size(job, lambda scale: side.painter, gradient_step)
     if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
     return size
 

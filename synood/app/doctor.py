@@ -6,8 +6,9 @@
 __all__ = ['STATUSES', 'GB', 'WIDTHS', 'UTILISATION', 'Finding', 'run_check', 'published_protocols', 'remedy_of', 'set_source',
            'count_items', 'set_items', 'picture_items', 'plain_items', 'archive_items', 'inspect_plain',
            'inspect_published', 'inspect_data', 'model_items', 'endpoint_item', 'model_item', 'gpu_need', 'disk_need',
-           'gpus', 'gpu_items', 'machine_items', 'work_items', 'hours', 'matmul_rate', 'cost_items', 'table_items',
-           'is_blocking', 'notebook_items', 'diagnose', 'exit_status', 'as_json', 'next_steps', 'as_text']
+           'gpus', 'is_small', 'gpu_items', 'machine_items', 'work_items', 'matmul_rate', 'local_worker', 'cost_items',
+           'table_items', 'is_blocking', 'notebook_items', 'diagnose', 'exit_status', 'as_json', 'next_steps',
+           'as_text']
 
 # %% ../../nbs/8_app/01_doctor.ipynb #a707162e
 import os, shutil, time
@@ -29,6 +30,9 @@ from .preflight import (TABLES, check_counts, check_names, check_place, counts_o
 from ..core.stages import stages, versions
 from ..core.scales import MODEL_FIELDS, Scale, check_scale, get_scale, scales
 from ..scores.method import methods
+from ..core.training import tf32
+from ..evaluation.costs import duration
+from ..evaluation.plan import Worker, measured_seconds
 from ..evaluation.table_check import check_tables, table_notebooks
 
 # %% ../../nbs/8_app/01_doctor.ipynb #e6231fb7
@@ -234,10 +238,13 @@ def gpus() -> list[tuple[str, int]]:
     return [(p.name, p.total_memory) for p in properties]
 
 # %% ../../nbs/8_app/01_doctor.ipynb #6e54cd2a
+def is_small(scale: Scale) -> bool:
+    "Whether a scale has no networks but those that ship with the package, for which a CPU will do."
+    return all(name.startswith('embedded:') for field in MODEL_FIELDS for name in getattr(scale, field))
+
 def gpu_items(scale: Scale):
     "Items for the GPUs against a rough need."
-    small = all(name.startswith('embedded:') for field in MODEL_FIELDS for name in getattr(scale, field))
-    size = scale.synthesis.batch_size
+    small, size = is_small(scale), scale.synthesis.batch_size
     used = f'used at synthesis.batch_size = {size}' if size else 'the least, more makes larger batches'
     need = '' if small else f'; about {gpu_need(scale)/GB:.0f} GB are {used}'
     for k, (name, memory) in enumerate(gpus()):
@@ -247,7 +254,7 @@ def gpu_items(scale: Scale):
         yield Finding('machine', f'GPU {k}', 'warn' if short else 'ok', f'{name}, {memory/GB:.0f} GB{need}',
                    remedy if short else '')
     if not gpus(): yield Finding('machine', 'GPU', 'ok' if small else 'warn', 'none: everything runs on the CPU',
-                              '' if small else 'use a machine with a GPU; a CPU would take months')
+                              '' if small else 'use a machine with a GPU; a CPU would take years')
 
 # %% ../../nbs/8_app/01_doctor.ipynb #3372459e
 def machine_items(scale: Scale, root: Path, images: int):
@@ -289,12 +296,6 @@ def _check_chosen(scale, train, root):
 # of the rate of a large matrix product; convolutions and attention at our batch sizes lie between .3 and .5
 UTILISATION = .4
 
-def hours(flops: dict[str, float], rate: float, utilisation: float = UTILISATION) -> dict[str, float]:
-    "{stage: hours} for so many floating point operations at `rate` operations a second."
-    if rate <= 0 or not 0 < utilisation <= 1:
-        raise ValueError(f'no machine does {rate} operations a second at a utilisation of {utilisation}')
-    return {name: operations/(rate*utilisation)/3600 for name, operations in flops.items()}
-
 def matmul_rate(dtype: torch.dtype = torch.float32, size: int | None = None, repeats: int = 5) -> float:
     "Floating point operations a second of matrix products on the GPU, or on the CPU."
     cuda = torch.cuda.is_available()
@@ -309,20 +310,34 @@ def matmul_rate(dtype: torch.dtype = torch.float32, size: int | None = None, rep
     return 2*size**3*repeats/(time.perf_counter() - started)
 
 # %% ../../nbs/8_app/01_doctor.ipynb #92461945
-def cost_items(scale: Scale):
-    "One item: the hours of SynOOD's stages, a line for each; CMA, FLYP and VOS train on top of that."
+def local_worker(scale: Scale, root: Path) -> tuple[Worker, str]:
+    "What a plan counts as one worker, and in words where its figures come from."
+    measured = measured_seconds(Path(root)/scale.name/'timings.csv')
+    if not gpus() and not is_small(scale): worker, source = Worker(measured=measured), 'assumed, as of an A100'
+    else:
+        exact, short = UTILISATION*matmul_rate(torch.float32), UTILISATION*matmul_rate(torch.bfloat16)
+        with tf32(True): cut = UTILISATION*matmul_rate(torch.float32)
+        cores = max(1, (os.cpu_count() or 1)//max(1, len(gpus())))
+        device, core = ('GPU', Worker.core_rate) if gpus() else ('CPU', exact/torch.get_num_threads())
+        worker = Worker(device, dict(fp32=exact, tf32=cut, bf16=short), cores, core, measured=measured)
+        source = f'{UTILISATION:.0%} of what matrix products reach here'
+    rates = ', '.join(f'{rate/1e12:.3g} in {precision}' for precision, rate in worker.rates.items())
+    timed = f'; measured in an earlier run: {", ".join(sorted(measured))}' if measured else ''
+    return worker, f'one {worker.device} does {rates} tera-operations a second ({source}){timed}'
+
+# %% ../../nbs/8_app/01_doctor.ipynb #d04ddf9f
+def cost_items(scale: Scale, root: Path):
+    "One item: the time of SynOOD's stages on one worker, a line for each."
     from synood.evaluation.costs import stage_flops  # here: no other check needs it
-    dtype = torch.bfloat16 if scale.synthesis.unet_precision == 'bf16' and gpus() else torch.float32
-    rate = matmul_rate(dtype)
-    device = gpus()[0][0] if gpus() else 'the CPU'
+    worker, source = local_worker(scale, root)
+    rate = worker.rates[scale.synthesis.unet_precision]
     def runs(name): return len(scale.seeds) if name in stages and stages[name].seeded else 1
-    of_stage = {name: runs(name)*time for name, time in hours(stage_flops(scale), rate).items()}
-    kind = str(dtype).removeprefix('torch.')
-    speed = f'{rate/1e12:.2f} TFLOPS in {kind} matrix products, {UTILISATION:.0%} of it used'
-    longest = sorted(of_stage.items(), key=lambda pair: -pair[1])
-    total = f'about {sum(of_stage.values()):,.1f} hours for SynOOD at {len(scale.seeds)} seeds'
-    yield Finding('cost', 'hours', 'ok', f'{total} on one {device} ({speed})', '',
-               tuple(f'{name}: {time:,.2f} hours' for name, time in longest))
+    seconds = {name: runs(name)*flops/rate for name, flops in stage_flops(scale).items()}
+    def told(time): return f'{time/3600:,.1f} {worker.device}-hours'
+    total, seeds = sum(seconds.values()), len(scale.seeds)
+    yield Finding('cost', 'time', 'ok', f'about {told(total)} for SynOOD at {seeds} seeds, {duration(total)} on one: '
+                  f'{source}', f'all rows and many {worker.device}s: synood plan --scale {scale.name}',
+                  tuple(f'{name}: {told(time)}' for name, time in sorted(seconds.items(), key=lambda pair: -pair[1])))
 
 # %% ../../nbs/8_app/01_doctor.ipynb #adf8b97e
 def table_items(scale: Scale, items: list[Finding]):
@@ -387,7 +402,7 @@ def diagnose(scale, data: Path | None = None, root: Path = 'runs', pictures: boo
     images = sum(map(len, sets.values())) or _expected_images(scale, counts)
     items += run_check('machine', gpu_items, scale) + run_check('machine', machine_items, scale, root, images)
     items += run_check('work', work_items, scale, root, sets.get('train'))
-    items += run_check('cost', cost_items, scale)
+    items += run_check('cost', cost_items, scale, root)
     items += run_check('tables', table_items, scale, items)
     return items + run_check('notebooks', notebook_items, scale)
 

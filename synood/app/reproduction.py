@@ -14,6 +14,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from ..core.cluster import TaskPool, cluster
 from ..core.notebooks import batch_cells, notebook_name, notebook_source, read_notebook
 from ..core.processes import own_kernel, workers
 
@@ -101,7 +102,7 @@ def _execute(nb, source, folder, given):
     shown = str(folder/f'{notebook_name(source)}.ipynb')
     trace.unlink(missing_ok=True)
     with TemporaryDirectory(prefix='synood-', ignore_cleanup_errors=True) as home:
-        kernel = own_kernel(Path(home), PRELOAD, SYNOOD_TRACE=str(trace))
+        kernel = own_kernel(Path(home), PRELOAD, SYNOOD_TRACE=str(trace), SYNOOD_LOOKS=str(folder/'looks'))
         try:  # papermill fills braces in a path, and kernels call their own end an error
             papermill.execute_notebook(nbformat.from_dict(nb), shown.replace('{', '{{').replace('}', '}}'), given,
                                        kernel_name='python3', kernel_manager_class=kernel, cwd=str(source.parent),
@@ -146,6 +147,12 @@ def timed_execute(source: Path, *details) -> Ended:
     return Ended(notebook_name(source), outcome, time.monotonic() - started, cpu_seconds, problem)
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #64d89903
+def _pool(jobs):
+    "Where notebooks run: in processes that share the cores, or as tasks of a cluster; those wait, and hold no core."
+    if cluster(): return TaskPool(jobs, cpus=0.)
+    return workers(jobs, _take_cores, (str(max(1, _cores()//jobs)),))
+
+# %% ../../nbs/8_app/06_reproduction.ipynb #aa444ded
 def execute_all(notebooks: list[Path], folder: Path, parameters: dict, settings, full: bool, jobs: int):
     """Yield (the `Ended` notebook or None, {name: seconds so far} of those that run) as one ends, and every second.
 
@@ -154,7 +161,7 @@ def execute_all(notebooks: list[Path], folder: Path, parameters: dict, settings,
     from concurrent.futures.process import BrokenProcessPool
     todo, running = list(notebooks), {}  # future -> name, when it was begun
     def so_far(): return {name: time.monotonic() - begun for name, begun in sorted(running.values())}
-    with workers(jobs, _take_cores, (str(max(1, _cores()//jobs)),)) as pool:
+    with _pool(jobs) as pool:
         try:
             while todo or running:
                 while todo and len(running) < jobs:

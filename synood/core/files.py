@@ -410,18 +410,37 @@ def _marks(root, most=20_000):
     files = [os.path.join(folder, name) for folder, names in tree for name in names] if few else []
     return {path: file_stamp(path) for path in [root, *(folder for folder, _ in tree), *files]}
 
+def _shared_file(look, args):
+    "Where the processes of one run share what a look gave, if SYNOOD_LOOKS names a folder."
+    folder = os.environ.get('SYNOOD_LOOKS')
+    return Path(folder)/f'{json_hash([look.__qualname__, *args])}.json' if folder else None
+
+def _read_look(file):
+    "The marks and the result that another process left; None if there are none."
+    if file is None or not file.exists(): return None
+    with file_errors(file, 'delete it'): marks, result = json.loads(file.read_text(encoding='utf-8'))
+    return {path: mark and tuple(mark) for path, mark in marks.items()}, result
+
+# %% ../../nbs/0_core/02_files.ipynb #cac55c91
 def cached_while_unchanged(look: Callable, most: int = 8) -> Callable:
-    "look(*what, root), its last `most` results remembered while the tree below `root` stays what it is."
+    """look(*what, root), its last `most` results remembered while the tree below `root` stays what it is.
+
+    A result is what JSON can write: processes share it through the folder SYNOOD_LOOKS, if that is set."""
     known = {}
     @wraps(look)
     def call(*args):
-        if args in known and all(file_stamp(path) == m for path, m in known[args][0].items()): return known[args][1]
-        known.pop(args, None)
-        marks = _marks(args[-1])
-        result = look(*args)
-        if stamps_are_old(marks.values()): known[args] = marks, result
+        file = _shared_file(look, args)
+        seen = known.get(args) or _read_look(file)
+        if seen is None or any(file_stamp(path) != mark for path, mark in seen[0].items()):
+            known.pop(args, None)
+            seen = _marks(args[-1]), look(*args)
+            if not stamps_are_old(seen[0].values()): return seen[1]
+            if file:
+                make_folder(file.parent)
+                atomic_write(file, json.dumps(seen))
+        known[args] = seen
         while len(known) > most: del known[next(iter(known))]
-        return result
+        return seen[1]
     call.cache_clear = known.clear
     return call
 

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['META', 'count_flops', 'count_gradient_flops', 'find_configuration', 'meta_clip_network', 'clip_tokenizer',
-           'clip_flops', 'meta_classifier', 'classifier_flops', 'inpainting_flops', 'context_model_flops',
-           'network_flops', 'item_counts', 'denoising_steps', 'stage_flops', 'cost_table', 'count_parameters',
-           'projection_share']
+           'blank_picture', 'clip_flops', 'meta_classifier', 'classifier_flops', 'inpainting_flops',
+           'context_model_flops', 'network_flops', 'item_counts', 'denoising_steps', 'stage_flops', 'cost_table',
+           'duration', 'count_parameters', 'projection_share']
 
 # %% ../../nbs/6_evaluation/05_costs.ipynb #1cc5eb8f
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable
@@ -101,15 +102,18 @@ def clip_tokenizer(ids: tuple[str, ...]) -> Callable:
     with _clip_source(ids) as source: return open_clip.get_tokenizer(source)
 
 # %% ../../nbs/6_evaluation/05_costs.ipynb #2af5bae7
+def blank_picture(model: torch.nn.Module) -> torch.Tensor:
+    "A picture (1, 3, H, W) of the size that a CLIP sees, on the device meta."
+    height, width = torch.broadcast_to(torch.tensor(model.visual.image_size), (2,)).tolist()
+    return torch.zeros(1, 3, height, width, device=META)
+
 @cached_by_model_files()
 def clip_flops(ids: tuple[str, ...]) -> dict[str, float]:
     "Operations of one picture and of one prompt."
     model = meta_clip_network(ids)
-    side = model.visual.image_size
-    height, width = side if isinstance(side, tuple) else (side, side)
-    picture = torch.zeros(1, 3, height, width, device=META)
     prompt = torch.zeros(1, model.context_length, dtype=torch.long, device=META)
-    return dict(clip_image=count_flops(model.encode_image, picture), clip_text=count_flops(model.encode_text, prompt))
+    return dict(clip_image=count_flops(model.encode_image, blank_picture(model)),
+                clip_text=count_flops(model.encode_text, prompt))
 
 # %% ../../nbs/6_evaluation/05_costs.ipynb #6e1465e1
 def meta_classifier(ids: tuple[str, ...]) -> tuple[torch.nn.Module, int]:
@@ -222,19 +226,24 @@ def network_flops(scale) -> dict[str, float]:
 
 # %% ../../nbs/6_evaluation/05_costs.ipynb #aa47852c
 _MOS = 50_000 + 3*10_000 + 5_640  # ImageNet's validation images and the four OOD sets of Table 1
+_TRAINING = 1_281_167  # ImageNet's training images
+
+@lru_cache(maxsize=8)
+def _count_words(corpus, drop_nonwords): return len(word_pool(corpus, drop_nonwords).words)  # a second for WordNet
 
 def item_counts(scale,
-                counts: dict[str, int] | None = None  # known better: 'm', 'test', 'classes', 'candidates'
+                counts: dict[str, int] | None = None  # known better: 'm', 'test', 'train', 'classes', 'candidates'
                ) -> dict[str, int]:
-    """Synthetic images, test images, ID classes and candidate negative labels of one run seed.
+    """Synthetic images, test images, ID training images, ID classes and candidate negative labels of one run seed.
 
     ValueError for a count of another name, or one that is not a whole number."""
     scale = get_scale(scale)
     counts = counts or {}
     test = scale.n_test*(2 + len(protocols[scale.protocol].groups())) or _MOS
     classes = 20 if scale.world in ('dev', 'test') else 1000
-    candidates = len(word_pool(scale.corpus, scale.drop_nonwords).words)
-    defaults = dict(m=scale.m, test=test, classes=classes, candidates=candidates)
+    candidates = _count_words(scale.corpus, scale.drop_nonwords)
+    train = scale.n_train*classes or _TRAINING
+    defaults = dict(m=scale.m, test=test, train=train, classes=classes, candidates=candidates)
     if unknown := set(counts) - set(defaults):
         raise ValueError(f'counts: unknown {sorted(unknown)}; known are {", ".join(defaults)}')
     return defaults | {name: checked_count(value, name, 0) for name, value in counts.items()}
@@ -285,6 +294,15 @@ def cost_table(scale, rates: tuple[float, ...] = (15e12, 150e12),  # sustained o
     table.loc['together'] = table.sum()
     for rate in rates: table[f'hours at {rate/1e12:g} teraflop/s'] = table.petaflop*1e15/rate/3600
     return table.rename_axis('stage')
+
+# %% ../../nbs/6_evaluation/05_costs.ipynb #aae934cd
+_UNITS = {'years': 365.25*24*3600, 'days': 24*3600, 'hours': 3600, 'minutes': 60, 'seconds': 1}
+
+def duration(seconds: float) -> str:
+    "A time in words, in the largest unit of which there are two or more: '74 years', '2.5 hours', '90 seconds'."
+    unit = next((unit for unit, size in _UNITS.items() if seconds >= 2*size), 'seconds')
+    count = seconds/_UNITS[unit]
+    return f'{count:,.1f} {unit}' if count < 10 else f'{count:,.0f} {unit}'
 
 # %% ../../nbs/6_evaluation/05_costs.ipynb #a980cdbb
 def count_parameters(module: torch.nn.Module) -> int:

@@ -19,8 +19,8 @@ from ..methods.coop import encode_context, encode_embedded, prompt_tokens, text_
 from ..methods.lsn import N_PROMPT_SETS
 from ..methods.npos import _QUEUE, _SAMPLES
 from ..methods.zoc import new_decoder
-from .costs import (META, clip_flops, meta_clip_network, clip_tokenizer, find_configuration,
-                                     count_flops, count_gradient_flops, item_counts)
+from .costs import (META, blank_picture, clip_flops, meta_clip_network, clip_tokenizer,
+                                     find_configuration, count_flops, count_gradient_flops, item_counts)
 
 # %% ../../nbs/6_evaluation/06_prompt_costs.ipynb #3e011436
 @cached_by_model_files()
@@ -75,10 +75,9 @@ CC3M, COCO = 2_890_000, 591_753  # captions that CLIPN and ZOC were published wi
 @cached_by_model_files()
 def patch_flops(ids: tuple[str, ...]) -> tuple[float, int]:
     "Operations of the patches of one picture, a pass of their own, and how many there are."
-    tower, tokens = meta_clip(ids).model.visual, []
-    height, width = torch.broadcast_to(torch.tensor(tower.image_size), (2,)).tolist()
-    picture = torch.zeros(1, 3, height, width, device=META)
-    operations = count_flops(lambda x: tokens.append(patch_tokens(tower, x)), picture)  # one of (1, patches, D)
+    model, tokens = meta_clip(ids).model, []
+    def read(x): tokens.append(patch_tokens(model.visual, x))  # one of (1, patches, D)
+    operations = count_flops(read, blank_picture(model))
     return operations, tokens[0].shape[1]
 
 # %% ../../nbs/6_evaluation/06_prompt_costs.ipynb #85af90eb

@@ -28,7 +28,7 @@ from ..core.training import (PRECISIONS, TrainState, bfloat16_if, epoch_plan, sa
                                   training_lock, warmup_cosine_rate)
 
 # %% ../../nbs/5_methods/cma.ipynb #6bd35166
-@settings('cma', mini=dict(epochs=5, batch_size=100, chunk_size=100, lr=1e-4, warmup_steps=4),
+@settings('cma', mini=dict(epochs=4, batch_size=100, chunk_size=100, lr=1e-4, warmup_steps=4),
           rehearsal=dict(epochs=1, warmup_steps=1), smoke=dict(epochs=1, batch_size=20, chunk_size=20, warmup_steps=1))
 @dataclass(frozen=True)
 class CMASettings:

@@ -25,7 +25,8 @@ from ..core.scales import Scale, at_least, generator, seed, settings
 from ..core.stages import stage
 from ..core.training import TrainState, epoch_plan, epoch_rate, seeded_linear, train_loop, train_once
 from ..data.images import ImageSet, few_shot_indices, read_sets
-from ..models.clip import Clip, image_features, load_clip, patch_features, normalize_rows
+from ..models.cache import read_once
+from ..models.clip import Clip, clip_passes, image_features, load_clip, patch_features, normalize_rows
 from ..scores.head import mcm
 from ..scores.method import MCM, Features, Method, TrainData, register
 
@@ -239,12 +240,17 @@ def _unit(clip, rows):
     rows = torch.from_numpy(np.asarray(rows, np.float32)).to(next(clip.model.parameters()).device)
     return F.normalize(rows, dim=-1)
 
-def few_shot_features(clip: Clip, images: ImageSet, cache: Path | None = None,
-                      patches: bool = False) -> FewShotFeatures:
+def few_shot_features(clip: Clip, images: ImageSet, cache: Path | None = None, patches: bool = False,
+                      whole: ImageSet | None = None  # a set with all of the images: its features are made and kept
+                     ) -> FewShotFeatures:
     "The features of images, from the cache if they are there; with `patches` those of the patches too."
-    features = _unit(clip, image_features(clip, images, cache))  # (N, D)
+    source = whole or images
+    row_of = {name: row for row, name in enumerate(source.files)}
+    rows = [row_of[name] for name in images.files]
+    if patches: read_once(clip_passes(clip, 'image', 'patch'), source, cache)
+    features = _unit(clip, image_features(clip, source, cache)[rows])  # (N, D)
     labels = torch.from_numpy(images.labels).to(features.device)
-    of_patches = torch.from_numpy(patch_features(clip, images, cache)) if patches else None  # (N, L, D)
+    of_patches = torch.from_numpy(patch_features(clip, source, cache)[rows]) if patches else None  # (N, L, D)
     return FewShotFeatures(features, labels, of_patches)
 
 # %% ../../nbs/5_methods/coop.ipynb #18f3cb73
@@ -308,6 +314,8 @@ def train_coop(clip: Clip,
     return train_prompts(prompt_state(learner, scale), loss, plan, scale, 'CoOp', path)
 
 # %% ../../nbs/5_methods/coop.ipynb #70090c09
+_RUN_SEEDS = 5  # each draws its own images
+
 def load_few_shot(job,  # of a stage that needs `images`
                   patches: bool = False,  # read those too
                   shots: str = 'coop.shots'  # dotted name of the setting that says how many images a class
@@ -316,7 +324,8 @@ def load_few_shot(job,  # of a stage that needs `images`
     clip = load_clip(job.scale.clip)
     train = read_sets(job.inputs['images'])['train']
     few = few_shot_images(train, attrgetter(shots)(job.scale), job.seed, shots)
-    return clip, train.classes, few_shot_features(clip, few, job.cache, patches)
+    whole = train if _RUN_SEEDS*len(few) >= len(train) else None  # then one pass over all images is the shortest
+    return clip, train.classes, few_shot_features(clip, few, job.cache, patches, whole)
 
 def save_state(job):
     "A function for `train_once` that writes a trained module's tensors to <stage>.safetensors in the job's folder."
@@ -367,7 +376,8 @@ class CoOp(MCM):
         return self
 
 # %% ../../nbs/5_methods/coop.ipynb #788d9776
-@settings('cocoop', paper_random=dict(epochs=1), rehearsal=dict(epochs=1), smoke=dict(epochs=1, batch_size=8))
+@settings('cocoop', paper_random=dict(epochs=1), rehearsal=dict(epochs=1), mini=dict(epochs=5),
+          smoke=dict(epochs=1, batch_size=8))
 @dataclass(frozen=True)
 class CoCoOpSettings:
     "What CoCoOp does in another way than CoOp; all values from its paper. Few-shot images and rate are CoOp's."

@@ -284,7 +284,7 @@ def crop_features(clip: Clip, images: ImageSet, rows: list[int], count: int, run
 
 # %% ../../nbs/5_methods/krnft.ipynb #f12fb986
 @stage('krnft_views', needs=('images',), uses=('clip', 'krnft.shots', 'krnft.crops', 'krnft.crops_kept'), seeded=True,
-       shared=True)
+       shared=True, batched=True)
 def crops_stage(job):
     "Chosen crops of a few training images; see `read_crops`. Costs shots * crops forward passes a class."
     krnft = job.scale.krnft

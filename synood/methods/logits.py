@@ -63,6 +63,7 @@ class LogitScore(Method):
 
     A subclass adds `score`, as `MaxLogit` does with the largest of each row."""
     needs: ClassVar[tuple] = (('finetuned', 'logits'),)
+    uses_seed: ClassVar[bool] = False
 
     def fit(self, train: TrainData): return self
 

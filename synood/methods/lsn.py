@@ -23,7 +23,7 @@ from .coop import (Context, FewShotFeatures, context_text_features, encode_conte
                                  load_stage_tensors, prompt_tokens, random_context, save_state)
 
 # %% ../../nbs/5_methods/lsn.ipynb #3281e264
-@settings('lsn', paper_random=dict(epochs=1), rehearsal=dict(epochs=1), smoke=dict(epochs=1))
+@settings('lsn', paper_random=dict(epochs=1), rehearsal=dict(epochs=1), mini=dict(epochs=50), smoke=dict(epochs=1))
 @dataclass(frozen=True)
 class LSNSettings:
     """Training of LSN's negative prompts. Length of the context and images per class are those of CoOp.

@@ -82,6 +82,7 @@ class TANL(StreamingMethod):
     name: ClassVar[str] = 'TANL'
     source: ClassVar[str] = ("Zhang et al., CVPR 2026; checked in float32 against OpenOOD-VLM's "
                              "activated_neg_postprocessor.py")
+    uses_seed: ClassVar[bool] = True
     settings: ClassVar[tuple[str, ...]] = ('tanl',)
     activated: int | None = None  # words listened to; None: the scale's, published 1000
     step: int = 1  # words from one window to the next; the script runs 2, 1 and 0

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['BATCH', 'forward_batch', 'forward_pictures', 'keep_freed_memory', 'transform_key', 'arrays_hash', 'pack_arrays',
            'read_note', 'unpack_arrays', 'read_arrays', 'cached_arrays', 'cached_tensors', 'read_cached_hash',
-           'image_set_hash', 'features_of', 'PixelInput']
+           'image_set_hash', 'Pass', 'features_of', 'PixelInput', 'read_once']
 
 # %% ../../nbs/2_models/01_cache.ipynb #277d54b1
-import ctypes, hashlib, json, platform, re, shutil, threading, warnings
+import ctypes, hashlib, json, os, platform, re, shutil, threading, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from .hub import memory_format
 from ..data.images import ImageSet, crop_to_ratio
+from ..core.cluster import await_files, call_once, cluster
 from ..core.files import (ahead, atomic_write, json_hash, in_threads, stamps_are_old, lock, make_folder,
                                file_stamp, progress, remove_stale_temps, write_errors)
 from ..core.stages import checked, run_shared
@@ -151,19 +152,33 @@ def _joined(parts, count):
     return arrays
 
 # %% ../../nbs/2_models/01_cache.ipynb #a3927ab7
+@dataclass(frozen=True)
+class _Parts:
+    "The parts of a file of arrays, while they are made."
+    final: Path  # the file
+
+    def path(self, k): return self.final.with_suffix('.parts')/f'{k:05d}.safetensors'
+    def exists(self, k): return self.path(k).exists() or self.final.exists()  # parts go when the whole is there
+    def label(self, k): return f'{self.final.stem}/{k:05d}'
+    def write(self, k, arrays):
+        make_folder(self.path(k).parent)
+        atomic_write(self.path(k), pack_arrays(arrays, about=self.label(k)))
+
+def _ranges(count):
+    "The rows of every part of `count` rows."
+    return [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+
+# %% ../../nbs/2_models/01_cache.ipynb #20be6ed4
 def _make_whole(final, ranges, make, about, load):
     "Make the parts that are missing, beside whoever else does, and one file of them all."
-    parts, locks, count = final.with_suffix('.parts'), final.parent/'.locks', ranges[-1].stop
-    for folder in (parts, locks): make_folder(folder)
+    parts, locks, count = _Parts(final), final.parent/'.locks', ranges[-1].stop
+    make_folder(locks)
 
-    def path(k): return parts/f'{k:05d}.safetensors'
-    def exists(k): return path(k).exists() or final.exists()  # in this order: parts go when the whole is there
-    def label(k): return f'{final.stem}/{k:05d}'
     def lock_file(name): return locks/f'{final.stem}-{name}.lock'
     def load_part(k): return load(ranges[k])
-    def fill(k, *loaded): atomic_write(path(k), pack_arrays(make(ranges[k], *loaded), about=label(k)))
+    def fill(k, *loaded): parts.write(k, make(ranges[k], *loaded))
     def part(k):
-        while (arrays := read_arrays(path(k), len(ranges[k]), label(k))) is None:  # damaged
+        while (arrays := read_arrays(parts.path(k), len(ranges[k]), parts.label(k))) is None:  # damaged
             fill(k, *([load_part(k)] if load else []))
         return arrays
 
@@ -171,29 +186,42 @@ def _make_whole(final, ranges, make, about, load):
         remove_stale_temps(final.parent, final.name, alone=True)  # who holds the lock is the only one to write it
         if final.exists() and read_arrays(final, count, about) is None: final.unlink()  # damaged
     with progress(desc='features', total=count) as bar:
-        run_shared(len(ranges), exists, fill, lock_file, lambda k: bar.update(len(ranges[k])), load and load_part)
+        run_shared(len(ranges), parts.exists, fill, lock_file, lambda k: bar.update(len(ranges[k])), load and load_part)
     with lock(lock_file('whole')):
         if not final.exists():
             atomic_write(final, pack_arrays(_joined(map(part, range(len(ranges))), count), about=about))
     for file in locks.glob(lock_file('*').name): file.unlink(missing_ok=True)
 
+# %% ../../nbs/2_models/01_cache.ipynb #5a1c0e77
+def _make_anywhere(final, ranges, make, about, load, gpus):
+    "Make the whole here or, where work goes to a cluster, by one worker if it is one part, else by one for each part."
+    if not cluster(): return _make_whole(final, ranges, make, about, load)
+    place = Path(os.path.abspath(final))
+    call_once(_make_whole, {str(place): (place, ranges, make, about, load)}, gpus, waits=len(ranges) > 1)
+    await_files(final.exists, final)
+
 # %% ../../nbs/2_models/01_cache.ipynb #96ee8f49
+def _file_of(cache, about):
+    "The file of arrays in a cache, and what is noted in it: all that decides them."
+    text = json.dumps(about, sort_keys=True)
+    return Path(cache)/f'{hashlib.sha256(text.encode()).hexdigest()}.safetensors', text
+
 def cached_arrays(cache: Path | None,  # folder; None computes without keeping
            about: dict,  # all that decides the arrays; its hash is the file's name
            count: int,  # rows
            make: Callable,  # range of rows -> {name: array of that many rows}
-           load: Callable | None = None  # range of rows -> what `make` gets beside it, read ahead in a thread
+           load: Callable | None = None,  # range of rows -> what `make` gets beside it, read ahead in a thread
+           gpus: float = 1.  # the share of one that a worker of a cluster takes to make them
           ) -> dict[str, np.ndarray]:
     "The arrays, from the cache or made now: once, whole, resumable, whoever else asks for them."
     if count < 1: raise ValueError('there are no images to make features of')
-    ranges = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+    ranges = _ranges(count)
     read = [ahead(load, ranges)] if load else []
     if cache is None: return _joined(map(make, progress(ranges, 'features'), *read), count)
-    text = json.dumps(about, sort_keys=True)
-    final = Path(cache)/f'{hashlib.sha256(text.encode()).hexdigest()}.safetensors'
+    final, text = _file_of(cache, about)
     with write_errors(final.parent):
         make_folder(final.parent)
-        while (arrays := read_arrays(final, count, text)) is None: _make_whole(final, ranges, make, text, load)
+        while (arrays := read_arrays(final, count, text)) is None: _make_anywhere(final, ranges, make, text, load, gpus)
     shutil.rmtree(final.with_suffix('.parts'), ignore_errors=True)  # also of a process killed just before this line
     return arrays
 
@@ -202,9 +230,9 @@ def cached_tensors(cache: Path | None,  # folder; None computes without keeping
                    about: dict,  # all that decides the tensors
                    make: Callable  # () -> {name: tensor}
                   ) -> dict[str, torch.Tensor]:
-    "Tensors that belong together, from the cache or made now, as `cached_arrays` keeps arrays."
+    "Tensors that belong together, from the cache or made now on a CPU, as `cached_arrays` keeps arrays."
     def one_row(rows): return {name: tensor.numpy()[None] for name, tensor in make().items()}
-    arrays = cached_arrays(cache, about, 1, one_row)
+    arrays = cached_arrays(cache, about, 1, one_row, gpus=0.)
     return {name: torch.from_numpy(array[0]) for name, array in arrays.items()}
 
 # %% ../../nbs/2_models/01_cache.ipynb #c33dbae6
@@ -250,26 +278,56 @@ def _check_finite(outputs, paths):
         bad = ~np.isfinite(x).reshape(len(x), -1).all(1)
         if bad.any(): raise ValueError(f'{paths[int(bad.argmax())]}: its {name} features are not finite')
 
-def features_of(network,  # with a `model`, the `transform` of its images and the `hash` of its weights
-                forward: Callable,  # see `forward_batch`
-                images: ImageSet,  # N
-                cache: Path | None,
-                kind: str  # of features, in the name of the file
-               ) -> dict[str, np.ndarray]:
-    "The arrays of N rows that `forward` makes of an image set, from the cache or made now; see `cached_arrays`."
-    about = dict(weights=network.hash, transform=transform_key(network.transform), images=image_set_hash(images, cache),
-                 count=len(images), kind=kind, batch=BATCH)
-    where = next(network.model.parameters()).device
-    def pixels(i): return network.transform(images.read(i))
-    def load(rows): return torch.stack(in_threads(pixels, rows)).to(memory_format=memory_format(where))
-    def make(rows, batch):
-        outputs = forward_batch(network.model, forward, batch)
-        _check_finite(outputs, [images.path(i) for i in rows])
-        return outputs
-    with keep_freed_memory() if where.type == 'cpu' else nullcontext():
-        return cached_arrays(cache, about, len(images), make, load)
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """A run of a network over images, and what is kept of it.
+
+    Passes of one `forward` share a run where they are made together, see `read_once`."""
+    network: 'Clip | Classifier'  # with a `model`, the `transform` of its images and the `hash` of its weights
+    forward: Callable  # see `forward_batch`
+    kind: str  # of features, in the name of the file
+    names: tuple[str, ...] = ()  # of the arrays that are kept of those that `forward` makes; () = all
+
+    def about(self, images: ImageSet, cache: Path | None) -> dict:
+        "All that decides the features of an image set."
+        return dict(weights=self.network.hash, transform=transform_key(self.network.transform),
+                    images=image_set_hash(images, cache), count=len(images), kind=self.kind, batch=BATCH)
 
 # %% ../../nbs/2_models/01_cache.ipynb #fc397301
+def _place(one): return next(one.network.model.parameters()).device
+
+def _pixels(passes, images):
+    "A function: rows -> {transform: their pixels (B, 3, H, W)}, every image decoded once for all passes."
+    transforms = {transform_key(one.network.transform): one.network.transform for one in passes}
+    order = memory_format(_place(passes[0]))
+    def of_image(i):
+        picture = images.read(i)
+        return {key: transform(picture) for key, transform in transforms.items()}
+    def load(rows):
+        read = in_threads(of_image, rows)
+        return {key: torch.stack([tensors[key] for tensors in read]).to(memory_format=order) for key in transforms}
+    return load
+
+def _run(passes, images, rows, pixels):
+    "Yield the arrays of each pass of some rows, of which `_pixels` gave the pixels."
+    made = {}  # forward -> its outputs
+    for one in passes:
+        if one.forward not in made:
+            batch = pixels[transform_key(one.network.transform)]
+            made[one.forward] = forward_batch(one.network.model, one.forward, batch)
+            _check_finite(made[one.forward], [images.path(i) for i in rows])
+        yield {name: made[one.forward][name] for name in one.names or made[one.forward]}
+
+def _fast_memory(one): return keep_freed_memory() if _place(one).type == 'cpu' else nullcontext()
+
+# %% ../../nbs/2_models/01_cache.ipynb #4c6177ad
+def features_of(one: Pass, images: ImageSet, cache: Path | None) -> dict[str, np.ndarray]:
+    "The arrays of N rows that a pass makes of N images, from the cache or made now; see `cached_arrays`."
+    def make(rows, pixels): return next(_run([one], images, rows, pixels))
+    with _fast_memory(one):
+        return cached_arrays(cache, one.about(images, cache), len(images), make, _pixels([one], images))
+
+# %% ../../nbs/2_models/01_cache.ipynb #cd0d73f8
 @dataclass(frozen=True, eq=False)
 class PixelInput:
     """N images as a network sees them, for methods that want more of it than its features.
@@ -287,4 +345,30 @@ class PixelInput:
         """What `forward` makes of all images, float32 (or float16, where it makes that), from the cache if it is there.
 
         It runs without gradients; see `torch.inference_mode`."""
-        return features_of(self.network, forward, self.images, self.cache, name)
+        return features_of(Pass(self.network, forward, name), self.images, self.cache)
+
+# %% ../../nbs/2_models/01_cache.ipynb #e7c5bec3
+def read_once(passes: list[Pass], images: ImageSet, cache: Path | None):
+    """Make what the cache lacks of several passes, every image decoded once for all; `features_of` finds it there.
+
+    Nothing is made without a cache, or where a single pass is lacking: that reads every image once by itself."""
+    if cache is None: return
+    files = {_file_of(cache, one.about(images, cache))[0]: one for one in passes}
+    lacking = {_Parts(file): one for file, one in files.items() if not file.exists()}
+    if len(lacking) > 1: _make_parts(lacking, images, Path(cache)/'.locks')
+
+def _make_parts(passes, images, locks):
+    "Make the missing parts of the files of passes, {parts: pass}, beside whoever else does."
+    ranges, load = _ranges(len(images)), _pixels([*passes.values()], images)
+    name = json_hash(sorted(parts.final.stem for parts in passes))
+    def missing(k): return [parts for parts in passes if not parts.exists(k)]
+    def fill(k, pixels):
+        todo = missing(k)
+        outputs = _run([passes[parts] for parts in todo], images, ranges[k], pixels)
+        for parts, arrays in zip(todo, outputs): parts.write(k, arrays)
+    with write_errors(locks.parent), _fast_memory(next(iter(passes.values()))), \
+            progress(desc='features', total=len(images)) as bar:
+        make_folder(locks)
+        run_shared(len(ranges), lambda k: not missing(k), fill, lambda k: locks/f'{name}-{k:05d}.lock',
+                   lambda k: bar.update(len(ranges[k])), lambda k: load(ranges[k]))
+    for file in locks.glob(f'{name}-*.lock'): file.unlink(missing_ok=True)

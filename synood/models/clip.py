@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['normalize_rows', 'cosine_similarity', 'Clip', 'openai_bpe', 'clip_tokenizer', 'load_clip', 'learned_temperature',
            'encode_text', 'text_features', 'published_clip_config', 'save_clip', 'encode_images', 'encode_pixels',
-           'image_features', 'RandomCrop', 'patch_tokens', 'patch_features']
+           'clip_passes', 'image_features', 'RandomCrop', 'patch_tokens', 'image_and_patch_tokens', 'patch_features']
 
 # %% ../../nbs/2_models/02_clip.ipynb #533bb977
 import json, shutil, warnings
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.numpy import save
-from .cache import BATCH, PixelInput, cached_arrays, features_of, forward_batch, forward_pictures
+from .cache import BATCH, Pass, cached_arrays, features_of, forward_batch, forward_pictures
 from .hub import (device, files_hash, files_stamp, fold_batch_norms, freeze, is_open_clip_tag,
                                sanitized_folder, quiet_offline, locate_model,
                                model_files, open_clip_tag, random_tag, read_settings, weight_errors,
@@ -206,7 +206,7 @@ def save_clip(model: torch.nn.Module,  # of the same architecture as the first C
 
 # %% ../../nbs/2_models/02_clip.ipynb #0df64740
 def _image_forward(clip):
-    "What `features_of` runs for image features."
+    "What a pass for image features runs."
     folded = clip.image_tower is not clip.model.visual
     encode = clip.image_tower if folded else clip.model.encode_image
     return lambda batch: {'image': encode(batch)}
@@ -221,9 +221,14 @@ def encode_pixels(clip: Clip, pixels: torch.Tensor) -> np.ndarray:
     return forward_batch(clip.model, _image_forward(clip), pixels)['image']
 
 # %% ../../nbs/2_models/02_clip.ipynb #798f729d
+def clip_passes(clip: Clip, *kinds: str) -> list[Pass]:
+    "The passes that make features of images and of their patches, 'image' and 'patch'; for both the tower runs once."
+    forward = _patch_forward(clip) if 'patch' in kinds else _image_forward(clip)
+    return [Pass(clip, forward, f'clip {kind}', (kind,)) for kind in kinds]
+
 def image_features(clip: Clip, images: ImageSet, cache: Path | None = None) -> np.ndarray:
     "Raw CLIP features (N, D) float32 of an image set, from the cache if they are there."
-    return features_of(clip, _image_forward(clip), images, cache, 'clip image')['image']
+    return features_of(*clip_passes(clip, 'image'), images, cache)['image']
 
 # %% ../../nbs/2_models/02_clip.ipynb #1a6da364
 def _normalise(clip):
@@ -266,43 +271,70 @@ class RandomCrop:
         return _normalise(clip)(hflip(cut) if mirrored else cut)
 
 # %% ../../nbs/2_models/02_clip.ipynb #ee8ffadb
-def _vit_patches(tower, pixels):
-    "Patches of a vision transformer: its last block, in which every token looks at itself alone."
-    *blocks, last = tower.transformer.resblocks
+def _vit_before(tower, pixels):
+    "What the last block of a vision transformer reads."
     x = tower._embeds(pixels)  # (B, 1 + L, W), the first is the class token
-    for block in blocks: x = block(x)
+    for block in tower.transformer.resblocks[:-1]: x = block(x)
+    return x
+
+def _vit_image(tower, x):
+    pooled, _ = tower._pool(tower.transformer.resblocks[-1](x))
+    return pooled @ tower.proj  # (B, D)
+
+def _vit_patches(tower, x):
+    "Patches of a vision transformer: its last block, in which every token looks at itself alone."
     tokens = x.shape[1]
     alone = torch.full((tokens, tokens), -torch.inf, device=x.device).fill_diagonal_(0)
-    return tower.ln_post(last(x, attn_mask=alone))[:, 1:] @ tower.proj  # (B, L, D)
+    return tower.ln_post(tower.transformer.resblocks[-1](x, attn_mask=alone))[:, 1:] @ tower.proj  # (B, L, D)
 
-def _resnet_patches(tower, pixels):
+# %% ../../nbs/2_models/02_clip.ipynb #4a8b9ce4
+def _resnet_before(tower, pixels):
+    "What the attention pool of a ResNet reads: (B, W, h, w)."
+    return tower.layer4(tower.layer3(tower.layer2(tower.layer1(tower.stem(pixels)))))
+
+def _resnet_image(tower, x): return tower.attnpool(x)  # (B, D)
+
+def _resnet_patches(tower, x):
     "Patches of a ResNet: the value and output projection of its attention pool, at every place."
-    x = tower.layer4(tower.layer3(tower.layer2(tower.layer1(tower.stem(pixels)))))  # (B, W, h, w)
     x = x.flatten(2).mT  # (B, L, W) with L = h w
     pool = tower.attnpool
     return pool.c_proj(pool.v_proj(x + pool.positional_embedding[1:]))  # (B, L, D); the first position is the mean's
 
-# %% ../../nbs/2_models/02_clip.ipynb #4a8b9ce4
+# %% ../../nbs/2_models/02_clip.ipynb #2a60c743
+def _steps(tower):
+    "Functions of an image tower: what its last attention reads, then features of images and of patches from that."
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.transformer import VisionTransformer
+    if isinstance(tower, ModifiedResNet): return _resnet_before, _resnet_image, _resnet_patches
+    if (isinstance(tower, VisionTransformer) and tower.attn_pool is None and tower.proj is not None
+            and not tower.final_ln_after_pool): return _vit_before, _vit_image, _vit_patches
+    raise ValueError(f'{type(tower).__name__}: features of patches are known for the image towers of OpenAI\'s CLIPs '
+                     '(a ResNet, or a vision transformer with a class token), not for this one')
+
 def patch_tokens(tower: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     """Features (B, L, D) of the L patches of images (B, 3, H, W), by the value path of a CLIP's last attention.
 
     The first patch is in the upper left corner, the second to its right. ValueError for a tower of another kind.
     Sources: MaskCLIP (Zhou et al., ECCV 2022); LoCoOp's clip_w_local."""
-    from open_clip.modified_resnet import ModifiedResNet
-    from open_clip.transformer import VisionTransformer
-    if isinstance(tower, ModifiedResNet): return _resnet_patches(tower, pixels)
-    if (isinstance(tower, VisionTransformer) and tower.attn_pool is None and tower.proj is not None
-            and not tower.final_ln_after_pool): return _vit_patches(tower, pixels)
-    raise ValueError(f'{type(tower).__name__}: features of patches are known for the image towers of OpenAI\'s CLIPs '
-                     '(a ResNet, or a vision transformer with a class token), not for this one')
+    before, _, patches = _steps(tower)
+    return patches(tower, before(tower, pixels))
+
+def image_and_patch_tokens(tower: torch.nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    "Features (B, D) of images (B, 3, H, W), as the tower itself gives them, and `patch_tokens`, at the cost of one."
+    before, image, patches = _steps(tower)
+    x = before(tower, pixels)
+    return image(tower, x), patches(tower, x)
 
 # %% ../../nbs/2_models/02_clip.ipynb #cafd073a
 def _patch_forward(clip):
-    "What `features_of` runs for patches, in half precision."
-    return lambda batch: {'patch': patch_tokens(clip.model.visual, batch).half()}
+    "What a pass for patches runs: features of the images too, and of the patches in half precision."
+    def forward(batch):
+        image, patches = image_and_patch_tokens(clip.image_tower, batch)
+        return {'image': image, 'patch': patches.half()}
+    return forward
 
 def patch_features(clip: Clip, images: ImageSet, cache: Path | None = None) -> np.ndarray:
     """Raw features (N, L, D) float16 of the patches of an image set, from the cache if they are there.
 
     See `patch_tokens`. They take 2 N L D bytes of memory."""
-    return PixelInput(clip, images, cache).forward_cached(_patch_forward(clip), 'clip patch')['patch']
+    return features_of(*clip_passes(clip, 'patch'), images, cache)['patch']

@@ -11,6 +11,7 @@ __all__ = ['format_question', 'VisionLanguageModel', 'read_vision_language_model
 # %% ../../nbs/4_outliers/00_context.ipynb #96413d28
 import hashlib, json, re, warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 import torch
 from PIL import Image
@@ -334,8 +335,11 @@ class ContextSettings:
     def check(self, scale): endpoint_of(scale.context_model)  # which says what is wrong with the id of a server
 
 # %% ../../nbs/4_outliers/00_context.ipynb #2fc488d4
+@lru_cache(maxsize=1)
 def _asker(ids, context):
-    "Hash and picture token of the model of a scale, and a function (images, names) that yields (k, answer k)."
+    """Hash and picture token of the model of a scale, and a function (images, names) that yields (k, answer k).
+
+    The process that asks first loads the model, and keeps it."""
     if endpoint := endpoint_of(ids):
         many = EndpointQuestions(endpoint, context.max_new_tokens)
         def ask(images, names): return many(images, [chat_question(context.question, name) for name in names])
@@ -364,15 +368,14 @@ def _all_answers(rows, train, cache, ask):
     return answers
 
 # %% ../../nbs/4_outliers/00_context.ipynb #3b20270f
-@stage('contexts', needs=('images', 'selection'), shared=True,
+@stage('contexts', needs=('images', 'selection'), shared=True, batched=True,
        uses=('context_model', 'context'))
 def contexts_stage(job):
     "A context prompt for every selected image."
     scale, train = job.scale, read_sets(job.inputs['images'])['train']
-    model, image_token, ask = _asker(scale.context_model, scale.context)
-    cache = _answer_cache(job, model, train.orient)
     def make(rows, folder):
-        answers = _all_answers(rows, train, cache, ask)
+        model, image_token, ask = _asker(scale.context_model, scale.context)
+        answers = _all_answers(rows, train, _answer_cache(job, model, train.orient), ask)
         write_contexts(folder, read_answers(rows, answers, scale, image_token))
     job.batches(read_selection(job.inputs['selection']), 32, make)
-    load_context_model.cache_clear()
+    for kept in (_asker, load_context_model): kept.cache_clear()

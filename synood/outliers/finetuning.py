@@ -188,8 +188,8 @@ def train_projection(data: TuningData, scale: Scale, run_seed: int,
         _, rows = epoch_and_rows
         text = unit_labels(data, tuned.labels) if joint else still
         return projection_loss(projection(data.images[rows]), data.targets[rows], text, data.logit_scale)
-    course = train_loop(TrainState(tuned, optimisers), plan, loss, rates, 'SynOOD, projection', small=True,
-                        may_rest=True)
+    course = train_loop(TrainState(tuned, optimisers), plan, loss, rates, 'SynOOD, projection',
+                        small=data.images.numel() < 2**20, may_rest=True)
     projection.eval().requires_grad_(False)
     return projection, tuned.labels.detach(), epoch_losses(course.losses, plan)
 
@@ -266,15 +266,15 @@ def train_labels(data: TuningData, scale: Scale, run_seed: int,
         return loss_of(scaled, targets[rows])
     rate = _rate_of(plan, cosine_rates(how.label_epochs, how.label_lr))
     course = TrainState(tuned, _sgd(tuned.labels, scale))
-    train_loop(course, plan, loss, rate, 'SynOOD, labels', small=True, may_rest=True)
+    train_loop(course, plan, loss, rate, 'SynOOD, labels', small=images.numel() < 2**20, may_rest=True)
     return moved().detach(), epoch_losses(course.losses, plan)
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #51231fcf
 def project(projection: Projection | None, images: np.ndarray) -> np.ndarray:
     "Unit features (N, D) of raw image features (N, D), projected first when there is a projection."
     if projection is None: return normalize_rows(images)
-    features = torch.from_numpy(np.asarray(images, np.float32))
-    with torch.inference_mode(): return normalize_rows(projection(features).numpy())
+    features = torch.from_numpy(np.asarray(images, np.float32)).to(next(projection.parameters()).device)
+    with torch.inference_mode(): return normalize_rows(projection(features).cpu().numpy())
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #f7d62992
 synthetic_filters = Registry('filter')

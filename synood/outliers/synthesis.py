@@ -24,6 +24,7 @@ from .inpainting import (InpaintingModel, blank_latent, blank_text, decode, deno
                                         encode_prompts, float32_fallback, load_inpainting, load_text_to_image,
                                         stream_noise, make_scheduler, samplers, to_image, to_pixels)
 from ..models.classifier import classifier_features, load_classifier
+from ..models.hub import device
 from ..data.images import ImageSet, read_sets, read_jsonl, read_selection, run_blocks
 from ..scores.negatives import read_negatives
 from ..core.files import in_threads, check_relative
@@ -34,7 +35,7 @@ from ..core.scales import at_least, setting_choices, generator, require, rng, se
 @settings('synthesis', paper=dict(batch_size=0, unet_precision='bf16', vae_precision='bf16'),
           release=dict(fit='squash', sampler='release', batch_size=8, unet_precision='fp32', vae_precision='fp32'),
           paper_text=dict(objective='energy_hinge'), rehearsal=dict(resolution=64, steps=2, iterations=2),
-          mini=dict(resolution=64, strength=.9, steps=10, guidance_scale=4., iterations=2, step_size=1.,
+          mini=dict(resolution=64, strength=.9, steps=9, guidance_scale=4., iterations=2, step_size=1.,
                     batch_size=25),
           smoke=dict(batch_size=5))
 @dataclass(frozen=True)
@@ -232,11 +233,16 @@ def fits_in_memory(painter: InpaintingModel, scale, finish: Callable, n: int) ->
     return torch.cuda.max_memory_reserved() < 7/8*torch.cuda.get_device_properties(painter.device).total_memory
 
 # %% ../../nbs/4_outliers/03_synthesis.ipynb #bb064a0f
-def batch_size(job, painter: InpaintingModel, finish: Callable) -> int:
+def batch_size(job, load: Callable,  # scale -> the model that paints
+               finish: Callable  # (model, latents), see `fits_in_memory`
+              ) -> int:
     "Images in a batch: the scale's number, or, if that is 0, what fits the GPU, see `fits_in_memory`; 8 on a CPU."
     if job.scale.synthesis.batch_size: return job.scale.synthesis.batch_size
-    if painter.device.type != 'cuda': return 8  # whose memory is asked about
-    return job.decide_once('batch', lambda: largest_power_of_two(partial(fits_in_memory, painter, job.scale, finish)))
+    def on_gpu(): return device().type == 'cuda'
+    def room():
+        painter = load(job.scale)
+        return largest_power_of_two(partial(fits_in_memory, painter, job.scale, partial(finish, painter)))
+    return job.decide_once('batch', lambda: job.on_worker(room)) if job.on_worker(on_gpu) else 8
 
 # %% ../../nbs/4_outliers/03_synthesis.ipynb #ed2e5bc3
 @contextmanager
@@ -355,27 +361,28 @@ def _save_batch(folder, rows, passes, repeated):
     write_records(folder, [_record(row, passes, i, repeated) for i, row in enumerate(rows)])
 
 # %% ../../nbs/4_outliers/03_synthesis.ipynb #5f2d4bd4
-@stage('synthesis', needs=('images', 'selection', 'contexts'), seeded=True, shared=True,
+@stage('synthesis', needs=('images', 'selection', 'contexts'), seeded=True, shared=True, batched=True,
        uses=('inpainting', 'classifier', 'synthesis'))
 def synthesis_stage(job):
     "Near-boundary images of the selection: NNNNN/{plain,grad}/<class>/<name>.png and NNNNN/records.jsonl per batch."
-    scale = job.scale
-    painter, classifier = inpainting_model(scale), load_classifier(scale.classifier)
+    scale, hinge = job.scale, job.scale.synthesis.objective == 'energy_hinge'
     train = read_sets(job.inputs['images'])['train']
-    margin = energy_margin(job, classifier, train) if scale.synthesis.objective == 'energy_hinge' else None
+    margin = energy_margin(job, load_classifier(scale.classifier), train) if hinge else None
     def read(row): return to_pixels(train.read(row['path']), scale.synthesis.resolution, scale.synthesis.fit)
     def run(painter, rows, pixels):
         prompts, names = [row['prompt'] for row in rows], [row['path'] for row in rows]
-        return synthesise(painter, classifier, pixels, prompts, names, job.seed, scale, margin)
+        return synthesise(painter, load_classifier(scale.classifier), pixels, prompts, names, job.seed, scale, margin)
     def make(rows, folder):
         pixels = torch.stack(in_threads(read, rows))  # (B, 3, H, W)
         load_exact = partial(load_inpainting, scale.inpainting)
         with explain_oom(job, size), float32_fallback(load_exact) as exact:
-            passes = run(painter, rows, pixels)
+            passes = run(inpainting_model(scale), rows, pixels)  # loaded by who makes a batch, and kept
             def again(bad): return pass_tensors(run(exact(), [rows[i] for i in bad], pixels[bad]))
             repeated = recompute_nonfinite(pass_tensors(passes), [row['path'] for row in rows], again)
         _save_batch(folder, rows, passes, repeated)
-    size = batch_size(job, painter, lambda z: boundary_gradient(painter, classifier, z, scale, 0., True))
+    def finish(painter, z):
+        return boundary_gradient(painter, load_classifier(scale.classifier), z, scale, 0., True)
+    size = batch_size(job, inpainting_model, finish)
     job.batches(_prompted_rows(job), size, make)
 
 # %% ../../nbs/4_outliers/03_synthesis.ipynb #62a830a9
@@ -399,13 +406,12 @@ def _draw_words(names, words, run_seed):
     return [int(rng(run_seed, 'textimages', name, 'word').integers(len(words))) for name in names]
 
 # %% ../../nbs/4_outliers/03_synthesis.ipynb #b8ad9e51
-@stage('textimages', needs=('selection', 'negatives'), seeded=True, shared=True,
+@stage('textimages', needs=('selection', 'negatives'), seeded=True, shared=True, batched=True,
        uses=('text_to_image', 'synthesis.resolution', 'synthesis.steps', 'synthesis.guidance_scale',
              'synthesis.sampler', 'synthesis.batch_size', 'synthesis.unet_precision', 'synthesis.vae_precision',
              'synthesis.compiled'))
 def textimages_stage(job):
     "One image per selected ID image, painted from a negative word drawn for it: NNNNN/text/... and records.jsonl."
-    painter = text_to_image_model(job.scale)
     words = read_negatives(job.inputs['negatives']).words
     def make(rows, folder):
         names = [row['path'] for row in rows]
@@ -415,10 +421,10 @@ def textimages_stage(job):
             return text_to_image(painter, [prompts[i] for i in which], [names[i] for i in which], job.seed, job.scale)
         load_exact = partial(load_text_to_image, job.scale.text_to_image)
         with explain_oom(job, size), float32_fallback(load_exact) as exact:
-            pixels = run(painter, range(len(names)))  # (B, 3, H, W)
+            pixels = run(text_to_image_model(job.scale), range(len(names)))  # (B, 3, H, W)
             repeated = recompute_nonfinite([pixels], names, lambda bad: [run(exact(), bad)])
         save_images(folder/'text', names, pixels)
         write_records(folder, [dict(row, negative=k, word=words[k], **_again(row, repeated))
                                for row, k in zip(rows, drawn)])
-    size = batch_size(job, painter, torch.no_grad()(lambda z: decode(painter, z)))
+    size = batch_size(job, text_to_image_model, torch.no_grad()(decode))
     job.batches(read_selection(job.inputs['selection']), size, make)

@@ -50,7 +50,7 @@ class TrainData:
     synthetic: Callable[[str], Synthetic] | None = None  # kind of image -> its features
     # name of a stage, and settings to change for it -> its finished folder
     stage: Callable[..., Path] | None = None
-    seed: int = 0
+    seed: int | None = 0  # None for a method that does not use it, see `Method.uses_seed`
     scale: Scale = Scale()
     cache: Path | None = None  # folder of the content-keyed cache; None keeps nothing
 
@@ -72,6 +72,7 @@ class Method:
     stages: ClassVar[tuple[str, ...]] = ()  # other stages that it asks for, see `TrainData.stage`
     # (stage that makes its CLIP, {setting: value for that stage}); empty for the scale's CLIP
     backbone: ClassVar[tuple] = ()
+    uses_seed: ClassVar[bool] = True  # reads `TrainData.seed`; False if it draws nothing itself
     has_head: ClassVar[bool] = False  # its score is that of a `ScoreHead`, so that a detector can be made of it
 
     def fit(self, train: TrainData) -> 'Method':
@@ -157,6 +158,7 @@ text_adapters = Registry('learner')
 class ZeroShot(Method):
     "A base for methods on CLIP image features: predicts the class whose name is closest."
     needs: ClassVar[tuple] = (('clip', 'image'),)
+    uses_seed: ClassVar[bool] = False
 
     def fit(self, train: TrainData) -> 'ZeroShot':
         self.text = normalize_rows(train.text)

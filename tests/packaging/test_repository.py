@@ -88,8 +88,11 @@ def test_nothing_runs_code_from_files(root):
     files = [path for pattern in ('synood/**/*.py', 'nbs/**/*.ipynb', 'tools/*.py', 'setup.py')
              for path in sorted(root.glob(pattern))]
     assert len(files) > 70
-    faults = {str(path): list(unsafe(ast.parse(code_of(path)))) for path in files}
-    assert {name: what for name, what in faults.items() if what} == {}
+    faults = {path.relative_to(root).as_posix(): set(unsafe(ast.parse(code_of(path)))) for path in files}
+    # what the workers of a cluster hand each other comes from no file; Ray itself speaks it, behind its token
+    between_workers = {name: {'pickle', 'cloudpickle'}
+                       for name in ('synood/core/cluster.py', 'nbs/0_core/03_cluster.ipynb')}
+    assert {name: what for name, what in faults.items() if what} == between_workers
 
 
 @pytest.mark.parametrize('source', [

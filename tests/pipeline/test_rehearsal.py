@@ -76,8 +76,8 @@ def test_methods_that_do_not_fit_have_a_line_and_the_others_their_rows(tmp_path)
 def place(tmp_path_factory): return tmp_path_factory.mktemp('rehearsal')
 
 
-@pytest.mark.slow  # a quarter of an hour, and five minutes more: what is learned stands
-@pytest.mark.parametrize('protocol', ['mos', 'openood15'])
+@pytest.mark.slow  # a quarter of an hour, and five minutes more for each that follows: what is learned stands
+@pytest.mark.parametrize('protocol', ['mos', 'openood15', 'synood_table2'])
 def test_every_notebook_runs_to_its_end(protocol, place):
     outcomes, _ = reproduce(place, 'rehearsal', '--set', f'protocol={protocol}')
     assert outcomes == dict.fromkeys(map(notebook_name, find_notebooks()), 'ran')

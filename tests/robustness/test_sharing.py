@@ -1,4 +1,4 @@
-"""Processes of one launcher share the work, and leave the same bytes as one process."""
+"""Processes on one machine share the work, and leave the same bytes as one process."""
 import os
 import re
 import signal
@@ -12,7 +12,6 @@ from synood.detector import OODDetector
 from synood.core.files import folder_hash
 
 SCALE = 'base = "smoke"\nname = "tiny"\nn_train = 1\n[synthesis]\nsteps = 2\nstrength = 1.0\nbatch_size = 2\n'
-LAUNCHER = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
 
 
 @pytest.fixture
@@ -22,22 +21,15 @@ def scale(tmp_path):
     return path
 
 
-def command(root, scale, *launcher):
-    "The line that runs the stage `synthesis`, by itself or below a launcher."
-    return [sys.executable, *launcher, '-m', 'synood', 'run', 'synthesis', '--scale', str(scale), '--root', str(root)]
+def command(root, scale, *before):
+    "The line that runs the stage `synthesis`; `before`: what Python is to do first."
+    return [sys.executable, *before, '-m', 'synood', 'run', 'synthesis', '--scale', str(scale), '--root', str(root)]
 
 
 def folders(root):
     "Finished folders of a run and what is in them; there must be no others."
     assert not [p for p in root.rglob('*') if '.tmp-' in p.name or p.name.endswith(('.part', '.parts'))]
     return {p.parent.relative_to(root).as_posix(): folder_hash(p.parent) for p in root.rglob('manifest.json')}
-
-
-def run(root, scale, *launcher):
-    done = subprocess.run(command(root, scale, *launcher), env=os.environ | {'OMP_NUM_THREADS': '1'},
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return folders(root)
 
 
 def start(line, **options):
@@ -52,8 +44,13 @@ def ended(processes):
     return outputs
 
 
+def run(root, scale, processes=1):
+    ended([start(command(root, scale)) for _ in range(processes)])
+    return folders(root)
+
+
 def test_two_processes_write_what_one_writes(tmp_path, scale):
-    alone, together = run(tmp_path/'alone', scale), run(tmp_path/'together', scale, *LAUNCHER)
+    alone, together = run(tmp_path/'alone', scale), run(tmp_path/'together', scale, 2)
     assert alone == together and any('/synthesis/' in name for name in alone)
 
 
@@ -146,33 +143,7 @@ assert found.tolist() == [r**2 for r in range(21)]
 
 def test_two_processes_share_features(tmp_path):
     (tmp_path/'work.py').write_text(FEATURES)
-    line = [sys.executable, *LAUNCHER, str(tmp_path/'work.py'), str(tmp_path/'cache'), str(tmp_path/'made')]
-    done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    ended([start([sys.executable, tmp_path/'work.py', tmp_path/'cache', tmp_path/'made']) for _ in range(2)])
     starts, makers = zip(*(line.split() for line in (tmp_path/'made').read_text().splitlines()))
     assert sorted(map(int, starts)) == list(range(0, 21, 2)) and len(set(makers)) == 2  # each once, by two
     assert len([p for p in (tmp_path/'cache').rglob('*') if p.is_file()]) == 1
-
-
-SRUN = '''#!/usr/bin/env bash
-shift
-export SLURM_NTASKS=2
-SLURM_PROCID=0 SLURM_LOCALID=0 "$@" & SLURM_PROCID=1 SLURM_LOCALID=1 "$@"
-wait $!
-'''
-
-
-def test_the_script_for_a_cluster(root, tmp_path, scale):
-    programs = {'srun': SRUN, 'synood': f'#!/bin/sh\nexec "{sys.executable}" -m synood "$@"\n'}
-    (tmp_path/'bin').mkdir()
-    for name, text in programs.items():
-        (tmp_path/'bin'/name).write_text(text)
-        (tmp_path/'bin'/name).chmod(0o755)
-    path = os.pathsep.join([str(tmp_path/'bin'), os.environ['PATH']])
-    variables = dict(PATH=path, SCALE=str(scale), STAGE='contexts', ROOT=str(tmp_path/'runs'), OMP_NUM_THREADS='1')
-    done = subprocess.run([str(root/'tools'/'slurm_synthesis.sh')], capture_output=True, text=True, cwd=tmp_path,
-                          env=os.environ | variables)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count('seed 0: ') == 2
-    batches = list((tmp_path/'runs'/'tiny'/'contexts').glob('*/*/contexts.jsonl'))
-    assert len(batches) == 1  # of 20 pictures

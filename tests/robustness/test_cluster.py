@@ -1,0 +1,259 @@
+"""Work on a cluster of simulated machines: the bytes of one process, also when a machine is lost in the middle."""
+import os
+import pickle
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import typer
+import yaml
+
+from synood.app.cli import app
+from synood.core import cluster as core_cluster
+from synood.core.cluster import CLUSTER, TaskPool, _packed, call_once, connected, map_in_order, map_parts
+from synood.core.files import folder_hash
+from synood.core.scales import get_scale
+from synood.core.stages import run_stage
+from synood.data.images import read_sets
+from synood.methods import coop  # noqa: F401, registers its stage
+from synood.models import cache
+from synood.models.cache import PixelInput
+from synood.models.clip import load_clip
+from synood.scores.method import MCM, NegLabel
+from synood.evaluation.benchmark import experiment
+from synood.outliers import synthesis  # noqa: F401, registers its stage
+
+TINY = get_scale('smoke').replace(n_train=1, synthesis=dict(steps=2, strength=1., batch_size=2))
+MACHINES = 3
+# A machine that tests share is slow to answer, and not lost.
+PATIENT = dict(RAY_agent_register_timeout_ms='600000', RAY_raylet_start_wait_time_s='600',
+               RAY_health_check_timeout_ms='120000', RAY_enable_metrics_collection='0')
+PORTS = 'metrics_agent_port', 'metrics_export_port', 'dashboard_agent_listen_port', 'runtime_env_agent_port'
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('', 0))
+        return s.getsockname()[1]
+
+
+def small(**more):
+    "A simulated machine."
+    ports = {name: free_port() for name in PORTS}
+    return dict(include_dashboard=False, object_store_memory=160*2**20, include_log_monitor=False, **ports, **more)
+
+
+@contextmanager
+def machines(count, **resources):
+    "A Ray cluster of `count` simulated machines of one core each, and the first one, which has none and is not lost."
+    ray = pytest.importorskip('ray', reason="Ray is not installed: pip install 'synood[cluster]'")
+    from ray.cluster_utils import Cluster
+    os.environ |= PATIENT
+    found = Cluster(initialize_head=True, head_node_args=small(num_cpus=0, no_monitor=True))
+    try:
+        for _ in range(count): found.add_node(**small(num_cpus=1, **resources))
+        yield found
+    finally:
+        ray.shutdown()
+        found.shutdown()
+
+
+@pytest.fixture(scope='module')
+def lab():
+    with machines(MACHINES) as found: yield found
+
+
+def busy_machines(lab):
+    "The machines of a cluster on which a worker is at work, but for the first."
+    import psutil
+    for node in lab.list_all_nodes():
+        raylet = psutil.Process(node.all_processes['raylet'][0].process.pid)
+        calls = [p for p in raylet.children() if re.search('ray::(_call|_Actor)', ' '.join(p.cmdline()))]
+        if calls and node is not lab.head_node: yield node
+
+
+@contextmanager
+def one_lost(lab, made):
+    """Inside the block one machine that works is taken away when `made()` names two things that are made.
+
+    Yields a list, of the things that stood by then and the numbers of their files; another machine comes afterwards."""
+    stood = []
+    def take():
+        while len(made()) < 2 or not (busy := list(busy_machines(lab))): time.sleep(.02)
+        stood.extend((path, path.stat().st_ino) for path in made())
+        lab.remove_node(busy[-1], allow_graceful=False)
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    yield stood
+    thread.join(5)
+    assert stood, 'no machine was lost: the work was done too soon'
+    lab.add_node(**small(num_cpus=1))
+
+
+def finished(root):
+    "Finished folders below a root and what is in them; there must be no others."
+    assert not [p for p in root.rglob('*') if '.tmp-' in p.name or p.name.endswith(('.part', '.parts'))]
+    return {p.parent.relative_to(root).as_posix(): folder_hash(p.parent) for p in root.rglob('manifest.json')}
+
+
+def test_a_process_without_a_cluster_imports_no_ray():
+    code = 'import sys, synood.app.cli, synood.evaluation.benchmark; sys.exit("ray" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_machine_is_lost_in_the_middle_of_synthesis(lab, tmp_path):
+    run_stage('synthesis', TINY, root=tmp_path/'alone')
+    root = tmp_path/'together'
+    def made(): return [p for p in root.glob('smoke/synthesis/*.part/*') if p.name.isdigit()]
+    with connected(lab.address), one_lost(lab, made) as stood: run_stage('synthesis', TINY, root=root)
+    assert finished(root) == finished(tmp_path/'alone')
+    for path, number in stood:  # not made again
+        assert (path.parent.with_suffix('')/path.name).stat().st_ino == number
+
+
+@pytest.mark.slow
+def test_a_machine_is_lost_in_the_middle_of_features(lab, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, 'BATCH', 2)
+    images = read_sets(run_stage('images', TINY, root=tmp_path/'runs')[0])['train']  # 20
+    pixels = PixelInput(load_clip(TINY.clip), images, tmp_path/'together')
+    def forward(batch): return {'mean': batch.mean((1, 2, 3))}
+    def slowly(batch):
+        time.sleep(.5)
+        return forward(batch)
+    alone = replace(pixels, cache=tmp_path/'alone').forward_cached(forward, 'mean')
+    def made(): return list((tmp_path/'together').glob('*.parts/*.safetensors'))
+    with connected(lab.address), one_lost(lab, made): together = pixels.forward_cached(slowly, 'mean')
+    np.testing.assert_array_equal(together['mean'], alone['mean'])
+    names = {p.name: p.read_bytes() for p in (tmp_path/'alone').glob('*.safetensors')}
+    assert names == {p.name: p.read_bytes() for p in (tmp_path/'together').glob('*.safetensors')}
+
+
+@pytest.mark.slow
+def test_a_machine_is_lost_in_the_middle_of_a_fit(lab, tmp_path):
+    scale = TINY.replace(coop=dict(shots=1, epochs=60))
+    run_stage('coop', scale, root=tmp_path/'alone')
+    run_stage('images', scale, root=tmp_path/'together')
+    root = tmp_path/'together'
+    def made(): return [p for _ in range(2) for p in root.glob('smoke/coop/*.part')]  # it has begun
+    with connected(lab.address), one_lost(lab, made): run_stage('coop', scale, root=root)
+    assert finished(root) == finished(tmp_path/'alone')
+
+
+@pytest.mark.slow
+def test_rows_are_made_by_tasks_that_ask_for_stages(lab, tmp_path, monkeypatch):
+    scale, cells = TINY.replace(n_test=10), [MCM(), NegLabel(groups=1)]
+    rows = {}
+    for place in ('alone', 'together'):
+        (tmp_path/place).mkdir()
+        monkeypatch.chdir(tmp_path/place)  # tables are written beside the runs
+        with connected(lab.address if place == 'together' else ''):
+            rows[place] = experiment('toy', cells, scale, (0, 1))
+    assert len(rows['alone']) == 2*2*5
+    pd.testing.assert_frame_equal(rows['alone'], rows['together'])
+    assert finished(tmp_path/'alone') == finished(tmp_path/'together')
+
+
+@pytest.mark.slow
+def test_reproduce_runs_notebooks_on_the_cluster(lab, tmp_path):
+    line = [sys.executable, '-m', 'synood', 'reproduce', '--scale', 'smoke', '--only', 'negatives', '--root', 'runs']
+    for more in [['--cluster', lab.address], []]:  # here the second one finds what the first has made
+        done = subprocess.run([*line, *more], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert ('nothing has changed' if not more else 'ran') in done.stdout
+    assert [name for name in finished(tmp_path/'runs') if '/negatives/' in name]
+    assert CLUSTER not in os.environ
+
+
+def test_a_cluster_of_one_machine():
+    def refuse(part): raise ValueError(f'no {part}')
+    with machines(1) as lab, connected(lab.address):
+        assert list(map_in_order(lambda k: k**2, range(5))) == [0, 1, 4, 9, 16]
+        assert call_once(max, {'a': (1, 2), 'b': (4, 3)}) == {'a': 2, 'b': 4}
+        with pytest.raises(ValueError, match='^no 3$'): list(map_parts(refuse, [3]))  # as if it had been met here
+        with TaskPool() as pool: assert pool.submit(max, 5, 6).result() == 6
+
+
+def test_workers_with_a_gpu_get_what_other_cores_have_loaded():
+    def load(part): return part, os.getpid(), os.environ['CUDA_VISIBLE_DEVICES']
+    def make(part, loaded): return part == loaded[0], os.getpid() == loaded[1], loaded[2], gpu()
+    def gpu(): return os.environ['CUDA_VISIBLE_DEVICES']
+    with machines(2, num_gpus=1) as lab, connected(lab.address):
+        assert set(map_in_order(make, range(6), load=load)) == {(True, False, '', '0')}
+        assert call_once(gpu, {'a': ()}, gpus=0.) == {'a': ''}
+
+
+def test_without_gpus_a_worker_loads_its_own():
+    def make(part, loaded): return part, os.getpid() == loaded
+    with machines(1) as lab, connected(lab.address):
+        assert list(map_in_order(make, range(2), load=lambda part: os.getpid())) == [(0, True), (1, True)]
+
+
+def test_a_network_goes_to_the_device_of_who_reads_it(monkeypatch):
+    pytest.importorskip('ray', reason="Ray is not installed: pip install 'synood[cluster]'")
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    numbers = torch.ones(2)
+    packed = _packed(lambda: (network, network.forward, numbers))
+    monkeypatch.setattr(core_cluster, '_place', lambda: 'meta')  # another one than the CPU, on every machine
+    read, forward, found = pickle.loads(packed)()
+    assert {x.device.type for x in [*read.parameters(), *read.buffers()]} == {'meta'}
+    assert forward.__self__ is read and found.device.type == 'cpu'
+    assert {x.device.type for x in network.parameters()} == {'cpu'}
+
+
+def test_a_mistake_is_one_line(tmp_path):
+    pytest.importorskip('ray', reason="Ray is not installed: pip install 'synood[cluster]'")
+    done = subprocess.run([sys.executable, '-m', 'synood', 'run', 'images', '--scale', 'smoke', '--root', tmp_path,
+                           '--cluster', '127.0.0.1:1'], capture_output=True, text=True)
+    assert done.returncode == 2 and 'no Ray cluster answers' in done.stderr, done.stderr
+    assert done.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize('name', ['slurm.sh', 'kuberay.yaml'])
+def test_examples_give_commands_that_there_are(root, name):
+    known = typer.main.get_command(app).commands
+    found = re.findall(r'\bsynood (doctor|reproduce)\b(.*)', (root/'tools'/name).read_text())
+    for command, words in found:
+        options = {option for parameter in known[command].params for option in parameter.opts}
+        assert set(re.findall(r'(?<!\w)--[a-z-]+', words)) <= options
+    assert [command for command, _ in found][0] == 'doctor'  # what is missing is said before anything is paid for
+    assert [command for command, words in found if '--cluster' in words] == ['reproduce']
+
+
+def test_the_manifest_is_a_job_of_kuberay(root):
+    job = yaml.safe_load((root/'tools'/'kuberay.yaml').read_text())
+    groups = [job['spec']['rayClusterSpec']['headGroupSpec'], *job['spec']['rayClusterSpec']['workerGroupSpecs']]
+    assert (job['apiVersion'], job['kind'], len(groups)) == ('ray.io/v1', 'RayJob', 2)
+    for group in groups:  # every pod sees what `reproduce` reads and writes
+        container, = group['template']['spec']['containers']
+        assert [mount['mountPath'] for mount in container['volumeMounts']] == ['/shared']
+        assert {entry['name'] for entry in container['env']} == {'HF_HOME', 'HF_HUB_OFFLINE'}
+
+
+PROGRAMS = dict(
+    scontrol='echo first; echo second', synood='echo "synood $*"', srun='shift; exec "$@"',
+    ray='[ $1 = get-auth-token ] && exit; echo "ray $1 $2 $3 $4 $5"; while [ "$1" != -- ]; do shift; done; shift; "$@"')
+
+
+def test_the_script_for_slurm_starts_a_cluster_and_hands_it_the_work(root, tmp_path):
+    (tmp_path/'bin').mkdir()
+    (tmp_path/'bin'/'activate').touch()
+    for name, text in PROGRAMS.items():
+        (tmp_path/'bin'/name).write_text(f'#!/usr/bin/env bash\n{text}\n')
+        (tmp_path/'bin'/name).chmod(0o755)
+    path = os.pathsep.join([str(tmp_path/'bin'), os.environ['PATH']])
+    told = dict(PATH=path, VENV=str(tmp_path), DATA='/data sets', ROOT='runs', SLURM_JOB_NODELIST='n[1-2]',
+                SLURM_JOB_NUM_NODES='2')
+    done = subprocess.run([str(root/'tools'/'slurm.sh')], capture_output=True, text=True, env=os.environ | told)
+    assert done.stdout.splitlines() == ['ray symmetric-run --address first:6379 --min-nodes 2',
+                                        'synood reproduce --scale paper --data /data sets --root runs --cluster auto']
