@@ -10,7 +10,7 @@ __all__ = ['load_backbone', 'network_name', 'network_passes', 'extract_features'
 
 # %% ../../nbs/6_evaluation/03_benchmark.ipynb #2825217f
 import dataclasses, inspect, sys, warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from contextlib import nullcontext
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -342,20 +342,6 @@ def same_at_all_seeds(method: Method, scale: Scale) -> bool:
     drawn = scale.test_splits > 1 or method.transductive or method.uses_seed
     return not drawn and not any(stages[name].seeded for name in stages_behind(method))
 
-class _Evaluated:
-    "Rows and scores of the methods of one experiment; those that are the same at all seeds are kept for the next one."
-    def __init__(self): self.kept = []  # (method, rows, scores)
-
-    def rows_of(self, method, bench, run_seed, learned):
-        "As `evaluate_images` gives them."
-        key = row_key(method, run_seed, learned.scale if learned else None)
-        for known, rows, scores in self.kept:
-            if known is not method: continue
-            return [{**row, 'seed': run_seed, 'params_hash': json_hash(key)} for row in rows], scores
-        rows, scores = evaluate_images(method, bench, run_seed, learned)
-        if same_at_all_seeds(method, bench.scale): self.kept.append((method, rows, scores))
-        return rows, scores
-
 # %% ../../nbs/6_evaluation/03_benchmark.ipynb #9cb72750
 @dataclass(eq=False)
 class RowMaker:
@@ -363,6 +349,7 @@ class RowMaker:
     scale: Scale
     fit_scale: Scale | None  # of another training, if any
     root: Path
+    kept: list = field(default_factory=list)  # (method, rows, scores) that are the same at all seeds
 
     @property
     def folder(self) -> Path: return self.root/self.scale.name/'rows'
@@ -373,22 +360,30 @@ class RowMaker:
     @cached_property
     def learned(self): return load_benchmark(self.fit_scale, self.root) if self.fit_scale else None
 
-    @cached_property
-    def made(self): return _Evaluated()
+    def rows_of(self, method: Method) -> Rows: return Rows(self.folder, data_key(self.scale, method))
 
     def path(self, method: Method, run_seed: int) -> Path:
-        return Rows(self.folder, data_key(self.scale, method)).path(row_key(method, run_seed, self.fit_scale))
+        return self.rows_of(method).path(row_key(method, run_seed, self.fit_scale))
 
     def read_images(self, methods: list[Method], run_seed: int):
         "`read_images_once` for the methods whose rows are missing."
         missing = [method for method in methods if not self.path(method, run_seed).exists()]
         if missing: read_images_once(missing, self.bench, run_seed, self.learned)
 
+    def evaluate(self, method: Method, run_seed: int) -> tuple[list[dict], dict[str, np.ndarray]]:
+        "What `evaluate_images` gives; made once where it is the same at all seeds."
+        for known, rows, scores in self.kept:
+            if known is not method: continue
+            params = json_hash(row_key(method, run_seed, self.fit_scale))
+            return [{**row, 'seed': run_seed, 'params_hash': params} for row in rows], scores
+        rows, scores = evaluate_images(method, self.bench, run_seed, self.learned)
+        if same_at_all_seeds(method, self.scale): self.kept.append((method, rows, scores))
+        return rows, scores
+
     @check_once()
     def __call__(self, method: Method, run_seed: int) -> Path:
-        def evaluated(): return self.made.rows_of(method, self.bench, run_seed, self.learned)
-        rows = Rows(self.folder, data_key(self.scale, method))
-        return rows.make(row_key(method, run_seed, self.fit_scale), evaluated)
+        key = row_key(method, run_seed, self.fit_scale)
+        return self.rows_of(method).make(key, lambda: self.evaluate(method, run_seed))
 
 # %% ../../nbs/6_evaluation/03_benchmark.ipynb #79b4590b
 def make_all_rows(maker: RowMaker, methods: list[Method], seeds, name: str) -> tuple[list[Path], dict[str, str]]:

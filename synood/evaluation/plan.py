@@ -24,6 +24,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from ..core.scales import get_scale
 from ..core.stages import stages
+from ..core.training import ONE_THREAD
 from ..data.captions import DEFAULT_N_CAPTIONS, PER_FOLDER
 from ..data.images import RANKED, selection_blocks
 from ..data.miniature import group_by_folder, plan as plan_world, world
@@ -464,7 +465,7 @@ def _synood_row(method: SynOOD, scale):
     words = min(n['m'], scale.fraction*n['candidates'])
     projection = how.projection_epochs*2*n['m']*4*width*(width + n['classes'] + words)
     labels = how.label_epochs*n['m']*4*width*words
-    score, small = _cosines(scale, scale.fraction*n['candidates']), 2*n['m']*width < 2**20
+    score, small = _cosines(scale, scale.fraction*n['candidates']), 2*n['m']*width < ONE_THREAD
     return Work(core_flops=small*(projection + labels), host_flops=score + (not small)*(projection + labels))
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #7c8b4caf

@@ -19,7 +19,8 @@ from torch import nn
 from ..core.checks import DoesNotFit
 from ..core.scales import Scale, at_least, generator, settings
 from ..core.stages import stage
-from ..core.training import TrainState, epoch_plan, warmup_cosine_rate, seeded_linear, train_loop, train_once
+from ..core.training import (ONE_THREAD, TrainState, epoch_plan, warmup_cosine_rate, seeded_linear, train_loop,
+                                  train_once)
 from ..models.clip import encode_text, normalize_rows
 from ..scores.head import mcm
 from ..scores.method import Features, TrainData, ZeroShot, register
@@ -218,7 +219,7 @@ def train_npos(text: torch.Tensor,  # (C, D) of the classes, raw or unit
     loss = _loss_of(state.model, text, shots, scale, run_seed)
     plan = epoch_plan(len(images), scale.npos.epochs, scale.npos.batch_size, run_seed, 'npos')
     def rate(step): return warmup_cosine_rate(step, len(plan), 0, scale.npos.lr)
-    return train_loop(state, plan, loss, rate, 'NPOS', path, seconds_between, small=images.numel() < 2**20)
+    return train_loop(state, plan, loss, rate, 'NPOS', path, seconds_between, small=images.numel() < ONE_THREAD)
 
 # %% ../../nbs/5_methods/npos.ipynb #5cf1f868
 @stage('npos', needs=('images',), seeded=True, shared=True, uses=('clip', 'id_prompt', 'npos'))

@@ -26,8 +26,8 @@ from ..core.files import ahead, file_hash, in_threads
 from ..core.stages import stage, stages
 from ..core.scales import at_least, require, rng, Scale, settings
 from ..scores.method import Features, TrainData, register
-from ..core.training import (PRECISIONS, TrainState, bfloat16_if, epoch_plan, tf32, train_loop, train_once,
-                                  warmup_cosine_rate)
+from ..core.training import (ONE_THREAD, PRECISIONS, TrainState, bfloat16_if, epoch_plan, tf32, train_loop,
+                                  train_once, warmup_cosine_rate)
 
 # %% ../../nbs/5_methods/vos.ipynb #261578e0
 def class_gaussians(features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -166,7 +166,7 @@ def train_vos(course: TrainState, classifier: Classifier, images: ImageSet, scal
     def rate(step): return warmup_cosine_rate(step, len(plan), 0, scale.vos.lr)
     pixels_of = _pixels_ahead(classifier, images, plan)
     loss = _loss_of(model, pixels_of, images, run_seed, features, queue, scale.vos.precision)
-    small = model.network is None and features.numel() < 2**20
+    small = model.network is None and features.numel() < ONE_THREAD
     with tf32(scale.vos.precision == 'tf32'):
         return train_loop(course, plan, loss, rate, 'VOS', path, seconds_between, small=small)
 

@@ -21,7 +21,7 @@ from ..core.scales import at_least, setting_choices, generator, require, Registr
 from ..data.datasets import wordnet_names
 from ..scores.method import Features, Method, TrainData, register
 from ..scores.negatives import fill_template
-from ..core.training import TrainState, cosine_rates, epoch_plan, seeded_linear, train_loop
+from ..core.training import ONE_THREAD, TrainState, cosine_rates, epoch_plan, seeded_linear, train_loop
 from ..scores.head import ScoreHead, score_images
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #2d119990
@@ -189,7 +189,7 @@ def train_projection(data: TuningData, scale: Scale, run_seed: int,
         text = unit_labels(data, tuned.labels) if joint else still
         return projection_loss(projection(data.images[rows]), data.targets[rows], text, data.logit_scale)
     course = train_loop(TrainState(tuned, optimisers), plan, loss, rates, 'SynOOD, projection',
-                        small=data.images.numel() < 2**20, may_rest=True)
+                        small=data.images.numel() < ONE_THREAD, may_rest=True)
     projection.eval().requires_grad_(False)
     return projection, tuned.labels.detach(), epoch_losses(course.losses, plan)
 
@@ -266,7 +266,7 @@ def train_labels(data: TuningData, scale: Scale, run_seed: int,
         return loss_of(scaled, targets[rows])
     rate = _rate_of(plan, cosine_rates(how.label_epochs, how.label_lr))
     course = TrainState(tuned, _sgd(tuned.labels, scale))
-    train_loop(course, plan, loss, rate, 'SynOOD, labels', small=images.numel() < 2**20, may_rest=True)
+    train_loop(course, plan, loss, rate, 'SynOOD, labels', small=images.numel() < ONE_THREAD, may_rest=True)
     return moved().detach(), epoch_losses(course.losses, plan)
 
 # %% ../../nbs/4_outliers/04_finetuning.ipynb #51231fcf
