@@ -98,9 +98,22 @@ def run(stage: Annotated[str, typer.Argument(help='Name of the stage; an unknown
     else: print_result({f'seed {s}': f for s, f in folders.items()}, False)
 
 # %% ../../nbs/8_app/08_cli.ipynb #f576e431
+_MethodsOption = Annotated[str, typer.Option('--methods', help='Rows of Table 1, such as NegLabel,SynOOD; '
+                                                               'default: all.')]
+
+def _chosen_rows(chosen, only):
+    "The methods that were chosen, None for all, and which notebooks run: Table 1 alone where others are not named."
+    from synood.scores.method import choose_methods
+    if not chosen: return None, only
+    if only and 'table1' not in only.replace(' ', '').split(','):
+        raise ValueError('--methods chooses rows of Table 1: add table1 to --only')
+    return choose_methods(chosen), only or 'table1'
+
+# %% ../../nbs/8_app/08_cli.ipynb #b388b50c
 @app.command()
 def reproduce(scale: ScaleOption = 'mini', settings: SetOption = (), seeds: SeedsOption = '',
               only: Annotated[str, typer.Option(help='Notebooks by name, such as table1,fig4; default: all.')] = '',
+              chosen: _MethodsOption = '',
               full: Annotated[bool, typer.Option('--full', help='Every cell of every notebook, also those that only '
                                                                 'explain and test.')] = False,
               data: DataOption = None, root: RootOption = RUNS,
@@ -108,11 +121,12 @@ def reproduce(scale: ScaleOption = 'mini', settings: SetOption = (), seeds: Seed
                   min=0, help='Notebooks at a time; default: two on a CPU, one with a GPU, all on a cluster.')] = 0,
               cluster: ClusterOption = '', as_json: JsonOption = False):
     """Execute the notebooks behind every table and figure, and print the paper's averages and ours. Status 1 if one
-    fails.
-    Example: synood reproduce --scale smoke --only table1"""
+    fails. With --methods Table 1 alone, unless --only names others too.
+    Example: synood reproduce --scale smoke --methods NegLabel,SynOOD"""
     asked = parse_seeds(seeds)
     from synood.app.reproduction import default_jobs, run_notebooks, settings_read_by
     from synood.core.notebooks import find_notebooks
+    listed, only = _chosen_rows(chosen, only)
     notebooks = find_notebooks(only, full)
     if odd := [name for name in ('ipykernel', 'papermill') if find_spec(name) is None]:
         raise ImportError(f'reproduce runs notebooks with {odd[0]}, which is not installed: pip install {odd[0]}')
@@ -121,17 +135,18 @@ def reproduce(scale: ScaleOption = 'mini', settings: SetOption = (), seeds: Seed
     from synood.core.stages import fingerprint
     from synood.core.scales import check_choices, get_scale, setting_names
     scale = write_scale(scale, data, root, settings)
-    chosen = check_choices(get_scale(scale))
-    preflight(chosen, root, seeds=asked, fields=settings_read_by(notebooks))
-    values = {name: fingerprint(chosen, name) for name in setting_names()}
-    folder = root.resolve()/chosen.name/'notebooks'
+    run_scale = check_choices(get_scale(scale))
+    preflight(run_scale, root, seeds=asked, fields=settings_read_by(notebooks, listed))
+    values = {name: fingerprint(run_scale, name) for name in setting_names()}
+    folder = root.resolve()/run_scale.name/'notebooks'
     folder.mkdir(parents=True, exist_ok=True)
     name = str(Path(scale).resolve()) if scale.endswith('.toml') else scale
-    parameters = dict(scale=require_text_path(Path(name), '--scale'), seeds=list(asked), root=home)
+    parameters = dict(scale=require_text_path(Path(name), '--scale'), seeds=list(asked), root=home,
+                      chosen=[method.name for method in listed or ()])
     jobs = min(jobs or (len(notebooks) if cluster else default_jobs()), len(notebooks))
     out = sys.stderr if as_json else sys.stdout
     with connected(cluster): ended = run_notebooks(notebooks, folder, parameters, values, full, jobs, out)
-    print_reproduction(chosen, root, ended if as_json else None)
+    print_reproduction(run_scale, root, ended if as_json else None)
     if failed := [one for one in ended if one.problem]:
         for one in failed: say(one.problem)
         say(f'{len(failed)} of {len(ended)} notebooks failed. What was finished is kept: '
@@ -176,16 +191,14 @@ def doctor(scale: ScaleOption = 'paper', settings: SetOption = (), data: DataOpt
 # %% ../../nbs/8_app/08_cli.ipynb #dd417b48
 @app.command()
 def plan(scale: ScaleOption = 'paper', settings: SetOption = (), seeds: SeedsOption = '',
-         chosen: Annotated[str, typer.Option('--methods', help='Rows of Table 1, such as NegLabel,SynOOD; '
-                                                               'default: all.')] = '',
-         root: RootOption = RUNS, as_json: JsonOption = False):
+         chosen: _MethodsOption = '', root: RootOption = RUNS, as_json: JsonOption = False):
     """Say what Table 1 takes at a scale: GPU-hours, memory, disk, and the time on 1, 8 and 64 GPUs. Runs nothing.
     Example: synood plan --scale paper --methods NegLabel,SynOOD"""
     from synood.app.doctor import local_worker
     from synood.core.scales import check_choices
     from synood.evaluation.plan import missing_rows, plan_graph, plan_text, plan_values
-    from synood.scores.method import get_method
-    listed = [get_method(name.strip()) for name in chosen.split(',')] if chosen else None
+    from synood.scores.method import choose_methods
+    listed = choose_methods(chosen) if chosen else None
     planned = changed_scale(scale, settings)
     planned = check_choices(planned.replace(seeds=parse_seeds(seeds) or planned.seeds))
     worker, source = local_worker(planned, root)

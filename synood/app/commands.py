@@ -7,8 +7,8 @@ __all__ = ['commands', 'ScaleOption', 'SeedsOption', 'SeedOption', 'CountOption'
            'NamesOption', 'JsonOption', 'SetOption', 'RUNS', 'print_result', 'changed_scale', 'read_names',
            'is_class_list', 'load_user_images', 'check_new_folder', 'check_calibration', 'check_fit', 'fit', 'as_text',
            'output_format', 'resolve_output', 'is_stream', 'check_table', 'table_counts', 'read_state', 'write_scores',
-           'encode_table', 'stream_tables', 'count_into', 'write_stream', 'summary', 'resolve_detector', 'score',
-           'synthesize', 'export', 'report', 'demo']
+           'encode_table', 'count_into', 'write_stream', 'summary', 'resolve_detector', 'score', 'synthesize', 'export',
+           'report', 'demo']
 
 # %% ../../nbs/8_app/03_commands.ipynb #f21ed94b
 import csv, gzip, hashlib, io, json, os, re, shutil, stat, sys
@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated
 import typer
-from ..core.cluster import cluster, connected, map_in_order
+from ..core.cluster import connected
 from ..core.processes import printable, say
 
 # %% ../../nbs/8_app/03_commands.ipynb #b2de84d4
@@ -341,18 +341,6 @@ def _names(images):
 
 def _add(counts, table): return [a + b for a, b in zip(counts, table_counts(table))]
 
-def stream_tables(detector, images, skip: int = 0, size: int | None = None):  # images at a time, None: its default
-    "The tables of `OODDetector.stream`, on a cluster those of its workers, in the same order."
-    if not cluster(): return detector.stream(images, skip=skip, **({} if size is None else dict(size=size)))
-    from synood.data.user_images import batched, iter_images, map_images
-    from synood.detector.encoding import encode_outcomes
-    transform, orient = detector.network().transform, detector.orient
-    def load(batch): return map_images(transform, batch, orient=orient)
-    def table(batch, outcomes):
-        encoded = encode_outcomes(detector.network(), detector.projection, outcomes)
-        return detector.tabulate_batch([name for name, _ in batch], *encoded)
-    return map_in_order(table, batched(islice(iter_images(images), skip, None), size or 64), load=load)
-
 def _tables(detector, images, skip=0, size=None):
     "The tables of a detector's stream, with a bar that learns its total while the first images are scored."
     from threading import Event, Thread
@@ -362,7 +350,7 @@ def _tables(detector, images, skip=0, size=None):
         Thread(target=count_into, args=(bar, images, ended), daemon=True).start()
         bar.update(skip)
         try:
-            for table in stream_tables(detector, images, skip, size):
+            for table in detector.stream(images, skip=skip, **({} if size is None else dict(size=size))):
                 yield table
                 bar.update(len(table))
         finally: ended.set()

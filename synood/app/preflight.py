@@ -129,10 +129,12 @@ def check_counts(scale: Scale, counts: dict[str, int], fields=None):
 # of the above those that one method alone, or a family, asks for
 ROW_SETTINGS = 'coop.shots', 'npos.shots', 'locoop.top_k', 'cocoop.n_ctx', 'clipn.batch_size', 'knn.k'
 
-def unfit_settings(scale: Scale, counts: dict[str, int]) -> list[str]:
-    "A line for every setting of `ROW_SETTINGS` that does not fit so many images of every class: rows will be missing."
+def unfit_settings(scale: Scale, counts: dict[str, int], fields=ROW_SETTINGS) -> list[str]:
+    """A line for every setting of `ROW_SETTINGS` that does not fit so many images of every class: rows will be missing.
+
+    fields: those that somebody asks for."""
     lines = []
-    for field in ROW_SETTINGS:
+    for field in (name for name in ROW_SETTINGS if name in fields):
         try: check_counts(scale, counts, {field})
         except ValueError as e: lines.append(f'{e}; until then no rows that need it')
     return lines
@@ -272,7 +274,7 @@ def _check_numbers(scale, counts, stage, fields):
     "A stage needs all of its settings; without those of `ROW_SETTINGS` tables lack some rows, and a line tells it."
     if stage: return check_counts(scale, counts, fields)
     check_counts(scale, counts, fields - set(ROW_SETTINGS))
-    for line in unfit_settings(scale, counts) if set(ROW_SETTINGS) <= fields else (): say(line)
+    for line in unfit_settings(scale, counts, fields): say(line)
 
 def _check_own(scale, root, stage, made, seeds, fields):
     "The checks of a scale on images of its own: their list is made first."

@@ -44,12 +44,20 @@ _SHOWN = {'table1': 'Table 1', 'table2': 'Table 2', 'table3': 'Table 3', 'table4
           'table_krnft': 'KR-NFT', 'table_cma': 'CMA', 'fig3': 'Figure 3', 'fig4': 'Figure 4',
           'fig1_fig2': 'Figure 4'}  # figures 1 and 2 show what Figure 4 counts
 
-def settings_read_by(notebooks: list[Path]) -> set[str]:
-    "The fields of a scale that these notebooks ask for, of those that `preflight` knows."
+def settings_read_by(notebooks: list[Path], chosen: list | None = None) -> set[str]:
+    "The fields of a scale that these notebooks ask for, of those that `preflight` knows; `chosen`: rows of Table 1."
     from synood.app.preflight import ROW_SETTINGS, TABLES
     shown = {notebook_name(path) for path in notebooks} & set(_SHOWN)
-    found = {field for name in shown for field in TABLES[_SHOWN[name]]}
-    return found | ({'m'} if 'inpainting' in found else set()) | (set(ROW_SETTINGS) if 'table1' in shown else set())
+    found = set().union(*(_fields_of_rows(chosen) if chosen and name == 'table1' else TABLES[_SHOWN[name]]
+                          for name in shown))
+    if 'table1' in shown and not chosen: found |= set(ROW_SETTINGS)
+    return found | ({'m'} if 'inpainting' in found else set())
+
+def _fields_of_rows(chosen):
+    "The networks that the rows of these methods read, and the settings behind them."
+    from synood.evaluation.benchmark import row_settings
+    networks = {'clip'} | {backbone for method in chosen for backbone, _ in method.needs}
+    return networks.union(*map(row_settings, chosen))
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #964b7ae1
 def output_hash(path: str) -> str | None:

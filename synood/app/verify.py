@@ -30,7 +30,7 @@ class CheckableResult:
 _KEY = re.compile(r'(seed-?\d+-)?[0-9a-f]{12}')  # of a finished stage's folder
 
 def _of_cache(cache):
-    arrays = [*cache.glob('*.safetensors'), *cache.glob('*.parts/*.safetensors')]
+    arrays = [path for below in ('', '*.parts/', 'contents/') for path in cache.glob(f'{below}*.safetensors')]
     for path in sorted(arrays): yield CheckableResult('features', path)
     for path in sorted((cache/'hashes').glob('*')):
         if re.fullmatch('[0-9a-f]{12}', path.name): yield CheckableResult('hash', path)
@@ -80,7 +80,8 @@ def _differing(folder, listed, key):
 def _of_features(path):
     from safetensors import safe_open
     from synood.models.cache import read_note, unpack_arrays
-    expected = f'{path.parent.stem}/{path.stem}' if path.parent.suffix == '.parts' else ''
+    part = f'{path.parent.stem}/{path.stem}' if path.parent.suffix == '.parts' else ''
+    expected = path.stem if path.parent.name == 'contents' else part
     try: unpack_arrays(path, anew=True, expected=expected)
     except ValueError as e: return str(e)
     with safe_open(path, 'numpy') as f: about = read_note(f)

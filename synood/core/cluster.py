@@ -7,17 +7,19 @@ __all__ = ['CLUSTER', 'PATIENCE', 'cluster', 'connected', 'cpu_seconds', 'map_pa
            'await_files']
 
 # %% ../../nbs/0_core/03_cluster.ipynb #69684fd1
-import copyreg, io, json, logging, os, pickle, signal, socket, threading, time
+import copyreg, importlib, io, json, logging, os, pickle, signal, socket, threading, time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Callable, Iterable, Iterator
+from uuid import uuid4
 from .files import trace_output
 
 # %% ../../nbs/0_core/03_cluster.ipynb #4bd889e5
-CLUSTER = 'SYNOOD_CLUSTER'  # the address of the cluster that this process hands its work to
+CLUSTER, _DESK = 'SYNOOD_CLUSTER', 'SYNOOD_DESK'  # variables: the address of the cluster, the name of the desk
 
 def cluster():
     "The module `ray`, connected, where work goes to a cluster; None where it is done in this process."
@@ -54,12 +56,14 @@ def connected(address: str):
     if not address:
         yield
         return
-    os.environ[CLUSTER] = address
+    os.environ |= {CLUSTER: address, _DESK: f'desk {uuid4()}'}
     try:
         ray = cluster()
-        try: yield
+        try:
+            desk = _open_desk(ray)  # it is open while this name holds it
+            yield
         finally: ray.shutdown()
-    finally: del os.environ[CLUSTER]
+    finally: del os.environ[CLUSTER], os.environ[_DESK]
 
 # %% ../../nbs/0_core/03_cluster.ipynb #06131036
 def _packed(value) -> bytes:
@@ -71,6 +75,7 @@ def _packed(value) -> bytes:
         def reducer_override(self, it):
             if isinstance(it, torch.nn.Module) and (how := it.__reduce_ex__(4))[0] is copyreg.__newobj__:
                 return *how[:5], _placed
+            if isinstance(it, ModuleType): return importlib.import_module, (it.__name__,)  # also torch.classes
             if isinstance(it, torch.Tensor) and it.device.type != 'cpu':  # the reader may have no such device
                 held = it.detach().cpu()
                 return (torch.nn.Parameter, (held, it.requires_grad)) if isinstance(it, torch.nn.Parameter) \
@@ -78,14 +83,15 @@ def _packed(value) -> bytes:
             return super().reducer_override(it)
 
     file = io.BytesIO()
-    Pickler(file).dump(value)
+    try: Pickler(file).dump(value)
+    except (pickle.PicklingError, AttributeError, TypeError) as e:
+        raise TypeError(f'this cannot be sent to the workers of a cluster: {e}: is it a class or function of a '
+                        'notebook? Move it to a module, or leave out --cluster') from None
     return file.getvalue()
 
-def _put(ray, value):
-    "[reference to a packed value], which Ray brings to who reads it and not to who only passes it on."
-    return [ray.put(_packed(value))]
-
-def _read(ray, packed): return pickle.loads(ray.get(packed[0]))
+def _read(ray, packed):
+    "A value from its bytes, or from [reference to them], which Ray brings to a process once."
+    return pickle.loads(packed if isinstance(packed, bytes) else ray.get(packed[0]))
 
 def _place():
     "Where a worker computes: it sees one GPU at most, its own."
@@ -108,16 +114,22 @@ def _call(setting, hands_on, packed, arguments, *loaded):
     def function(*given): return _last[1](*given, *map(_taken, loaded))
     return _traced(function, _read(ray, arguments))
 
+def _steering():
+    "The variables of this process that steer the package and the hub."
+    return {k: v for k, v in os.environ.items() if k.startswith(('SYNOOD_', 'HF_', 'TOKENIZERS_'))}
+
 def _setting():
-    "What a worker takes over from this process: its folder, and the variables that steer the package and the hub."
-    return os.getcwd(), {k: v for k, v in os.environ.items() if k.startswith(('SYNOOD_', 'HF_', 'TOKENIZERS_'))}
+    "What a worker takes over from this process: its folder, and its `_steering` variables."
+    return os.getcwd(), _steering()
 
 def _settle(folder, variables, hands_on):
+    "Take over what `_setting` says, and nothing of what this worker did before."
     import ray
     own = ray.get_runtime_context()
     os.chdir(folder)
+    for name in _steering(): del os.environ[name]
     os.environ.update(variables)
-    os.environ.pop(CLUSTER, None)
+    del os.environ[CLUSTER]
     if hands_on: os.environ[CLUSTER] = own.gcs_address
     if not own.get_accelerator_ids().get('GPU'): os.environ['CUDA_VISIBLE_DEVICES'] = ''  # others hold them
 
@@ -138,16 +150,16 @@ def _traced(function, arguments):
     return value, [json.loads(line) for line in paths], cpu_seconds() - begun
 
 # %% ../../nbs/0_core/03_cluster.ipynb #c896b0e2
-def _taken(said):
-    "The value that `_traced` says; what it cost and which paths it named counts here as well."
+def _taken(said, new=True):
+    "The value that `_traced` says; the paths that it named count here as well, and what it cost, if it is `new`."
     value, paths, seconds = said
-    _spent.append(seconds)
+    if new: _spent.append(seconds)
     for path in paths: trace_output(path)
     return value
 
-def _answer(ray, reference):
-    "What a worker has returned, or the error that it met, as if that had been met here."
-    try: return _taken(ray.get(reference))
+def _answer(ray, reference, new=True):
+    "What a worker has returned, or the error that it met, as if that had been met here; `new`: see `_begin`."
+    try: return _taken(ray.get(reference), new)
     except ray.exceptions.RayTaskError as e: raise e.cause from e
 
 def _has_gpus(ray): return ray.cluster_resources().get('GPU', 0) > 0
@@ -161,25 +173,42 @@ class _Actor:
     "A process that calls nothing but what is given to it."
     def call(self, *given): return _call(*given)
 
-    def pass_on(self, gpus, *given):
-        "What `_call` says on a worker that holds a share of a GPU, or else a core."
-        import ray
-        return _traced(lambda: _answer(ray, _worker(ray, gpus)(*given)), ())
+def _worker(ray, gpus, cpus=1.):
+    """A function that has `_call` called: by a new process that holds a share of a GPU, or by any on so many cores.
 
-def _actor(ray, gpus=0., **named):
-    "An actor that holds a share of a GPU, or nothing. If its machine is lost, Ray starts it and its call again."
+    If its machine is lost, Ray starts it and its call again."""
+    if not (gpus and _has_gpus(ray)):
+        return ray.remote(num_cpus=cpus, max_retries=-1, scheduling_strategy='SPREAD')(_call).remote
     kind = ray.remote(num_cpus=0, num_gpus=gpus, max_restarts=-1, max_task_retries=-1, scheduling_strategy='SPREAD')
-    return kind(_Actor).options(**named).remote()
-
-def _task(ray, cpus):
-    "A function that has `_call` called by some process on so many cores; Ray repeats it if its machine is lost."
-    return ray.remote(num_cpus=cpus, max_retries=-1, scheduling_strategy='SPREAD')(_call).remote
-
-def _worker(ray, gpus):
-    "A function that has `_call` called: by a new process that holds a share of a GPU, or by any on a core."
-    if not (gpus and _has_gpus(ray)): return _task(ray, 1)
-    actor = _actor(ray, gpus)
+    actor = kind(_Actor).remote()
     return lambda *given: actor.call.remote(*given)
+
+# %% ../../nbs/0_core/03_cluster.ipynb #596f3b3d
+class _Desk:
+    "The process that begins work for all others, what has a name never twice at a time."
+    def __init__(self): self.begun = {}  # name -> reference to what `_call` will say, of work that may not have ended
+
+    def begin(self, name: str, gpus: float, cpus: float, *given) -> tuple[list, bool]:
+        "([reference to what `_call` says on a worker], whether the work was not being done already)."
+        import ray
+        if running := list(self.begun.values()):
+            ended, _ = ray.wait(running, num_returns=len(running), timeout=0)
+            self.begun = {name: reference for name, reference in self.begun.items() if reference not in ended}
+        if new := name not in self.begun: self.begun[name] = _worker(ray, gpus, cpus)(*given)
+        return [self.begun[name]], new
+
+def _open_desk(ray):
+    "The desk of this process, on its own machine: it is lost with this process alone."
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0)(_Desk).options(name=os.environ[_DESK], scheduling_strategy=here).remote()
+
+def _begin(ray, name, gpus, cpus, hands_on, packed, arguments):
+    "Have the desk begin a call of a packed function; returns (reference, whether it is new)."
+    desk = ray.get_actor(os.environ[_DESK])
+    given = _setting(), hands_on, packed, _packed(arguments)
+    (reference,), new = ray.get(desk.begin.remote(name, gpus, cpus, *given))
+    return reference, new
 
 # %% ../../nbs/0_core/03_cluster.ipynb #821d14b0
 def map_parts(function: Callable, parts: Iterable, gpus: float = 1.,
@@ -192,13 +221,13 @@ def map_parts(function: Callable, parts: Iterable, gpus: float = 1.,
     ray = cluster()
     if load and not (gpus and _has_gpus(ray)):
         function, load = _loading(function, load), None
-    todo, running, packed = iter(parts), {}, _put(ray, function)
+    todo, running, packed = iter(parts), {}, [ray.put(_packed(function))]
     loader = _loader(ray, load) if load else lambda part: []
     def give(worker=None):
         "Give the next part, if there is one, to a worker, a new one if there is none."
         for part in todo:
             worker = worker or _worker(ray, gpus)
-            running[worker(_setting(), False, packed, _put(ray, (part,)), *loader(part))] = worker, part
+            running[worker(_setting(), False, packed, _packed((part,)), *loader(part))] = worker, part
             return True
     def held(): return Counter(worker for worker, _ in running.values())
     while True:
@@ -217,15 +246,15 @@ def _loading(function, load): return lambda part: function(part, load(part))
 
 def _loader(ray, load):
     "A function that begins to load a part on a core of its own, and returns [what it will be]."
-    task, packed = _task(ray, 1), _put(ray, load)
-    return lambda part: [task(_setting(), False, packed, _put(ray, (part,)))]
+    task, packed = _worker(ray, 0.), [ray.put(_packed(load))]
+    return lambda part: [task(_setting(), False, packed, _packed((part,)))]
 
 def map_in_order(function: Callable, parts: Iterable, gpus: float = 1., load: Callable | None = None) -> Iterator:
-    "Yield function(part), or function(part, load(part)), for part after part, as `map_parts` makes them."
+    "What `map_parts` yields, in the order of the parts."
     waiting, due = {}, 0
     def work(numbered, *loaded): return function(numbered[1], *loaded)
-    for (k, _), value in map_parts(work, enumerate(parts), gpus, load and (lambda numbered: load(numbered[1]))):
-        waiting[k] = value
+    for (k, part), value in map_parts(work, enumerate(parts), gpus, load and (lambda numbered: load(numbered[1]))):
+        waiting[k] = part, value
         while due in waiting:
             yield waiting.pop(due)
             due += 1
@@ -237,18 +266,10 @@ def call_once(function: Callable,  # it must find work that is done already, and
     """{name: function(*arguments)} by workers, side by side; the same name never twice at a time.
 
     waits: the function hands work on to other workers, and holds no GPU or core meanwhile."""
-    ray = cluster()
-    packed, results = _put(ray, function), {}
-    arguments = {name: _put(ray, given) for name, given in calls.items()}
-    def ask(actor, name):
-        given = _setting(), waits, packed, arguments[name]
-        return actor.call.remote(*given) if waits else actor.pass_on.remote(gpus, *given)
-    while left := [name for name in calls if name not in results]:
-        actors = {name: _actor(ray, name=name, get_if_exists=True) for name in left}
-        references = {name: ask(actor, name) for name, actor in actors.items()}
-        for name, reference in references.items():
-            with suppress(ray.exceptions.RayActorError): results[name] = _answer(ray, reference)
-    return results
+    ray, packed = cluster(), _packed(function)
+    need = (0., 0.) if waits else (gpus, 1.)
+    begun = {name: _begin(ray, name, *need, waits, packed, arguments) for name, arguments in calls.items()}
+    return {name: _answer(ray, reference, new) for name, (reference, new) in begun.items()}
 
 # %% ../../nbs/0_core/03_cluster.ipynb #62946a5a
 class TaskPool(ThreadPoolExecutor):
@@ -260,12 +281,12 @@ class TaskPool(ThreadPoolExecutor):
         self.cpus, self.packed = cpus, {}
 
     def submit(self, function: Callable, *arguments) -> Future:
-        if function not in self.packed: self.packed[function] = _put(cluster(), function)
+        if function not in self.packed: self.packed[function] = _packed(function)
         return super().submit(self._run, self.packed[function], arguments)
 
     def _run(self, packed, arguments):
         ray = cluster()
-        return _answer(ray, _task(ray, self.cpus)(_setting(), True, packed, _put(ray, arguments)))
+        return _answer(ray, *_begin(ray, str(uuid4()), 0., self.cpus, True, packed, arguments))
 
     def __exit__(self, kind, *error): self.shutdown(wait=kind is None, cancel_futures=True)
 

@@ -302,7 +302,7 @@ scales['rehearsal'] = scales['paper'].replace(name='rehearsal', presets=('paper'
 
 # %% ../../nbs/0_core/00_scales.ipynb #22f85770
 scales['mini'] = Scale(
-    name='mini', presets=('mini',), world='test', n_train=40, n_test=400, test_splits=5, m=400,
+    name='mini', presets=('mini',), world='test', n_train=40, n_test=400, test_splits=5, m=300,
     clip=('embedded:clip',), backbones=('embedded:clip-small', 'embedded:clip-vit', 'embedded:clip'),
     inpainting=('embedded:inpainting',), text_to_image=('embedded:inpainting',),
     context_model=('embedded:lister',), captioner=(),

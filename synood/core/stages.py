@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fingerprints', 'stages', 'manifest_entries', 'ALWAYS_VERIFIED_BYTES', 'fingerprint', 'Stage', 'stage', 'stage_key',
            'stage_folder', 'run_shared', 'is_damaged_batch', 'Job', 'versions', 'stage_problem', 'check_once',
-           'checked', 'log_seconds', 'run_stage']
+           'checked', 'log_seconds', 'run_stage', 'run_stages']
 
 # %% ../../nbs/0_core/04_stages.ipynb #5ca1ab05
 import importlib, importlib.metadata, json, os, platform, shutil, time, warnings
@@ -53,6 +53,16 @@ class Stage:
     def gpus(self) -> float:
         "The share of a GPU that a worker of a cluster takes for it: all of one for a stage that reads a network."
         return float(any(name in MODEL_FIELDS for name in setting_names(self.uses)))
+
+    def __reduce__(self): return _find_stage, (self.name, self.make.__module__)  # another process gets no code
+
+def _find_stage(name, module):
+    "The stage of this name, for a process that may not have imported its module. ValueError for a notebook's own."
+    if module != '__main__': importlib.import_module(module)
+    try: return stages[name]
+    except ValueError as e:
+        why = 'workers of a cluster know the stages of modules, and none of a notebook alone'
+        raise ValueError(f'{why}: {e}') from None
 
 stages = Registry('stage')
 
@@ -367,20 +377,26 @@ def _bring_all(st, calls):
         if away: await_files(final.exists, final)
         _bring(*call)
 
-@check_once()
 def run_stage(name: str, scale, seeds: tuple[int, ...] = (), root: Path = 'runs') -> dict[int, Path]:
     """Finished folder of the stage for each run seed; makes what is missing, upstream first, and skips what stands.
 
     ValueError of one line if something stands that is not what was made."""
-    scale, st = get_scale(scale), stages[name]
-    seeds = tuple(seeds) or scale.seeds
-    check_case_clash(Path(root)/scale.name)
-    upstream = {n: run_stage(n, stages[n].as_input(scale), seeds, root) for n in st.needs}
-    folders = {s: stage_folder(name, scale, s, root) for s in seeds}
-    calls = {final: (st, scale, s if st.seeded else None, final, {n: paths[s] for n, paths in upstream.items()}, root)
-             for s, final in folders.items()}
+    return run_stages(name, [scale], seeds, root)[0]
+
+@check_once()
+def run_stages(name: str, scales, seeds: tuple[int, ...] = (), root: Path = 'runs') -> list[dict[int, Path]]:
+    "What `run_stage` gives for each scale; on a cluster the folders of all scales and seeds are made at once."
+    st, scales = stages[name], [get_scale(scale) for scale in scales]
+    upstream = {n: run_stages(n, [stages[n].as_input(scale) for scale in scales], seeds, root) for n in st.needs}
+    found, calls = [], {}
+    for k, scale in enumerate(scales):
+        check_case_clash(Path(root)/scale.name)
+        found.append({s: stage_folder(name, scale, s, root) for s in tuple(seeds) or scale.seeds})
+        for s, final in found[k].items():
+            inputs = {n: folders[k][s] for n, folders in upstream.items()}
+            calls[final] = st, scale, s if st.seeded else None, final, inputs, root
     with write_errors(root): _bring_all(st, calls)
-    for final in set(folders.values()):
+    for final in calls:
         _check_stage(final, root)
         trace_output(final)
-    return folders
+    return found

@@ -28,7 +28,7 @@ from ..core.files import (atomic_file, atomic_write, json_hash, file_hash, in_th
                                listing_hash, file_errors, walk_once,
                                cached_while_unchanged)
 from ..core.scales import Registry, Scale, get_scale, setting_choices
-from ..core.stages import fingerprints, run_stage, stage, stage_folder
+from ..core.stages import fingerprints, run_stage, run_stages, stage, stage_folder
 from ..core.checks import checked_count, first_line
 
 # %% ../../nbs/1_data/01_images.ipynb #0a1feb0f
@@ -908,5 +908,5 @@ def run_blocks(name: str, scale, seeds: tuple[int, ...] = (), root: Path = 'runs
     "Finished folders of all blocks of a stage, for each run seed, in the order of the selection; see `run_stage`."
     scale = get_scale(scale)
     seeds = tuple(seeds) or scale.seeds
-    made = [run_stage(name, block, seeds, root) for block in selection_blocks(scale)]
+    made = run_stages(name, selection_blocks(scale), seeds, root)
     return {seed: list(dict.fromkeys(folders[seed] for folders in made)) for seed in seeds}  # one if all are the same

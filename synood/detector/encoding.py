@@ -9,6 +9,7 @@ __all__ = ['full_precision', 'unit_features', 'encode_transformed', 'encode_outc
 from contextlib import nullcontext
 import numpy as np
 import torch
+from ..core.cluster import cluster, map_in_order
 from ..core.files import ahead
 from ..core.training import tf32
 from ..models.cache import keep_freed_memory
@@ -52,12 +53,20 @@ def encode_items(clip, projection, items, orient: bool = True) -> tuple[np.ndarr
     return encode_outcomes(clip, projection, map_images(clip.transform, items, orient=orient))
 
 # %% ../../nbs/7_detector/02_encoding.ipynb #6ee9ced9
+def _encoded_here(encode, load, batches, read_ahead):
+    "Yield (batch, what `encode` makes of it and what `load` reads of it)."
+    def loaded(batch): return batch, load(batch)
+    for batch, outcomes in (ahead if read_ahead else map)(loaded, batches): yield batch, encode(batch, outcomes)
+
 def encode_batches(clip, projection, batches, orient: bool = True, read_ahead: bool = True):
     """Yield (batch, unit features (n, D), problems) of lists of (name, source) pairs, see `encode_items`.
 
-    read_ahead: read the next batch meanwhile."""
-    def load(batch): return batch, map_images(clip.transform, batch, orient=orient)
+    read_ahead: read the next batch meanwhile. Where work goes to a cluster, its workers read and encode."""
+    transform = clip.transform  # all that reading needs: who reads loads no network
+    def load(batch): return map_images(transform, batch, orient=orient)
+    def encode(batch, outcomes): return encode_outcomes(clip, projection, outcomes)
     on_cpu = next(clip.model.parameters()).device.type == 'cpu'
     with keep_freed_memory() if on_cpu else nullcontext():
-        for batch, outcomes in (ahead if read_ahead else map)(load, batches):
-            yield batch, *encode_outcomes(clip, projection, outcomes)
+        if cluster(): pairs = map_in_order(encode, batches, load=load)
+        else: pairs = _encoded_here(encode, load, batches, read_ahead)
+        for batch, encoded in pairs: yield batch, *encoded

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['load_backbone', 'network_name', 'network_passes', 'extract_features', 'Benchmark', 'load_benchmark',
            'synthetic_features', 'training_data', 'score_stream', 'score_sets', 'with_backbone', 'stages_behind',
-           'data_key', 'method_key', 'row_key', 'fit_method', 'evaluate_images', 'evaluate', 'read_images_once',
-           'same_at_all_seeds', 'RowMaker', 'make_all_rows', 'experiment']
+           'row_settings', 'data_key', 'method_key', 'row_key', 'fit_method', 'evaluate_images', 'evaluate',
+           'read_images_once', 'same_at_all_seeds', 'RowMaker', 'make_all_rows', 'experiment']
 
 # %% ../../nbs/6_evaluation/03_benchmark.ipynb #2825217f
 import dataclasses, inspect, sys, warnings
@@ -234,15 +234,17 @@ def stages_behind(method: type[Method] | Method) -> tuple[str, ...]:
     return tuple(sorted(behind))
 
 # %% ../../nbs/6_evaluation/03_benchmark.ipynb #947f1107
+def row_settings(method: type[Method] | Method) -> list[str]:
+    "Names of the settings behind the rows of a method, beside the shared ones: its own, and those of its stages."
+    return setting_names([*method.settings, *(use for name in stages_behind(method) for use in stages[name].uses)])
+
 def data_key(scale: Scale, method: type[Method] | Method) -> str:
     """Hash of the data and settings behind the rows of a method at a scale.
 
     It covers all that is shared but the scale's name and seeds, the method's own settings, and those of its stages."""
-    behind = stages_behind(method)
-    of_stages = [use for name in behind for use in stages[name].uses]
-    names = [*SHARED, *setting_names([*method.settings, *of_stages])]
+    names = [*SHARED, *row_settings(method)]
     settings = {name: fingerprint(scale, name) for name in names if name not in ('name', 'seeds')}
-    versions = {name: stages[name].version for name in behind}
+    versions = {name: stages[name].version for name in stages_behind(method)}
     return json_hash(dict(version=_VERSION, settings=settings, stages=versions))
 
 # %% ../../nbs/6_evaluation/03_benchmark.ipynb #4a96f644

@@ -6,7 +6,7 @@
 __all__ = ['RATES', 'prices', 'PNG', 'Work', 'Worker', 'measured_seconds', 'kept_bytes', 'layer_bytes', 'clip_bytes',
            'sentence_bytes', 'painter_bytes', 'classifier_bytes', 'context_model_bytes', 'price', 'stage_work',
            'tuned_flops', 'row_work', 'synthetic_kinds', 'plan_graph', 'part_seconds', 'critical_path', 'makespan',
-           'efficiency', 'plan_table', 'speed_table', 'plan_text', 'plan_values', 'missing_rows', 'growth_table']
+           'plan_table', 'speed_table', 'plan_text', 'plan_values', 'missing_rows', 'growth_table']
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #df372c3d
 import csv, heapq, textwrap
@@ -629,10 +629,6 @@ def makespan(graph: nx.DiGraph, workers: int) -> float:
             waits[after] -= 1
             if not waits[after]: heapq.heappush(ready, (-rank[after], after))
     return now
-
-def efficiency(graph: nx.DiGraph, workers: int) -> float:
-    "Share of the workers' time that is work, in (0, 1]."
-    return sum(seconds for _, seconds in graph.nodes(data='seconds'))/(workers*makespan(graph, workers))
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #da2d4a83
 def plan_table(graph: nx.DiGraph) -> 'pd.DataFrame':

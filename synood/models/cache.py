@@ -11,6 +11,7 @@ __all__ = ['BATCH', 'forward_batch', 'forward_pictures', 'keep_freed_memory', 't
 import ctypes, hashlib, json, os, platform, re, shutil, threading, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Callable
 import numpy as np
@@ -22,7 +23,7 @@ from .hub import memory_format
 from ..data.images import ImageSet, crop_to_ratio
 from ..core.cluster import await_files, call_once, cluster
 from ..core.files import (ahead, atomic_write, json_hash, in_threads, stamps_are_old, lock, make_folder,
-                               file_stamp, progress, remove_stale_temps, write_errors)
+                               file_hash, file_stamp, progress, remove_stale_temps, write_errors)
 from ..core.stages import checked, run_shared
 
 # %% ../../nbs/2_models/01_cache.ipynb #a7b09ff4
@@ -321,8 +322,57 @@ def _run(passes, images, rows, pixels):
 def _fast_memory(one): return keep_freed_memory() if _place(one).type == 'cpu' else nullcontext()
 
 # %% ../../nbs/2_models/01_cache.ipynb #4c6177ad
+@lru_cache(maxsize=1000)
+def _read_contents(file, count):
+    "What `_contents` kept of a set of `count` images; None if it is not there or, with a warning, damaged."
+    kept = read_arrays(file, count, file.stem)
+    return kept and kept['contents']
+
+def _contents(images, cache):
+    "What every file of a set holds, (N, 33) bytes: its sha256 and whether it is turned; kept in the cache by the set."
+    file = Path(cache)/'contents'/f'{image_set_hash(images, cache)}-{len(images)}.safetensors'
+    if file.exists() and (kept := _read_contents(file, len(images))) is not None: return kept
+    contents = [bytes.fromhex(sha256) + bytes([images.orient]) for sha256 in in_threads(file_hash, images.paths)]
+    contents = np.frombuffer(b''.join(contents), np.uint8).reshape(len(images), -1)
+    make_folder(file.parent)
+    atomic_write(file, pack_arrays({'contents': contents}, about=file.stem))
+    return contents
+
+def _rows_in(ours, theirs):
+    "For each of N contents the row of the same among M, (N,); None if one of them is not there."
+    row_of = {content.tobytes(): row for row, content in enumerate(theirs)}
+    rows = [row_of.get(content.tobytes()) for content in ours]
+    return None if None in rows else np.array(rows)
+
+# %% ../../nbs/2_models/01_cache.ipynb #5bf17b09
+def _from_whole(one, images, cache):
+    "The arrays of a pass, out of those that stand of a set with all of these images; None if there is no such set."
+    ours, about = _contents(images, cache), one.about(images, cache)
+    for file in sorted((Path(cache)/'contents').glob('*.safetensors')):
+        name, count = file.stem.split('-')
+        theirs = _read_contents(file, int(count))
+        if name == about['images'] or theirs is None or ours[0].tobytes() not in theirs.tobytes(): continue
+        whole, text = _file_of(cache, about | dict(images=name, count=int(count)))
+        rows = _rows_in(ours, theirs)
+        arrays = None if rows is None else read_arrays(whole, int(count), text)
+        if arrays is not None: return {name: array[rows] for name, array in arrays.items()}
+
+def _take_from_whole(one, images, cache):
+    "Write the file of a pass without a run of the network, where `_from_whole` has its arrays."
+    final, text = _file_of(cache, one.about(images, cache))
+    if final.exists(): return
+    with write_errors(final.parent):
+        arrays = _from_whole(one, images, cache)
+        def make(rows): return {name: array[rows.start:rows.stop] for name, array in arrays.items()}
+        if arrays: _make_whole(final, _ranges(len(images)), make, text, None)
+
+# %% ../../nbs/2_models/01_cache.ipynb #839cd153
 def features_of(one: Pass, images: ImageSet, cache: Path | None) -> dict[str, np.ndarray]:
-    "The arrays of N rows that a pass makes of N images, from the cache or made now; see `cached_arrays`."
+    """The arrays of N rows that a pass makes of N images, from the cache or made now; see `cached_arrays`.
+
+    Images that all lie in a set whose features stand take theirs from there. The last digits may then be those of other
+    batches: a processor adds up in an order that depends on how many images it sees at once."""
+    if cache is not None: _take_from_whole(one, images, cache)
     def make(rows, pixels): return next(_run([one], images, rows, pixels))
     with _fast_memory(one):
         return cached_arrays(cache, one.about(images, cache), len(images), make, _pixels([one], images))
@@ -353,14 +403,18 @@ def read_once(passes: list[Pass], images: ImageSet, cache: Path | None):
 
     Nothing is made without a cache, or where a single pass is lacking: that reads every image once by itself."""
     if cache is None: return
+    for one in passes: _take_from_whole(one, images, cache)
     files = {_file_of(cache, one.about(images, cache))[0]: one for one in passes}
     lacking = {_Parts(file): one for file, one in files.items() if not file.exists()}
-    if len(lacking) > 1: _make_parts(lacking, images, Path(cache)/'.locks')
+    if len(lacking) < 2: return
+    locks, name = Path(cache)/'.locks', json_hash(sorted(parts.final.stem for parts in lacking))
+    arguments = lacking, images, _ranges(len(images)), locks, name
+    if cluster(): call_once(_make_parts, {os.path.abspath(locks/name): arguments}, waits=len(images) > BATCH)
+    else: _make_parts(*arguments)
 
-def _make_parts(passes, images, locks):
+def _make_parts(passes, images, ranges, locks, name):
     "Make the missing parts of the files of passes, {parts: pass}, beside whoever else does."
-    ranges, load = _ranges(len(images)), _pixels([*passes.values()], images)
-    name = json_hash(sorted(parts.final.stem for parts in passes))
+    load = _pixels([*passes.values()], images)
     def missing(k): return [parts for parts in passes if not parts.exists(k)]
     def fill(k, pixels):
         todo = missing(k)

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save
 from .cache import Pass, features_of, forward_pictures
 from .clip import Clip, image_features, load_clip
-from .hub import (device, files_hash, files_stamp, fold_batch_norms, freeze, sanitized_folder,
+from .hub import (Loaded, device, files_hash, files_stamp, fold_batch_norms, freeze, sanitized_folder,
                                quiet_offline, local_folder,
                                locate_model,
                                model_files, random_tag, weight_errors, require_safetensors, seeded_init, split_revision,
@@ -30,7 +30,7 @@ from ..core.scales import Scale
 
 # %% ../../nbs/2_models/03_classifier.ipynb #3807cf85
 @dataclass(frozen=True, eq=False)
-class Classifier:
+class Classifier(Loaded):
     "A frozen image classifier whose last layer is linear."
     model: torch.nn.Module
     transform: Callable  # PIL RGB -> (3, H, W)
@@ -84,13 +84,14 @@ def _load_classifier(name, folder, stamp):
     head = model.get_classifier()
     _check_classifier(name, head, config)
     size, tag = config['input_size'][1], random_tag(name)
-    return Classifier(
+    classifier = Classifier(
         model=model,
         transform=timm.data.create_transform(**config),
         hash=files_hash(files, model.default_cfg['architecture'], *([tag] if tag else [])),
         mean=tuple(config['mean']), std=tuple(config['std']),
         resize=math.floor(size/config['crop_pct']), size=size, interpolation=config['interpolation'],
         weight=head.weight.cpu().numpy(), bias=head.bias.cpu().numpy())
+    return classifier.loaded_by(load_classifier, (name,))
 
 # %% ../../nbs/2_models/03_classifier.ipynb #bb17fc95
 def penultimate_features(model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
@@ -199,7 +200,8 @@ def probe_stage(job):
 ROLES = 'classifier', 'finetuned', 'resnet', 'augmix', 'vit', 'swin'
 
 @lru_cache(maxsize=4)
-def _probed(clip, folder): return with_linear_head(clip, **load_file(folder/'head.safetensors'))
+def _probed(clip, folder):
+    return with_linear_head(clip, **load_file(folder/'head.safetensors')).loaded_by(_probed, clip, folder)
 
 def load_role(role: str, scale: Scale, root: Path) -> Classifier:
     """The classifier that plays a role, a field of the scale; see the table above.

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import save
 from .cache import BATCH, Pass, cached_arrays, features_of, forward_batch, forward_pictures
-from .hub import (device, files_hash, files_stamp, fold_batch_norms, freeze, is_open_clip_tag,
+from .hub import (Loaded, device, files_hash, files_stamp, fold_batch_norms, freeze, is_open_clip_tag,
                                sanitized_folder, quiet_offline, locate_model,
                                model_files, open_clip_tag, random_tag, read_settings, weight_errors,
                                require_safetensors,
@@ -49,7 +49,7 @@ def cosine_similarity(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/2_models/02_clip.ipynb #8951878f
 @dataclass(frozen=True, eq=False)
-class Clip:
+class Clip(Loaded):
     "A frozen CLIP with its own transform and tokenizer."
     model: torch.nn.Module
     transform: Callable  # PIL RGB -> (3, H, W)
@@ -63,7 +63,8 @@ class Clip:
         "The image tower to compute features with: a ResNet without its batch norms, see `fold_batch_norms`."
         from open_clip.modified_resnet import ModifiedResNet
         tower = self.model.visual
-        return fold_batch_norms(tower) if isinstance(tower, ModifiedResNet) else tower
+        with torch.inference_mode(False):  # a pass may ask for it first, and a gradient go through it later
+            return fold_batch_norms(tower) if isinstance(tower, ModifiedResNet) else tower
 
 # %% ../../nbs/2_models/02_clip.ipynb #4c7bee0d
 @lru_cache(maxsize=1)
@@ -139,7 +140,8 @@ def _load_clip(name, folder, stamp):
     with torch.inference_mode():
         width = model.encode_text(tokenizer(['']).to(device())).shape[1]  # (1, D)
     weights = files_hash(files, split_revision(name)[0] if tagged else random_tag(name))
-    return Clip(model, transform, tokenizer, weights, width, model.logit_scale.exp().item())
+    clip = Clip(model, transform, tokenizer, weights, width, model.logit_scale.exp().item())
+    return clip.loaded_by(load_clip, (name,))
 
 # %% ../../nbs/2_models/02_clip.ipynb #4aa2f66e
 def learned_temperature(ids: tuple[str, ...]) -> float:
@@ -207,9 +209,10 @@ def save_clip(model: torch.nn.Module,  # of the same architecture as the first C
 # %% ../../nbs/2_models/02_clip.ipynb #0df64740
 def _image_forward(clip):
     "What a pass for image features runs."
-    folded = clip.image_tower is not clip.model.visual
-    encode = clip.image_tower if folded else clip.model.encode_image
-    return lambda batch: {'image': encode(batch)}
+    def forward(batch):
+        folded = clip.image_tower is not clip.model.visual
+        return {'image': (clip.image_tower if folded else clip.model.encode_image)(batch)}
+    return forward
 
 def encode_images(clip: Clip, pictures: list[Image.Image]) -> np.ndarray:
     "Raw image features (N, D) float32 of PIL pictures."

@@ -9,7 +9,7 @@ __all__ = ['hub_commits', 'check_model_folder', 'read_settings', 'refused_entry'
            'weights_file', 'hub_selection', 'random_config_folder', 'local_folder', 'locate_model', 'find_model',
            'device', 'memory_format', 'freeze', 'fold_batch_norms', 'files_hash', 'model_files', 'files_stamp',
            'seeded_init', 'random_init', 'is_open_clip_tag', 'random_tag', 'weight_errors', 'require_all_weights',
-           'require_safetensors', 'networks_used', 'cached_by_model_files']
+           'require_safetensors', 'networks_used', 'cached_by_model_files', 'Loaded']
 
 # %% ../../nbs/2_models/00_hub.ipynb #86ee9fad
 import copy, errno, inspect, json, logging, os, re, shutil, tempfile, warnings
@@ -708,3 +708,13 @@ def cached_by_model_files(most: int = 128) -> Callable:
         call.cache_clear = kept.cache_clear
         return call
     return decorate
+
+# %% ../../nbs/2_models/00_hub.ipynb #c7fa2886
+class Loaded:
+    "A network that another process loads by its id instead of receiving its weights."
+    def loaded_by(self, load: Callable, *arguments) -> 'Loaded':
+        "The same, which stands for `load(*arguments)` where it is pickled."
+        self.__dict__['source'] = load, arguments
+        return self
+
+    def __reduce_ex__(self, protocol): return self.__dict__.get('source') or super().__reduce_ex__(protocol)

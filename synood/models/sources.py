@@ -38,12 +38,18 @@ def model_source(name: str) -> str:
 
 # %% ../../nbs/2_models/05_sources.ipynb #0d068081
 @contextmanager
-def offline():
-    "Nothing is fetched inside this block, whatever SYNOOD_DOWNLOAD says."
-    before = os.environ.pop('SYNOOD_DOWNLOAD', None)
+def _download_is(value):
+    "In the block SYNOOD_DOWNLOAD has this value: '1' fetches, any other does not."
+    before = os.environ.get('SYNOOD_DOWNLOAD')
+    os.environ['SYNOOD_DOWNLOAD'] = value
     try: yield
     finally:
+        del os.environ['SYNOOD_DOWNLOAD']
         if before is not None: os.environ['SYNOOD_DOWNLOAD'] = before
+
+def offline():
+    "A block in which nothing is fetched, whatever SYNOOD_DOWNLOAD says."
+    return _download_is('0')
 
 def resolve(ids: tuple[str, ...], field: str) -> tuple[str, Path]:
     "(id, folder) of the first model that is on this machine, without a download; errors as of `locate_model`."
@@ -99,9 +105,4 @@ def hub_room() -> tuple[Path, int]:
 
 def fetch_model(name: str) -> Path:
     "The folder of a model id, fetched first. FileNotFoundError or ValueError of one line if it cannot be used."
-    before = os.environ.get('SYNOOD_DOWNLOAD')
-    os.environ['SYNOOD_DOWNLOAD'] = '1'
-    try: return find_model((name,), 'the scale')
-    finally:
-        if before is None: del os.environ['SYNOOD_DOWNLOAD']
-        else: os.environ['SYNOOD_DOWNLOAD'] = before
+    with _download_is('1'): return find_model((name,), 'the scale')

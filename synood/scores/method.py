@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Features', 'BACKBONES', 'KINDS', 'text_adapters', 'Synthetic', 'TrainData', 'Method', 'register', 'methods',
-           'get_method', 'ZeroShot', 'MCM', 'NegLabel']
+           'get_method', 'choose_methods', 'ZeroShot', 'MCM', 'NegLabel']
 
 # %% ../../nbs/3_scores/02_method.ipynb #968494d2
 from dataclasses import dataclass
@@ -148,6 +148,11 @@ def methods() -> dict[str, type[Method]]:
 def get_method(name: str) -> type[Method]:
     "The method class of that name. ValueError that lists the known names."
     return _methods[name]
+
+def choose_methods(names) -> list[type[Method]]:
+    "The methods of a text such as 'NegLabel,SynOOD', or of a list of names; all there are for none."
+    parts = [name.strip() for name in (names.split(',') if isinstance(names, str) else names)]
+    return [get_method(name) for name in dict.fromkeys(filter(None, parts))] or list(methods().values())
 
 # %% ../../nbs/3_scores/02_method.ipynb #1ea4e402
 # name -> class with a `name`, its `settings`, and `cosines(text, negatives, images)`

@@ -72,6 +72,15 @@ def test_methods_that_do_not_fit_have_a_line_and_the_others_their_rows(tmp_path)
     assert lines(folder/'table_krnft.csv')
 
 
+def test_chosen_rows_of_table_1_and_only_what_they_need(tmp_path):
+    outcomes, _ = reproduce(tmp_path, 'smoke', '--methods', 'KNN,NegLabel', '--set', 'n_test=10')
+    assert outcomes == {'table1': 'ran'}
+    figures, made = tmp_path/'paper_figures'/'smoke', {path.name for path in (tmp_path/'runs'/'smoke').iterdir()}
+    assert set(pd.read_csv(figures/'results.csv').method) == {'KNN', 'NegLabel'}
+    assert {line[0] for line in lines(figures/'table1.csv')} - {'', 'method'} == {'KNN', 'NegLabel'}
+    assert {'images', 'negatives', 'probe'} <= made and not made & {'synthesis', 'contexts', 'coop', 'zoc'}
+
+
 @pytest.fixture(scope='module')
 def place(tmp_path_factory): return tmp_path_factory.mktemp('rehearsal')
 

@@ -23,12 +23,13 @@ from synood.core import cluster as core_cluster
 from synood.core.cluster import CLUSTER, TaskPool, _packed, call_once, connected, map_in_order, map_parts
 from synood.core.files import folder_hash
 from synood.core.scales import get_scale
-from synood.core.stages import run_stage
+from synood.core.stages import run_stage, stages
 from synood.data.images import read_sets
 from synood.methods import coop  # noqa: F401, registers its stage
 from synood.models import cache
 from synood.models.cache import PixelInput
-from synood.models.clip import load_clip
+from synood.models.classifier import classifier_pass, load_classifier
+from synood.models.clip import clip_passes, load_clip
 from synood.scores.method import MCM, NegLabel
 from synood.evaluation.benchmark import experiment
 from synood.outliers import synthesis  # noqa: F401, registers its stage
@@ -37,7 +38,8 @@ TINY = get_scale('smoke').replace(n_train=1, synthesis=dict(steps=2, strength=1.
 MACHINES = 3
 # A machine that tests share is slow to answer, and not lost.
 PATIENT = dict(RAY_agent_register_timeout_ms='600000', RAY_raylet_start_wait_time_s='600',
-               RAY_health_check_timeout_ms='120000', RAY_enable_metrics_collection='0')
+               RAY_gcs_server_request_timeout_seconds='600', RAY_health_check_timeout_ms='120000',
+               RAY_enable_metrics_collection='0')
 PORTS = 'metrics_agent_port', 'metrics_export_port', 'dashboard_agent_listen_port', 'runtime_env_agent_port'
 
 
@@ -178,7 +180,7 @@ def test_reproduce_runs_notebooks_on_the_cluster(lab, tmp_path):
 def test_a_cluster_of_one_machine():
     def refuse(part): raise ValueError(f'no {part}')
     with machines(1) as lab, connected(lab.address):
-        assert list(map_in_order(lambda k: k**2, range(5))) == [0, 1, 4, 9, 16]
+        assert list(map_in_order(lambda k: k**2, range(5))) == [(k, k**2) for k in range(5)]
         assert call_once(max, {'a': (1, 2), 'b': (4, 3)}) == {'a': 2, 'b': 4}
         with pytest.raises(ValueError, match='^no 3$'): list(map_parts(refuse, [3]))  # as if it had been met here
         with TaskPool() as pool: assert pool.submit(max, 5, 6).result() == 6
@@ -189,14 +191,14 @@ def test_workers_with_a_gpu_get_what_other_cores_have_loaded():
     def make(part, loaded): return part == loaded[0], os.getpid() == loaded[1], loaded[2], gpu()
     def gpu(): return os.environ['CUDA_VISIBLE_DEVICES']
     with machines(2, num_gpus=1) as lab, connected(lab.address):
-        assert set(map_in_order(make, range(6), load=load)) == {(True, False, '', '0')}
+        assert {told for _, told in map_in_order(make, range(6), load=load)} == {(True, False, '', '0')}
         assert call_once(gpu, {'a': ()}, gpus=0.) == {'a': ''}
 
 
 def test_without_gpus_a_worker_loads_its_own():
     def make(part, loaded): return part, os.getpid() == loaded
     with machines(1) as lab, connected(lab.address):
-        assert list(map_in_order(make, range(2), load=lambda part: os.getpid())) == [(0, True), (1, True)]
+        assert list(map_in_order(make, range(2), load=lambda part: os.getpid())) == [(0, (0, True)), (1, (1, True))]
 
 
 def test_a_network_goes_to_the_device_of_who_reads_it(monkeypatch):
@@ -209,6 +211,22 @@ def test_a_network_goes_to_the_device_of_who_reads_it(monkeypatch):
     assert {x.device.type for x in [*read.parameters(), *read.buffers()]} == {'meta'}
     assert forward.__self__ is read and found.device.type == 'cpu'
     assert {x.device.type for x in network.parameters()} == {'cpu'}
+
+
+def test_what_has_a_name_travels_as_its_name():
+    pytest.importorskip('ray', reason="Ray is not installed: pip install 'synood[cluster]'")
+    clip, head = load_clip(('embedded:clip',)), load_classifier(('embedded:classifier',))
+    passes = pickle.loads(packed := _packed([*clip_passes(clip, 'image', 'patch'), classifier_pass(head)]))
+    assert [one.network for one in passes] == [clip, clip, head] and len(packed) < 10_000
+    changed = replace(clip, logit_scale=1.)  # which no id gives
+    assert pickle.loads(packed := _packed(changed)).logit_scale == 1 and len(packed) > 100_000
+    assert pickle.loads(_packed(stages['coop'])) is stages['coop']
+
+
+def test_what_only_a_notebook_knows_is_one_line():
+    pytest.importorskip('ray', reason="Ray is not installed: pip install 'synood[cluster]'")
+    with pytest.raises(TypeError, match='^this cannot be sent to the workers of a cluster: .*Move it to a module'):
+        _packed(threading.Lock())
 
 
 def test_a_mistake_is_one_line(tmp_path):
