@@ -23,7 +23,7 @@ export SCALE=${SCALE:-paper} ROOT=${ROOT:-runs} DATA=${DATA:-} VENV=${VENV:-.ven
 source "$VENV/bin/activate"  # with the extra: pip install -e '.[cluster]'
 
 ray get-auth-token --generate >/dev/null  # in your home, which the hosts share: nobody else may give the cluster work
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 
 srun --kill-on-bad-exit=0 ray symmetric-run --address "$head:6379" --min-nodes "$SLURM_JOB_NUM_NODES" -- \
     synood reproduce --scale "$SCALE" ${DATA:+--data "$DATA"} --root "$ROOT" --cluster auto

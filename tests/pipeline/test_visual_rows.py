@@ -58,7 +58,7 @@ def test_a_new_method_is_in_the_results_and_in_the_table(made_up, tmp_path, monk
     for name in set(scores.methods()) - few: monkeypatch.delitem(scores._methods, name)
     matplotlib.use('Agg')
     notebook = json.loads((Path(__file__).parents[2]/'nbs'/'9_experiments'/'table1.ipynb').read_text())
-    names = dict(display=lambda *a: None, scale='smoke', seeds=(), root=str(tmp_path/'runs'))
+    names = dict(display=lambda *a: None, scale='smoke', seeds=(), chosen=(), root=str(tmp_path/'runs'))
     for cell in notebook['cells']:
         source = ''.join(cell['source'])
         if cell['cell_type'] == 'code' and source.startswith('#| stage'): exec(source, names)
