@@ -270,8 +270,8 @@ def test_the_script_for_slurm_starts_a_cluster_and_hands_it_the_work(root, tmp_p
         (tmp_path/'bin'/name).write_text(f'#!/usr/bin/env bash\n{text}\n')
         (tmp_path/'bin'/name).chmod(0o755)
     path = os.pathsep.join([str(tmp_path/'bin'), os.environ['PATH']])
-    told = dict(PATH=path, VENV=str(tmp_path), DATA='/data sets', ROOT='runs', SLURM_JOB_NODELIST='n[1-2]',
-                SLURM_JOB_NUM_NODES='2')
+    told = dict(PATH=path, VENV=str(tmp_path), SCALE='paper', DATA='/data sets', ROOT='runs',
+                SLURM_JOB_NODELIST='n[1-2]', SLURM_JOB_NUM_NODES='2')
     done = subprocess.run([str(root/'tools'/'slurm.sh')], capture_output=True, text=True, env=os.environ | told)
     assert done.stdout.splitlines() == ['ray symmetric-run --address first:6379 --min-nodes 2',
                                         'synood reproduce --scale paper --data /data sets --root runs --cluster auto']
