@@ -43,7 +43,8 @@ reproduce: $(STAMP)
 	  $(if $(ROOT),--root "$$ROOT") $(if $(DATA),--data "$$DATA"))
 
 # First, so that two processes end together.
-LONGEST := tests/pipeline/test_pretraining.py tests/pipeline/test_reproduce.py tests/pipeline tests/robustness
+LONGEST := $(addprefix tests/pipeline/,test_rehearsal.py test_pretraining.py test_reproduce.py) tests/pipeline \
+           tests/robustness
 
 test test-slow: export OMP_NUM_THREADS = 1
 test test-slow: export HF_HUB_OFFLINE = 1

@@ -7,7 +7,7 @@
 
 Three loops take the same steps from the same start: sequences of full length with the image tower run for every batch,
 as the release does; the same with image features computed once; and synood's, with features computed once and sequences
-cut after the longest, twenty classes in a row. A step sees one batch, all of the images there are, and is an epoch of
+cut after their ends, twenty classes in a row. A step sees one batch, all of the images there are, and is an epoch of
 its own, so that the rates of all epochs occur. Decoding an image is not counted. Small networks train on one thread, as
 in synood, so that only what differs is compared. `speedup` is against the first loop; `moved` is how far its context
 went from the start, and `difference` how far it ended from the first loop's.
@@ -28,7 +28,7 @@ from synood.core.stages import run_stage
 from synood.core.training import epoch_plan, epoch_rate, single_thread
 from synood.data.datasets import imagenet_names
 from synood.data.images import read_sets
-from synood.methods.coop import FewShotFeatures, encode_embedded, random_context, prompt_tokens, text_tower, train_coop
+from synood.methods.coop import FewShotFeatures, encode_embedded, random_context, prompt_buckets, text_tower, train_coop
 from synood.models.clip import load_clip
 from synood.models.hub import device
 
@@ -141,7 +141,7 @@ def compare(args, root):
     stage = {} if args.clip else {'stage': {f'coop at {scale.name}': whole_stage(scale, root)}}
     batch, length = scale.coop.batch_size, scale.coop.n_ctx
     pixels, labels, names = noise_for(clip, args.classes, batch) if args.clip else pictures_of(scale, root, batch)
-    cut = 1 + length + prompt_tokens(clip, names, length).rest.shape[1]
+    cut = 1 + length + max(bucket.rest.shape[1] for bucket in prompt_buckets(clip, names, length))
     with few_threads(clip):
         table = race(clip, names, pixels, labels, scale.replace(coop=dict(epochs=args.steps)), args.repeats)
         loop_threads = torch.get_num_threads()

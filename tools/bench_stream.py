@@ -13,14 +13,18 @@ reads; `stream` is `OODDetector.stream`, which `synood score` writes. Four ways 
 
 `speedup` is in turn/ours. `share` is what the slower of decode and network takes, divided by what ours takes: 1 would
 be overlap without loss. On a CPU both want the same cores: there `cpu_share` compares processor-seconds, the sum of
-decode and network with ours. Features and scores of all ways are compared, bit by bit.
+decode and network with ours. Features and scores of all ways are compared, bit by bit. Waiting
+threads of torch sleep, as in `synood score`.
 """
+import os
 import sys
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 from statistics import median
+
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch is imported
 
 import numpy as np
 import torch
@@ -121,7 +125,7 @@ def compared(ways, images, repeats):
 def options(parser):
     parser.add_argument('--classifier', default='random:classifier', help='of the features')
     parser.add_argument('--clip', default='embedded:clip', help='of the stream')
-    parser.add_argument('--images', type=int, default=256)
+    parser.add_argument('--images', type=int, default=512)
     parser.add_argument('--repeats', type=int, default=2)
 
 

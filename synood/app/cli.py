@@ -353,9 +353,16 @@ class _Plain(logging.Formatter):
     def format(self, record): return printable(super().format(record))
 
 def _speak_plainly():
-    "From now on a warning is one line, and neither it nor a log holds what steers a terminal."
+    "From now on a warning is one line, said once, and neither it nor a log holds what steers a terminal."
     logging.lastResort.setFormatter(_Plain())
-    warnings.formatwarning = lambda message, *where, **more: printable(f'synood: {message}') + '\n'
+    said = set()
+    def line(message, *where, **more):
+        "What is printed of a warning: nothing if it was said before; Python forgets it at every `catch_warnings`."
+        text = printable(f'synood: {message}') + '\n'
+        new = text not in said
+        said.add(text)
+        return text if new else ''
+    warnings.formatwarning = line
 
 # %% ../../nbs/8_app/08_cli.ipynb #5dd0d6de
 def main(arguments: list[str] | None = None):

@@ -122,7 +122,7 @@ def check_fit(found, classes, method: str, scale, m: int, seed: int, root: Path)
     from synood.app.preflight import preflight
     from synood.core.scales import get_scale
     from synood.scores.method import get_method
-    check_method(get_method(method)())
+    check_method(get_method(method)(), get_scale(scale))
     kind = get_method(method)
     chosen = user_scale(user_images(found, tuple(classes)), get_scale(scale), m, seed)
     preflight(chosen, root, 'synthesis' if kind.synthetic else kind.negatives_stage, (seed,))
@@ -137,18 +137,19 @@ def fit(out: Annotated[Path, typer.Option(help='New folder for the detector.')],
         tpr: Annotated[float, typer.Option(
             help='True positive rate: share of ID images that the threshold keeps, at least; default: 0.95.')] = None,
         method: Annotated[str, typer.Option(
-            help='A method on CLIP image features, see `synood methods`; default: SynOOD with images, '
-                 'NegLabel without.')] = '',
-        scale: ScaleOption = 'mini', settings: SetOption = (), m: CountOption = 0, seed: SeedOption = 0,
+            help='A method on CLIP image features, see `synood methods`; default: SynOOD with images, at a scale whose '
+                 'models can paint, else NegLabel.')] = '',
+        scale: ScaleOption = 'photos', settings: SetOption = (), m: CountOption = 0, seed: SeedOption = 0,
         root: RootOption = RUNS, cluster: ClusterOption = '', as_json: JsonOption = False):
     """Fit a detector to your classes.
     Example: synood fit photos --calibrate more_photos --out my_detector --scale paper"""
     from synood.detector import OODDetector
+    from synood.detector.fitting import default_method
     check_new_folder(out)
     _check_call(images, names, method, calibrate, tpr)
     scale = changed_scale(scale, settings)
     tpr = .95 if tpr is None else tpr
-    method = method or 'SynOOD'
+    method = method or default_method(scale)
     listed = names if names and is_class_list(names) else None
     found = load_user_images(images, listed, {'--out': out, '--root': root}) if images else None
     classes = found.classes if found and (listed or not names) else read_names(names)
@@ -157,7 +158,7 @@ def fit(out: Annotated[Path, typer.Option(help='New folder for the detector.')],
     with connected(cluster):
         detector = OODDetector.from_names(classes, scale, root/'cache')
         if found: detector = detector.fit(found, method, scale, root, seed, m)
-    if calibrate: detector = detector.calibrate(calibrate, tpr)
+        if calibrate: detector = detector.calibrate(calibrate, tpr)
     detector.save(out)
     print_result(dict(detector=out, method=detector.method, classes=len(detector.names), threshold=detector.threshold,
               negatives=len(detector.negative_names), tpr=detector.tpr), as_json)
@@ -415,6 +416,7 @@ def score(images: Annotated[Path, typer.Argument(help='An image, or a folder tha
           cluster: ClusterOption = ''):
     """Score images with a saved detector; larger is more ID. Status 1 if some cannot be read.
     Example: synood score photos --detector my_detector --out scores.csv"""
+    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch: its waiting threads leave the cores to decoding
     from synood.detector import OODDetector
     from synood.core.files import json_hash, file_hash
     detector = resolve_detector(detector)
@@ -479,7 +481,9 @@ def report(scale: ScaleOption = 'mini', settings: SetOption = (), root: RootOpti
 
 # %% ../../nbs/8_app/03_commands.ipynb #f262e0b8
 @commands.command()
-def demo(detector: Annotated[Path, typer.Argument(help=f'{_SAVED}; default: one for the embedded miniature.')] = None,
+def demo(detector: Annotated[Path, typer.Argument(
+             help=f'{_SAVED}; default: one for photographs of ten everyday things.')] = None,
+         miniature: Annotated[bool, typer.Option(help='Without a detector: one for the drawn scenes.')] = False,
          host: Annotated[str, typer.Option(
              help='Address to listen on; 0.0.0.0 is open to others, see --login.')] = '127.0.0.1',
          port: Annotated[int, typer.Option(min=1, max=65535, help='Port to listen on.')] = 7860,
@@ -490,14 +494,16 @@ def demo(detector: Annotated[Path, typer.Argument(help=f'{_SAVED}; default: one 
                   'name:password.')] = None,
          root: RootOption = RUNS):
     "Open a page where an image can be dropped on a detector. Example: synood demo my_detector"
-    from synood.detector.demo import check_address, check_sub_path, demo_detector, read_login, serve
+    from synood.detector.demo import (check_address, check_sub_path, demo_detector, photograph_detector, read_login,
+                                      serve)
     from synood.detector import OODDetector
     names = read_login(login)
     sub_path = check_sub_path(sub_path)
     check_address(host, port)
     if detector: loaded = OODDetector.load(resolve_detector(detector))
-    else:
+    elif miniature:
         say(f'no detector given: one for the miniature is made below {root}, and the next call finds it')
         loaded = demo_detector(root)
+    else: loaded = photograph_detector()
     say('the page is being started')
     serve(loaded, host, port, root_path=sub_path, login=names)

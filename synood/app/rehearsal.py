@@ -35,12 +35,13 @@ _TEXTURES = ('banded', 'blotchy', 'braided', 'bubbly', 'bumpy', 'chequered', 'co
              'sprinkled', 'stained', 'stratified', 'striped', 'studded', 'swirly', 'veined', 'waffled', 'woven',
              'wrinkled', 'zigzagged')  # of DTD
 _FEW = 24  # images of most OOD sets
+_VALIDATED = slice(None, None, 4)  # the classes with a validation image
 
 def mos_files() -> dict[str, list[str]]:
     "{key of a set: its files} in the layout of MOS, below the root."
     home, wnids = 'dataset/id_data/ILSVRC-2012', imagenet_wnids()
     train = [f'{home}/train/{wnid}/{wnid}_{k}.JPEG' for c, wnid in enumerate(wnids) for k in range(1 + (c % 10 == 0))]
-    val = [f'{home}/val/{wnids[c]}/{val_name(c)}' for c in range(0, len(wnids), 2)]
+    val = [f'{home}/val/{wnids[c]}/{val_name(c)}' for c in range(len(wnids))[_VALIDATED]]
     scenes = {key: [f'dataset/ood_data/{key}/images/{k:05d}.jpg' for k in range(_FEW)] for key in _SCENES}
     textures = [f'dataset/ood_data/Textures/{texture}/{texture}_0001.jpg' for texture in _TEXTURES]
     return dict(imagenet_train=train, imagenet_val=val, **scenes, dtd=textures)
@@ -66,7 +67,7 @@ def openood_lists() -> dict[str, list[str]]:
         textures_openood=[f'texture/{texture}/{texture}_0001.jpg' for texture in _TEXTURES
                           if texture not in image_sets['textures_openood'].without])
     lines = {key: [f'{name} -1' for name in names] for key, names in unlabelled.items()}
-    val = [f'imagenet_1k/val/{val_name(c)} {c}' for c in range(0, len(wnids), 2)]
+    val = [f'imagenet_1k/val/{val_name(c)} {c}' for c in range(len(wnids))[_VALIDATED]]
     return lines | dict(imagenet_openood=val[:-_N_VAL], imagenet_openood_val=val[-_N_VAL:])
 
 _LIST_NAMES = dict(iNaturalist='test_inaturalist', textures_openood='test_textures', openimage_o_val='val_openimage_o',
@@ -118,7 +119,7 @@ def write_captioned(folder: Path, count: int = 40):
     (folder/CAPTIONS_FILE).write_text(''.join(f'{k}.png\t{captioned_recipe(k)[1]}\n' for k in range(count)))
 
 # %% ../../nbs/8_app/07_rehearsal.ipynb #f7bc8ccb
-def write_words(folder: Path, every: int = 7):
+def write_words(folder: Path, every: int = 40):
     "Write each so many-th word of the paper's corpus to lists as `read_words` reads them."
     lists = {}
     for word, name in corpus_words(get_scale('paper').corpus)[::every]: lists.setdefault(name, []).append(word)
@@ -138,7 +139,7 @@ def write_clip(name: str, folder: Path):
     from safetensors.torch import save_file
     config = published_clip_config(name)
     config['model_cfg'] |= next(cut for start, cut in _CLIP_TOWERS.items() if name.startswith(start))
-    config['model_cfg']['text_cfg'] |= dict(width=16, heads=2, layers=1)
+    config['model_cfg']['text_cfg'] |= dict(width=16, heads=1, layers=1)
     config['model_cfg']['init_logit_scale'] = math.log(100)  # as the published weights have it
     with seeded_init(seed(0, 'rehearsal', name), _CPU): model = open_clip.CLIP(**config['model_cfg'])
     save_file({key: value.contiguous() for key, value in model.state_dict().items()},
@@ -249,10 +250,13 @@ def write_stand_ins(folder: Path, photos: Path | None) -> dict:
 SIZES = dict(
     name='of the scale', m='one synthetic image a class', **{
         'synthesis.resolution': 'pixels', 'synthesis.steps': 'of denoising', 'synthesis.iterations': 'of the gradient',
+        'synthesis.batch_size': 'images; paper: what the memory holds',
         'context.max_new_tokens': 'tokens of an answer', 'coop.shots': 'images a class', 'coop.epochs': 'passes',
-        'cocoop.epochs': 'passes', 'lsn.epochs': 'passes', 'npos.shots': 'images a class', 'npos.epochs': 'passes',
-        'npos.start_epoch': 'of them', 'npos.k': 'at most npos.shots', 'npos.select': 'at most npos.shots',
-        'clipn.epochs': 'passes', 'cma.epochs': 'passes', 'cma.warmup_steps': 'steps', 'vos.epochs': 'passes',
+        'cocoop.epochs': 'passes', 'cocoop.batch_size': 'images', 'lsn.epochs': 'passes',
+        'npos.shots': 'images a class', 'npos.epochs': 'passes', 'npos.start_epoch': 'of them',
+        'npos.k': 'at most npos.shots', 'npos.select': 'at most npos.shots', 'clipn.epochs': 'passes',
+        'cma.epochs': 'passes', 'cma.warmup_steps': 'steps', 'vos.epochs': 'passes',
+        'openood.n_negatives': 'words', 'tanl.n_activated': 'of them', 'krnft.n_negatives': 'words',
         'krnft.shots': 'images a class', 'krnft.crops': 'of an image', 'krnft.crops_kept': 'of them',
         'krnft.steps': 'of training', 'vim.dim': 'less than the features of a tiny network'})
 

@@ -97,9 +97,10 @@ def execute(source: Path, folder: Path, parameters: dict, settings, full: bool) 
     return 'ran', cpu_seconds
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #299edd75
-# imported once, for all kernels that one process starts; tqdm first, as behind ipykernel it warns of missing widgets
+# Imported once, for all kernels that one process starts; tqdm first, as behind ipykernel it warns of missing widgets.
+# The last two bring what a look-up in a registry imports.
 PRELOAD = ('tqdm.auto', 'ipykernel.kernelapp', 'torch', 'pandas', 'seaborn', 'scipy.stats', 'open_clip', 'timm',
-           'torchvision.transforms.v2', 'synood.evaluation.benchmark')
+           'torchvision.transforms.v2', 'synood.evaluation.benchmark', 'synood.app.doctor', 'synood.app.pretraining')
 
 def _execute(nb, source, folder, given):
     """papermill on a notebook, its outputs in `folder`.

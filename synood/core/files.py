@@ -350,12 +350,12 @@ def asset_path(*parts: str) -> Path:
     return Path(str(files('synood').joinpath('assets', *parts)))
 
 def embedded_model_folder(name: str) -> Path:
-    "The folder of a network that ships inside the package: 'clip', 'classifier', 'inpainting' or 'lister'."
-    root = asset_path('miniature')
-    known = sorted(p.name for p in root.iterdir() if p.is_dir())
+    "The folder of a network that ships inside the package: 'clip', 'classifier', 'inpainting', 'lister' or 'photos'."
+    known = {folder.name: folder for folder in asset_path('miniature').iterdir() if folder.is_dir()}
+    known['photos'] = asset_path('photos')
     if name not in known:  # nor is it '/home' or '..'
-        raise ValueError(f'no embedded model {name!r}: there are {", ".join(known)}')
-    return root/name
+        raise ValueError(f'no embedded model {name!r}: there are {", ".join(sorted(known))}')
+    return known[name]
 
 # %% ../../nbs/0_core/02_files.ipynb #37f7ba7a
 _SINCE = {'type_params'}  # fields that later versions than 3.11 have, empty unless they are used

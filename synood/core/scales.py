@@ -316,6 +316,16 @@ scales['dev'] = scales['mini'].replace(name='dev', world='dev')
 scales['smoke'] = scales['dev'].replace(
     name='smoke', presets=('mini', 'smoke'), n_train=4, m=20, n_test=40, test_splits=1, n_captions=40, seeds=(0,))
 
+# %% ../../nbs/0_core/00_scales.ipynb #2c1c7447
+_GLOSSED = 'a photo of a {}, {gloss}'
+
+scales['photos'] = Scale(
+    name='photos', presets=('mini',), world='photographs', protocol='rehearsal', m=1000,
+    clip=('embedded:photos',), backbones=('embedded:photos',), inpainting=(), text_to_image=(), context_model=(),
+    captioner=(), classifier=(), finetuned=(), resnet=(), augmix=(), vit=(), swin=(),
+    id_prompt=_GLOSSED, noun_prompt=_GLOSSED, adj_prompt=_GLOSSED, corpus='photographs', fraction=.6,
+    temperature=.03, n_groups=10, seeds=(0, 1, 2, 3, 4))
+
 # %% ../../nbs/0_core/00_scales.ipynb #eb056453
 def _located(name, value, folder):
     "Paths are meant from the TOML file's folder: `data`, and model ids or corpora that start with '.', '/' or '~'."
@@ -381,7 +391,8 @@ def check_scale(scale: Scale) -> Scale:
     try: _check_shared(scale)
     except ValueError as e: raise ValueError(f'scale {scale.name}: {e}') from None
     for group in {name.partition('.')[0] for name, _ in scale.changes}: getattr(scale, group)
-    if scale.data and any(i.startswith('embedded:') for field in MODEL_FIELDS for i in getattr(scale, field)):
+    models = {name for field in MODEL_FIELDS for name in getattr(scale, field)} - {'embedded:photos'}
+    if scale.data and any(name.startswith('embedded:') for name in models):
         warnings.warn(f'scale {scale.name}: the embedded networks know the miniature and no photographs; '
                       'everything runs on the images in `data`, and the numbers mean nothing')
     return scale

@@ -20,7 +20,7 @@ from ..core.stages import run_stage
 from ..core.scales import Scale, get_scale
 from ..data.user_images import batched, map_images, or_raise, iter_images, image_hashes
 from ..data.words import word_pool
-from .encoding import encode_batches, encode_transformed
+from .encoding import encode_batches, encode_transformed, warn_of_photographs
 from .explanation import UNDECIDED, Explanation, Neighbours, largest_shares, nearest_neighbours
 from .labels import check_names, mine_negative_labels, indistinguishable_pairs, check_distinguishable
 from .storage import (NUMBER_RULES, check_unchanged, checked_number, detector_files, read_detector,
@@ -79,7 +79,7 @@ def __repr__(self: OODDetector):
 
 # %% ../../nbs/7_detector/08_detector.ipynb #0fd95032
 @patch(cls_method=True)
-def from_names(cls: OODDetector, names: list[str], scale='mini',
+def from_names(cls: OODDetector, names: list[str], scale='photos',
                cache: Path | None = None,  # folder for text features; None: `text_cache`, where the words are many
                orient: bool = True) -> OODDetector:
     "A zero-shot detector (NegLabel) for any class names, with the scale's network, prompts and candidate words."
@@ -111,7 +111,7 @@ def network(self: OODDetector):
 def encode_located(self: OODDetector, items, size: int = 64) -> tuple[list[str], np.ndarray]:
     "Names and unit features (N, D) of (name, source) pairs, as `iter_images` makes them, that all can be read."
     clip, names, parts = self.network(), [], []
-    batches = batched(items, checked_count(size, 'size'))
+    batches = warn_of_photographs(self.clip[0], batched(items, checked_count(size, 'size')))
     for batch, features, problems in encode_batches(clip, self.projection, batches, self.orient):
         names += [or_raise(name, name, problem) for (name, _), problem in zip(batch, problems)]
         parts.append(features)
@@ -175,7 +175,7 @@ def stream(self: OODDetector, images, size: int = 64, skip: int = 0):
     table are read meanwhile, unless `images` is an iterator, which is asked for them when their turn comes."""
     size, skip = checked_count(size, 'size'), checked_count(skip, 'skip', 0)
     def tables():
-        batches = batched(islice(iter_images(images), skip, None), size)
+        batches = warn_of_photographs(self.clip[0], batched(islice(iter_images(images), skip, None), size))
         read_ahead = not hasattr(images, '__next__')
         encoded = encode_batches(self.network(), self.projection, batches, self.orient, read_ahead)
         for batch, *outcome in encoded: yield self.tabulate_batch([name for name, _ in batch], *outcome)
@@ -248,7 +248,7 @@ def from_method(cls: OODDetector, method: Method, names: list[str], negative_nam
 
     scale: whose CLIP it was fitted on, see `with_backbone`. ValueError for a method that has no score head."""
     from synood.detector.fitting import check_method
-    check_method(method)
+    check_method(method, scale)
     head = method.score_head(negatives)
     if (len(names), len(negative_names)) != (len(head.text), len(head.negatives)):
         raise ValueError(f'{len(names)} names and {len(negative_names)} negatives for {len(head.text)} and '
@@ -276,21 +276,24 @@ def _load_fit(method, scale, root, seed):
 
 # %% ../../nbs/7_detector/08_detector.ipynb #23fce534
 @patch
-def fit(self: OODDetector, images, method='SynOOD', scale='mini', root: Path = 'runs', seed: int = 0,
+def fit(self: OODDetector, images, method='', scale='photos', root: Path = 'runs', seed: int = 0,
         m: int = 0) -> OODDetector:
     """A detector for the same classes, tuned on labelled ID images.
 
     images: a folder with one folder per class, or an `ImageSet`; method: name or instance of a registered
-    `Method` on CLIP's image features; scale: the one of `from_names`; m: synthetic images in all (0: the scale's, as
-    far as every class has images). Everything made stands below `root`, and a fit that was stopped goes on there.
+    `Method` on CLIP's image features, '' for `default_method`; scale: the one of `from_names`; m: synthetic images in
+    all (0: the scale's, as far as every class has images). Everything made stands below `root`, and a fit that was
+    stopped goes on there.
     ValueError if the classes are not the detector's. Cost: that of the stages; `synood doctor` tells SynOOD's hours."""
-    from synood.detector.fitting import check_method, user_images, user_scale, synthetic_neighbours
+    from synood.detector.fitting import check_method, default_method, user_images, user_scale, synthetic_neighbours
     from synood.evaluation.benchmark import fit_method
+    scale = get_scale(scale)
+    method = method or default_method(scale)
     method = get_method(method)() if isinstance(method, str) else method
-    check_method(method)
+    check_method(method, scale)
     images = user_images(images, self.names, self.orient)
     seen = image_hashes(images)  # here, to find an image that cannot be read before the work
-    scale = user_scale(images, get_scale(scale), m, seed)
+    scale = user_scale(images, scale, m, seed)
     _check_network(self, scale)
     bench, words = _load_fit(method, scale, root, seed)
     fitted, train = fit_method(method, bench, seed)

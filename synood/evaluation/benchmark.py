@@ -367,6 +367,7 @@ class RowMaker:
     def path(self, method: Method, run_seed: int) -> Path:
         return self.rows_of(method).path(row_key(method, run_seed, self.fit_scale))
 
+    @check_once()
     def read_images(self, methods: list[Method], run_seed: int):
         "`read_images_once` for the methods whose rows are missing."
         missing = [method for method in methods if not self.path(method, run_seed).exists()]
@@ -392,6 +393,7 @@ def make_all_rows(maker: RowMaker, methods: list[Method], seeds, name: str) -> t
     "The files of rows, seed after seed, and {method: why} of those that do not fit."
     files, no_row = [], {}
     with TaskPool() if cluster() else nullcontext() as pool:
+        for s in seeds if pool else (): _read_before(pool, maker, methods, s)
         tasks = {(s, k): _begun(pool, maker, m, s) for s in seeds for k, m in enumerate(methods)} if pool else {}
         for run_seed in progress(seeds, name):
             if not pool: maker.read_images([m for m in methods if m.name not in no_row], run_seed)
@@ -402,10 +404,21 @@ def make_all_rows(maker: RowMaker, methods: list[Method], seeds, name: str) -> t
                 else: trace_output(files[-1])
     return files, no_row
 
+def _only_here(method):
+    "Whether a method is defined in a notebook, so that no other process knows it."
+    return type(method).__module__ == '__main__'
+
+def _read_before(pool, maker, methods, run_seed):
+    """Have a task make the features that the missing rows of a seed share.
+
+    A network that a method brings is read by its rows alone: they train it, side by side."""
+    sharing = [m for m in methods if not m.backbone and not _only_here(m) and not maker.path(m, run_seed).exists()]
+    if sharing: pool.submit(maker.read_images, sharing, run_seed).result()
+
 def _begun(pool, maker, method, run_seed):
     "A function that returns the file of rows, which a task of the cluster makes, or the caller where no other can."
     path = maker.path(method, run_seed)
-    if path.exists() or type(method).__module__ == '__main__': return partial(maker, method, run_seed)
+    if path.exists() or _only_here(method): return partial(maker, method, run_seed)
     task = pool.submit(maker, method, run_seed)
     def made():
         task.result()

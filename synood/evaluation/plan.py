@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, singledispatch
 from math import ceil
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Callable
 import networkx as nx
 import torch
@@ -50,7 +50,7 @@ from .costs import (META, _diffusion_shapes, blank_picture, classifier_flops, cl
                                      count_parameters, duration, find_configuration, item_counts, meta_classifier,
                                      meta_clip_network, stage_flops)
 from .prompt_costs import (CC3M, class_names, learned_method_flops, meta_clip, patch_flops,
-                                            sentence_length)
+                                            sentence_lengths)
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #dc7ce06a
 @dataclass(frozen=True)
@@ -282,8 +282,8 @@ _learned = lru_cache(maxsize=None)(learned_method_flops)
 def _prompted(scale, row, n_ctx, sentences=1, less=''):
     "Training of a row that learns sentences; sentences: of every class in a step; less: a row counted elsewhere."
     images = _counts(scale)['classes']*scale.coop.shots
-    length = sentence_length(scale.clip, class_names(scale), n_ctx)
-    kept = sentences*_counts(scale)['classes']*sentence_bytes(scale.clip, length)
+    lengths = sentence_lengths(scale.clip, class_names(scale), n_ctx)
+    kept = sentences*_counts(scale)['classes']*mean(sentence_bytes(scale.clip, length) for length in lengths)
     flops = _learned(scale)[row][0] - (_learned(scale)[less][0] if less else 0)
     return Work(flops=flops + images*clip_flops(scale.clip)['clip_image'], pictures=images,
                 memory=clip_bytes(scale.clip)['weights'] + kept)

@@ -197,14 +197,14 @@ def agreeing_to_differ(yes: np.ndarray, no: np.ndarray) -> np.ndarray:
 SCORE_VARIANTS = {'atd': agreeing_to_differ, 'ctw': competing_to_win}
 
 # %% ../../nbs/5_methods/clipn.ipynb #464c2f24
-@stage('clipn', needs=('captions',), seeded=True, shared=True, uses=('clip', 'clipn'))
+@stage('clipn', needs=('captions',), shared=True, uses=('clip', 'clipn'))
 def clipn_stage(job):
     "clipn.safetensors: the tensors of `NoTextEncoder`; training.json holds the loss of every step."
     clip = load_clip(job.scale.clip)
 
     def train(path):
         pairs = caption_pairs(clip, read_captions(job.inputs['captions']), job.cache)
-        return train_clipn(clipn_state(clip, job.scale), pairs, job.scale, job.seed, clip.logit_scale, path)
+        return train_clipn(clipn_state(clip, job.scale), pairs, job.scale, 0, clip.logit_scale, path)
 
     train_once(job, train, save_state(job))
 

@@ -33,7 +33,8 @@ from ..scores.head import ScoreHead
 _KINDS = 'binary', 'csc', 'uni', 'constant'
 
 @settings('krnft', paper_random=dict(n_negatives=99, n_groups=1), mini=dict(n_negatives=99, n_groups=1),
-          rehearsal=dict(shots=1, crops=8, crops_kept=2, steps=2), smoke=dict(crops=8, crops_kept=2, steps=2))
+          rehearsal=dict(n_negatives=1500, shots=1, crops=4, crops_kept=1, steps=2),
+          smoke=dict(crops=8, crops_kept=2, steps=2))
 @dataclass(frozen=True)
 class KRNFTSettings:
     "A map of the text features, learned from random crops of a few ID images."

@@ -22,7 +22,7 @@ from ..models.hub import device
 from ..scores.head import mcm
 from ..scores.method import Features, ZeroShot, register
 from .coop import (CoOp, Context, FewShotFeatures, class_cosines, load_few_shot, save_state, prompt_state,
-                                 random_context, prompt_tokens, train_prompts, encode_context)
+                                 random_context, prompt_buckets, train_prompts, encode_context)
 
 # %% ../../nbs/5_methods/locoop.ipynb #7b312bcc
 @settings('locoop', paper_random=dict(top_k=1), mini=dict(top_k=4))
@@ -133,11 +133,11 @@ def train_locoop(clip: Clip, names, shots: FewShotFeatures, scale: Scale, run_se
     if top >= len(names):
         raise DoesNotFit(f'LoCoOp: with locoop.top_k = {top} and {len(names)} classes no patch is ever background: '
                          f'set it to {len(names) - 1} or less')
-    prompts = prompt_tokens(clip, names, scale.coop.n_ctx)
+    buckets = prompt_buckets(clip, names, scale.coop.n_ctx)
     learner = Context(random_context(clip, 1, scale.coop.n_ctx, generator(run_seed, 'locoop', '', 'init')))
 
     def loss(rows):
-        text = encode_context(clip, prompts, learner.context)  # (C, D)
+        text = encode_context(clip, buckets, learner.context)  # (C, D)
         logits = clip.logit_scale*class_cosines(shots.images[rows], text)  # (B, C)
         local_logits = clip.logit_scale*patch_cosines(shots.patches[rows], text)  # (B, L, C)
         return locoop_loss(logits, local_logits, shots.labels[rows], weight, top)

@@ -20,7 +20,7 @@ from ..models.clip import Clip, normalize_rows
 from ..scores.head import mcm
 from ..scores.method import Features, TrainData, ZeroShot, register
 from .coop import (Context, FewShotFeatures, context_text_features, encode_context, load_few_shot,
-                                 load_stage_tensors, prompt_tokens, random_context, save_state)
+                                 load_stage_tensors, prompt_buckets, random_context, save_state)
 
 # %% ../../nbs/5_methods/lsn.ipynb #3281e264
 @settings('lsn', paper_random=dict(epochs=1), rehearsal=dict(epochs=1), mini=dict(epochs=50), smoke=dict(epochs=1))
@@ -83,15 +83,16 @@ def train_lsn(clip: Clip,
     """A `Context` (3, C, n, W) of negative prompts. The loss is the sum over the sets.
 
     A step costs the text tower's pass of 3 C sentences, forwards and backwards. ViT-B/16 keeps some 0.4 MB a token for
-    the way back: at 1,000 classes and 30 tokens 36 GB, and all epochs on 16 images a class take 0.64 exaflop."""
-    prompts = prompt_tokens(clip, names, scale.coop.n_ctx)
+    the way back: at ImageNet's 1,000 classes and their 21 tokens 25 GB. All epochs on 16 images a class take 0.45
+    exaflop."""
+    buckets = prompt_buckets(clip, names, scale.coop.n_ctx)
     start = random_context(clip, N_PROMPT_SETS*len(names), scale.coop.n_ctx, generator(run_seed, 'lsn', '', 'init'))
     learner = Context(start.unflatten(0, (N_PROMPT_SETS, len(names))))  # (3 C, n, W) -> (3, C, n, W)
     plan = epoch_plan(len(shots.labels), scale.lsn.epochs, scale.lsn.batch_size, run_seed, 'lsn')
 
     def loss(step, batch):
         _, rows = batch
-        no = F.normalize(encode_context(clip, prompts, learner.context), dim=-1)  # (3, C, D)
+        no = F.normalize(encode_context(clip, buckets, learner.context), dim=-1)  # (3, C, D)
         return lsn_losses(shots.images[rows], shots.labels[rows], no, scale.lsn.orthogonality_weight).sum()
 
     def rate(step): return warmup_cosine_rate(step, len(plan), 0, scale.lsn.lr)

@@ -63,7 +63,7 @@ def otsu_threshold(scores) -> float:
     return float(grid[best[len(best)//2]])
 
 # %% ../../nbs/5_methods/tanl.ipynb #2d9d940c
-@settings('tanl', paper_random=dict(n_activated=80), mini=dict(n_activated=80))
+@settings('tanl', paper_random=dict(n_activated=80), rehearsal=dict(n_activated=150), mini=dict(n_activated=80))
 @dataclass(frozen=True)
 class TANLSettings:
     "What TANL does with its negative labels."

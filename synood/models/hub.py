@@ -26,6 +26,7 @@ from typing import Callable
 from ..core.files import (CannotWrite, asset_path, json_hash, embedded_model_folder, file_hash, folder_hash,
                                file_stamp)
 from ..core.scales import MODEL_FIELDS
+from ..core.cluster import findings
 from ..core.stages import fingerprints, manifest_entries
 from ..core.checks import first_line
 
@@ -506,7 +507,8 @@ def _snapshot(name):
     return folder
 
 # %% ../../nbs/2_models/00_hub.ipynb #30d4a468
-hub_commits: dict[str, str] = {}  # id as written -> commit of the hub snapshot it led to here; empty for folders
+# id as written -> commit of the hub snapshot it led to, here or on a worker of a cluster; empty for folders
+hub_commits: dict[str, str] = findings.setdefault('hub_commits', {})
 
 def random_config_folder(name: str) -> Path:
     """The folder with the published configuration from which a `random:` id is built.
@@ -539,6 +541,8 @@ def locate_model(ids: tuple[str, ...],
                  field: str  # of a scale, for the message
                 ) -> tuple[str, Path]:
     "The first id of `ids` that is on this machine and its folder, noted in `hub_commits`; errors as of `find_model`."
+    if not ids:
+        raise FileNotFoundError(f'the scale has no {field} yet: name a model in a TOML scale, {field} = ["./folder"]')
     tried = []
     for name in ids:
         local = local_folder(name)
@@ -550,7 +554,7 @@ def locate_model(ids: tuple[str, ...],
         return name, folder
     from huggingface_hub import constants
     way = f'{"unset HF_HUB_OFFLINE and " if constants.HF_HUB_OFFLINE else ""}set SYNOOD_DOWNLOAD=1 to fetch it'
-    raise FileNotFoundError(f'no model found, tried {", ".join(tried) or "nothing"}: '
+    raise FileNotFoundError(f'no model found, tried {", ".join(tried)}: '
                             f'name a local copy in a TOML scale, {field} = ["./folder"], or {way}')
 
 # %% ../../nbs/2_models/00_hub.ipynb #1eb39051
@@ -685,7 +689,7 @@ def _networks_fingerprint(scale, field: str) -> list[str]:
     return [_network(model_id) for model_id in getattr(scale, field)]
 
 def networks_used(scale, fields) -> dict[str, str]:
-    "{model id: commit} of the models that the given fields of a scale name, as far as this process has found them."
+    "{model id: commit} of the models that these fields of a scale name, as far as this process or a worker found them."
     named = [model_id for field in fields if field in MODEL_FIELDS for model_id in getattr(scale, field)]
     return {model_id: hub_commits[model_id] for model_id in named if model_id in hub_commits}
 

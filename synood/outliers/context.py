@@ -315,7 +315,7 @@ def read_contexts(folder: Path) -> list[dict]:
     return [r | dict(items=tuple(r['items'])) for file in files for r in read_jsonl(file)]
 
 # %% ../../nbs/4_outliers/00_context.ipynb #8341ce58
-@settings('context', rehearsal=dict(max_new_tokens=8), mini=dict(
+@settings('context', rehearsal=dict(max_new_tokens=4), mini=dict(
     question='<image> list the elements of this picture except the {name} . assistant :', max_new_tokens=12))
 @dataclass(frozen=True)
 class ContextSettings:

@@ -99,7 +99,7 @@ class Method:
     @classmethod
     def unavailable_reason(cls, scale: Scale) -> str:
         "What a scale would have to name for this method to have rows at it; empty where nothing is missing."
-        return ''
+        return 'an inpainting model (`inpainting`)' if cls.synthetic and not scale.inpainting else ''
 
     def score_and_predict(self, test: Features) -> tuple[np.ndarray, np.ndarray]:
         "Scores and classes together, for methods that get both from one pass."

@@ -17,17 +17,27 @@ import torch
 from safetensors.numpy import load_file, save_file
 from ..models.clip import Clip, load_clip, text_features, normalize_rows
 from ..data.images import read_sets
-from ..core.stages import stage
-from ..core.files import file_errors
+from ..core.stages import fingerprints, stage
+from ..core.files import asset_path, file_errors, file_hash
 from ..core.scales import at_least, Scale, settings
-from ..data.words import WordPool, corpus_words, make_pool, word_pool
+from ..data.senses import describe_word
+from ..data.words import SENSES, WordPool, corpus_words, make_pool, word_pool
 
 # %% ../../nbs/3_scores/00_negatives.ipynb #df772bcc
+def _filled(template, word):
+    "A template with a word and, if it asks for it, the word's gloss; it ends before a gloss that is not known."
+    sentence = template.replace('{}', word)
+    if '{gloss}' not in template: return sentence
+    gloss = describe_word(word)
+    return sentence.replace('{gloss}', gloss) if gloss else sentence.partition(', {gloss}')[0]
+
 def fill_template(words, template: str) -> list[str]:
-    "Each word in a template such as 'the nice {}'. ValueError if the template has no place for it."
+    """Each word in a template such as 'the nice {}', or 'a photo of a {}, {gloss}' with `describe_word` as gloss.
+
+    ValueError if the template has no place for the word."""
     if template.count('{}') != 1:
         raise ValueError(f'template {template!r} needs one {{}} for the word')
-    return [template.replace('{}', word) for word in words]
+    return [_filled(template, word) for word in words]
 
 def negative_prompts(pool: WordPool,
                      noun: str = 'the nice {}',  # NegLabel's
@@ -36,6 +46,14 @@ def negative_prompts(pool: WordPool,
     "The pool's words in the template of their part of speech, in the pool's order."
     nouns, adjectives = fill_template(pool.words, noun), fill_template(pool.words, adj)
     return [n if pos == 'noun' else a for pos, n, a in zip(pool.pos, nouns, adjectives)]
+
+# %% ../../nbs/3_scores/00_negatives.ipynb #70b4bc19
+def _prompt_fingerprint(scale, field: str):
+    "A template, with the hash of the glosses if it asks for them."
+    template = getattr(scale, field)
+    return [template, file_hash(asset_path('wordnet', SENSES))] if '{gloss}' in template else template
+
+fingerprints.update(dict.fromkeys(('id_prompt', 'noun_prompt', 'adj_prompt'), _prompt_fingerprint))
 
 # %% ../../nbs/3_scores/00_negatives.ipynb #a94dea59
 def as_unit(features, name: str) -> torch.Tensor:
@@ -201,7 +219,7 @@ def mine_openood_negatives(clip: Clip, names, candidates: WordPool,
                      quantiles=quantiles[kept], prompts=(noun, noun, adj), rest=features[rest])
 
 # %% ../../nbs/3_scores/00_negatives.ipynb #639fbb31
-@settings('openood', paper_random=dict(n_negatives=99), mini=dict(n_negatives=99))
+@settings('openood', paper_random=dict(n_negatives=99), rehearsal=dict(n_negatives=1500), mini=dict(n_negatives=99))
 @dataclass(frozen=True)
 class OpenOODSettings:
     "Negative labels as OpenOOD-VLM mines them."

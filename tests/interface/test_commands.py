@@ -27,7 +27,7 @@ PATIENCE = 600  # seconds for what would hang; no measure of speed
 @pytest.fixture(scope='module')
 def detector(tmp_path_factory):
     folder = tmp_path_factory.mktemp('kept')/'detector'
-    OODDetector.from_names(['cat', 'house', 'tree']).save(folder)
+    OODDetector.from_names(['cat', 'house', 'tree'], 'mini').save(folder)
     return folder
 
 
@@ -116,7 +116,7 @@ def test_a_reader_that_has_enough(detector, tmp_path):
 
 def test_two_detectors_do_not_take_turns_at_one_table(detector, tmp_path):
     photos, out = many(tmp_path/'photos', 200), tmp_path/'scores.csv'
-    OODDetector.from_names(['boat', 'shoe']).save(tmp_path/'other')
+    OODDetector.from_names(['boat', 'shoe'], 'mini').save(tmp_path/'other')
     first = paused('score', photos, '--detector', detector, '--out', out)
     second = synood('score', photos, '--detector', tmp_path/'other', '--out', out)
     errors = second.communicate(timeout=PATIENCE)[1]

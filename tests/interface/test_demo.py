@@ -18,7 +18,7 @@ from urllib.request import urlopen
 import pytest
 from PIL import Image
 
-from synood.detector.demo import demo_detector, example_pictures, serve
+from synood.detector.demo import demo_detector, example_pictures, photograph_detector, serve
 from synood.detector import OODDetector
 from synood.data.miniature import CLASSES, draw_item, plan, world
 
@@ -27,22 +27,22 @@ NASTY = '<img src=x onerror="alert(1)">{{value}}${1+1}'
 
 
 @pytest.fixture(scope='module')
-def pictures(tmp_path_factory):
+def zero_shot():
+    scenes = [Image.fromarray(draw_item(world('dev'), item)[1]) for item in plan(world('dev'), 0, 30) if item.kind
+              == 'id']
+    return OODDetector.from_names(CLASSES, 'mini').calibrate(scenes)
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory, zero_shot):
     "Files to upload: a known class, a texture, a text that pretends, half a picture."
     folder = tmp_path_factory.mktemp('pictures')
-    examples = example_pictures()
+    examples = example_pictures(zero_shot)
     examples['Known classes'][1][1].save(folder/'known.png')
     examples['Far from all of them'][2][1].save(folder/'texture.png')
     (folder/'x.png').write_text('this is a text')
     (folder/'cut.png').write_bytes((folder/'known.png').read_bytes()[:2000])
     return folder
-
-
-@pytest.fixture(scope='module')
-def zero_shot():
-    scenes = [Image.fromarray(draw_item(world('dev'), item)[1]) for item in plan(world('dev'), 0, 30) if item.kind
-              == 'id']
-    return OODDetector.from_names(CLASSES).calibrate(scenes)
 
 
 def free_port():
@@ -199,14 +199,23 @@ def test_page_in_a_browser(served, opened, pictures, tmp_path):
     assert tab.locator('.so-gallery img').count() == 5
     assert tab.get_attribute('.so-line', 'aria-label').startswith('score 0.')
     assert tab.get_attribute('.so-tiles button:has-text("cat")', 'aria-pressed') == 'true'
-    shot = tmp_path/'demo.png'
-    tab.screenshot(path=shot, full_page=True)
     assert 'Taken for none of the 20 classes' in upload(tab, pictures/'texture.png', '.so-ood')
     assert tab.inner_text('.so-word') == 'OOD'
     tab.wait_for_selector('.so-tiles button[aria-pressed=true]', state='detached')  # this comes after the verdict
     assert 'x.png cannot be read as a picture' in upload(tab, pictures/'x.png', '.so-refused')
     assert upload(tab, pictures/'known.png', '.so-id').startswith('ID')
-    keep(shot)
+
+
+@pytest.mark.slow
+def test_photographs_in_a_browser(served, opened, tmp_path):
+    tab = opened(served(photograph_detector()), viewport=dict(width=1100, height=900))
+    tab.click('.so-tiles button:has-text("rocket")')
+    tab.wait_for_selector('.so-ood')
+    tab.click('.so-tiles button:has-text("cat")')
+    tab.wait_for_selector('.so-id')
+    assert tab.inner_text('.so-word') == 'ID' and 'cat' in tab.inner_text('.so-verdict')
+    tab.screenshot(path=tmp_path/'demo.png', full_page=True)
+    keep(tmp_path/'demo.png')
 
 
 def keep(shot):

@@ -10,7 +10,7 @@ COMMIT = 'c0ffee'*6 + 'abcd'
 
 
 @pytest.fixture(scope='module')
-def detector(): return OODDetector.from_names(['cat', 'house', 'tree'])
+def detector(): return OODDetector.from_names(['cat', 'house', 'tree'], 'mini')
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from synood.core.scales import get_scale
 
 
 @pytest.fixture(scope='module')
-def hostile(): return OODDetector.from_names(list(NAMES.values()))
+def hostile(): return OODDetector.from_names(list(NAMES.values()), 'mini')
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +42,7 @@ def folder(saved, tmp_path):
 @pytest.mark.parametrize('kind', BROKEN)
 def test_names_that_no_class_has(kind):
     with pytest.raises(ValueError, match='which is no visible part of a text') as error:
-        OODDetector.from_names(['cat', BROKEN[kind]])
+        OODDetector.from_names(['cat', BROKEN[kind]], 'mini')
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -126,7 +126,7 @@ def test_a_link_is_refused(name, folder, tmp_path):
 
 
 def test_a_changed_file_is_noticed(folder, tmp_path):
-    other = OODDetector.from_names(['cat', 'house'])
+    other = OODDetector.from_names(['cat', 'house'], 'mini')
     other.save(tmp_path/'other')
     replace(other, text=other.text[::-1].copy()).save(tmp_path/'turned')
     # it fits, and is wrong
@@ -176,9 +176,9 @@ def test_word_lists_are_encoded_once(tmp_path, monkeypatch):
         asked.append(len(prompts))
         return real(clip, prompts)
     monkeypatch.setattr(clip_module, '_encode_batch', counted)
-    first = OODDetector.from_names(['cat', 'house'])
+    first = OODDetector.from_names(['cat', 'house'], 'mini')
     assert len(asked) > 2 and list((tmp_path/'kept').glob('*.safetensors'))
     asked.clear()
-    assert (OODDetector.from_names(['cat', 'house']).negatives == first.negatives).all() and not asked
+    assert (OODDetector.from_names(['cat', 'house'], 'mini').negatives == first.negatives).all() and not asked
     monkeypatch.setattr(synood.detector.labels, 'MANY_WORDS', 10**9)
-    assert (OODDetector.from_names(['cat', 'house']).negatives == first.negatives).all() and sum(asked) > 100
+    assert (OODDetector.from_names(['cat', 'house'], 'mini').negatives == first.negatives).all() and sum(asked) > 100

@@ -73,20 +73,20 @@ def test_its_rooms_are_the_folders(readme, root):
 
 
 def scored(printed):
-    "The scores of the cat and of the zigzag."
-    scores = dict(re.findall(r'nbs/images/(\w+)\.png +([\d.]+)', printed))
-    return float(scores['cat']), float(scores['zigzag'])
+    "The scores of the cat and of the rocket."
+    scores = dict(re.findall(r'examples/(\w+)\.jpg +([\d.]+)', printed))
+    return float(scores['cat']), float(scores['rocket'])
 
 
 def test_three_lines_of_python(screen, readme, root, clean_python, tmp_path):
-    shutil.copytree(root/'nbs'/'images', tmp_path/'nbs'/'images')
+    shutil.copytree(root/'synood'/'assets'/'examples', tmp_path/'synood'/'assets'/'examples')
     keep = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME', 'VIRTUAL_ENV')}
     done = subprocess.run([clean_python, '-c', screen['python']], cwd=tmp_path, env=keep, check=True,
                           text=True, capture_output=True)
-    cat, zigzag = scored(done.stdout)
-    assert cat > .3 > 10*zigzag
+    cat, rocket = scored(done.stdout)
+    assert cat > .5 > 5*rocket
     shown = scored(readme)  # the README prints what these lines print
-    assert abs(cat - shown[0]) < 1e-4 and abs(zigzag - shown[1]) < 1e-4
+    assert abs(cat - shown[0]) < 1e-4 and abs(rocket - shown[1]) < 1e-4
 
 
 def opened(process, seconds):

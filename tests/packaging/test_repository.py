@@ -92,8 +92,9 @@ def test_nothing_runs_code_from_files(root):
     # what the workers of a cluster hand each other comes from no file; Ray itself speaks it, behind its token
     between_workers = {name: {'pickle', 'cloudpickle'}
                        for name in ('synood/core/cluster.py', 'nbs/0_core/03_cluster.ipynb')}
-    # two notebooks show in a test what a stage and a network are to a worker: a name
-    shown = dict.fromkeys(('nbs/0_core/04_stages.ipynb', 'nbs/2_models/00_hub.ipynb'), {'pickle'})
+    # some notebooks show in a test what a stage and a network are to a worker: a name
+    shown = dict.fromkeys(('nbs/0_core/04_stages.ipynb', 'nbs/2_models/00_hub.ipynb', 'nbs/2_models/02_photos.ipynb'),
+                          {'pickle'})
     assert {name: what for name, what in faults.items() if what} == between_workers | shown
 
 

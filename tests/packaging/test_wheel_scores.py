@@ -13,7 +13,7 @@ from synood.core.scales import rng
 dev = world('dev')
 def picture(kind, i): return Image.fromarray(render(dev.sample(kind, rng(0, kind, i)), rng(1, kind, i)))
 known = [picture('id', i) for i in range(40)]
-OODDetector.from_names(CLASSES).calibrate(known).save('detector')
+OODDetector.from_names(CLASSES, 'mini').calibrate(known).save('detector')
 known[0].save('known.png')
 '''
 
@@ -38,6 +38,17 @@ def test_wheel_scores_an_image_offline(away, clean_python):
     header, line = csv.reader(scored.stdout.splitlines())
     assert header == ['path', 'score', 'is_ood', 'label', 'confidence', 'negative', 'problem']
     assert line[0] == 'known.png' and 0 < float(line[1]) < 1
+
+
+def test_wheel_knows_photographs_offline(away, clean_python):
+    names = "['cat', 'coffee cup', 'bottle']"
+    lines = ('from synood.detector import OODDetector', 'from synood.data.examples import example_photographs',
+             'paths = [example_photographs()[name].path for name in ("cat", "coffee", "rocket", "flower")]',
+             f'print(*OODDetector.from_names({names}).score(paths))')
+    done = away(clean_python, '-c', '\n'.join(lines))
+    assert done.returncode == 0, done.stderr
+    cat, coffee, rocket, flower = map(float, done.stdout.split())
+    assert min(cat, coffee) > .5 > 5*max(rocket, flower)
 
 
 def test_wheel_runs_a_stage_and_says_what_reproduce_needs(away, clean_python):

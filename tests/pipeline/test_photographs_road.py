@@ -56,7 +56,7 @@ def test_the_whole_road_runs_on_photographs(scale, tmp_path):
 
 def test_a_detector_scores_photographs(photos):
     paths = image_folder(photos).paths
-    detector = OODDetector.from_names(['temple', 'flower', 'dog'])
+    detector = OODDetector.from_names(['temple', 'flower', 'dog'], 'mini')
     table = detector.predict(paths)
     assert len(table) == len(paths) and table.score.between(0, 1).all()
     assert set(table.label) <= {'temple', 'flower', 'dog'}

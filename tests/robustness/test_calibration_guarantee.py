@@ -39,7 +39,7 @@ def threads():
 
 
 @pytest.fixture(scope='module')
-def plain(): return OODDetector.from_names(['cat', 'house', 'tree'])
+def plain(): return OODDetector.from_names(['cat', 'house', 'tree'], 'mini')
 
 
 def cosines(detector, pictures, size):

@@ -1,4 +1,5 @@
 """Work on a cluster of simulated machines: the bytes of one process, also when a machine is lost in the middle."""
+import json
 import os
 import pickle
 import re
@@ -103,9 +104,10 @@ def one_lost(lab, made):
 
 
 def finished(root):
-    "Finished folders below a root and what is in them; there must be no others."
+    "Finished folders below a root, what is in them and which networks made them; there must be no others."
     assert not [p for p in root.rglob('*') if '.tmp-' in p.name or p.name.endswith(('.part', '.parts'))]
-    return {p.parent.relative_to(root).as_posix(): folder_hash(p.parent) for p in root.rglob('manifest.json')}
+    found = {p.parent: json.loads(p.read_text()).get('models') for p in root.rglob('manifest.json')}
+    return {folder.relative_to(root).as_posix(): (folder_hash(folder), models) for folder, models in found.items()}
 
 
 def test_a_process_without_a_cluster_imports_no_ray():
@@ -179,11 +181,14 @@ def test_reproduce_runs_notebooks_on_the_cluster(lab, tmp_path):
 
 def test_a_cluster_of_one_machine():
     def refuse(part): raise ValueError(f'no {part}')
+    def find(): core_cluster.findings['revisions'] = dict(toy='abc')
     with machines(1) as lab, connected(lab.address):
         assert list(map_in_order(lambda k: k**2, range(5))) == [(k, k**2) for k in range(5)]
         assert call_once(max, {'a': (1, 2), 'b': (4, 3)}) == {'a': 2, 'b': 4}
         with pytest.raises(ValueError, match='^no 3$'): list(map_parts(refuse, [3]))  # as if it had been met here
         with TaskPool() as pool: assert pool.submit(max, 5, 6).result() == 6
+        call_once(find, {'a': ()})
+        assert core_cluster.findings.pop('revisions') == dict(toy='abc')  # what a worker found
 
 
 def test_workers_with_a_gpu_get_what_other_cores_have_loaded():

@@ -41,7 +41,7 @@ def saved(tmp_path_factory):
     "A detector with a threshold and two neighbours, on the disk."
     place = tmp_path_factory.mktemp('detectors')
     for name in ('a.png', 'b.png'): Image.new('RGB', (32, 32)).save(place/name)
-    plain = OODDetector.from_names(CLASSES)
+    plain = OODDetector.from_names(CLASSES, 'mini')
     near = Neighbours(plain.negatives[:2], ImageSet(place, ('a.png', 'b.png'), np.array([-1, -1])),
                       ('one', 'two'), plain.negative_names[:2])
     replace(plain, threshold=.5, tpr=.95, groups=1, neighbours=near).save(place/'mine')

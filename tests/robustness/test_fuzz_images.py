@@ -26,7 +26,7 @@ LARGEST = 1500  # MB that the largest picture adds: libwebp holds one of 89 mill
 
 @pytest.fixture(scope='module')
 def detector():
-    return OODDetector.from_names(['circle', 'square', 'star'])
+    return OODDetector.from_names(['circle', 'square', 'star'], 'mini')
 
 
 @pytest.fixture(scope='module')

@@ -134,7 +134,7 @@ def test_class_names(examples, tmp_path):
     @examples
     @given(some_names, st.sampled_from([list, tuple, iter]))
     def holds(names, kind):
-        detector = outcome(lambda: OODDetector.from_names(kind(names), cache=tmp_path/'cache'))
+        detector = outcome(lambda: OODDetector.from_names(kind(names), 'mini', cache=tmp_path/'cache'))
         if detector is not None:
             assert len(detector.names) == len(names) == len(set(detector.names))
             table = detector.predict(image)
@@ -158,13 +158,13 @@ NOT_NAMES = [None, 'cat', b'cat', 3, [], [None], ['a', 'a '], ['caf\u00e9', 'caf
 
 @pytest.mark.parametrize('names', NOT_NAMES, ids=lambda names: ascii(names)[:20])
 def test_names_that_are_none(names):
-    assert outcome(lambda: OODDetector.from_names(names)) is None
+    assert outcome(lambda: OODDetector.from_names(names, 'mini')) is None
 
 
 @pytest.mark.slow
 def test_ten_thousand_names(tmp_path):
     names = [f'thing number {i}' for i in range(10_000)]
-    detector = OODDetector.from_names(iter(names), cache=tmp_path)
+    detector = OODDetector.from_names(iter(names), 'mini', cache=tmp_path)
     assert detector.names == tuple(names)
     assert np.isfinite(detector.score(Image.new('RGB', (64, 64)))).all()
 
@@ -236,7 +236,7 @@ def test_files_of_stages(examples, finished):
 def saved(tmp_path_factory):
     "A calibrated detector, and one with a projection, as they stand on the disk."
     place = tmp_path_factory.mktemp('detectors')
-    plain = replace(OODDetector.from_names(['circle', 'square']), threshold=.5, tpr=.9)
+    plain = replace(OODDetector.from_names(['circle', 'square'], 'mini'), threshold=.5, tpr=.9)
     plain.save(place/'plain')
     projection = Projection(plain.text.shape[1], True, torch.Generator().manual_seed(0)).eval().requires_grad_(False)
     replace(plain, projection=projection, method='SynOOD').save(place/'projected')

@@ -68,7 +68,7 @@ class Cells(HTMLParser):
 
 
 @pytest.fixture(scope='module')
-def detector(): return OODDetector.from_names(['cat', 'house', 'tree'])
+def detector(): return OODDetector.from_names(['cat', 'house', 'tree'], 'mini')
 
 
 @pytest.fixture(scope='module')

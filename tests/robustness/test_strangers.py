@@ -18,7 +18,7 @@ STEERS = 'a\x1b[31m\x1b]0;title\x07\u202eb'
 @pytest.fixture(scope='module')
 def kept(tmp_path_factory):
     folder = tmp_path_factory.mktemp('kept')/'detector'
-    OODDetector.from_names(['cat', 'house', 'tree']).save(folder)
+    OODDetector.from_names(['cat', 'house', 'tree'], 'mini').save(folder)
     return folder
 
 

@@ -29,7 +29,7 @@ TO_224 = image_transform((224, 224), False, (.5,)*3, (.5,)*3, resize_mode='short
 
 
 @pytest.fixture(scope='module')
-def detector(): return OODDetector.from_names(CLASSES)
+def detector(): return OODDetector.from_names(CLASSES, 'mini')
 
 
 @pytest.fixture(scope='module')
