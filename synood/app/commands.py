@@ -118,11 +118,11 @@ def check_calibration(images: Path, tpr: float, found=None):
 # %% ../../nbs/8_app/03_commands.ipynb #c6ecb69c
 def check_fit(found, classes, method: str, scale, m: int, seed: int, root: Path):
     "The checks of `preflight` for a method that is fitted on a set of images; ValueError or OSError of one line."
-    from synood.detector.fitting import check_method, user_images, user_scale
+    from synood.detector.fitting import check_fittable, user_images, user_scale
     from synood.app.preflight import preflight
     from synood.core.scales import get_scale
     from synood.scores.method import get_method
-    check_method(get_method(method)(), get_scale(scale))
+    check_fittable(get_method(method)(), get_scale(scale))
     kind = get_method(method)
     chosen = user_scale(user_images(found, tuple(classes)), get_scale(scale), m, seed)
     preflight(chosen, root, 'synthesis' if kind.synthetic else kind.negatives_stage, (seed,))

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MODEL_FIELDS', 'FILE_FIELDS', 'SHARED', 'setting_groups', 'scales', 'setting_choices', 'suggest_names', 'Registry',
            'discover', 'Scale', 'settings', 'require', 'at_least', 'setting_names', 'ScaleView', 'read_scale',
-           'check_scale', 'get_scale', 'parse_settings', 'check_choices', 'seed', 'rng', 'generator']
+           'is_miniature_model', 'check_scale', 'get_scale', 'parse_settings', 'check_choices', 'seed', 'rng',
+           'generator']
 
 # %% ../../nbs/0_core/00_scales.ipynb #ff1e2a74
 import dataclasses, difflib, hashlib, importlib, pkgutil, re, tomllib, warnings
@@ -386,13 +387,17 @@ def _check_shared(scale):
     _check_words(scale)
 
 # %% ../../nbs/0_core/00_scales.ipynb #34424807
+def is_miniature_model(model_id: str) -> bool:
+    "Whether a network ships with the package and knows the miniature's drawings, and no photographs."
+    return model_id.startswith('embedded:') and model_id != 'embedded:photos'
+
+# %% ../../nbs/0_core/00_scales.ipynb #3075f978
 def check_scale(scale: Scale) -> Scale:
     "The scale itself, or a ValueError that names the setting which makes no sense."
     try: _check_shared(scale)
     except ValueError as e: raise ValueError(f'scale {scale.name}: {e}') from None
     for group in {name.partition('.')[0] for name, _ in scale.changes}: getattr(scale, group)
-    models = {name for field in MODEL_FIELDS for name in getattr(scale, field)} - {'embedded:photos'}
-    if scale.data and any(name.startswith('embedded:') for name in models):
+    if scale.data and any(is_miniature_model(name) for field in MODEL_FIELDS for name in getattr(scale, field)):
         warnings.warn(f'scale {scale.name}: the embedded networks know the miniature and no photographs; '
                       'everything runs on the images in `data`, and the numbers mean nothing')
     return scale

@@ -248,7 +248,7 @@ def from_method(cls: OODDetector, method: Method, names: list[str], negative_nam
 
     scale: whose CLIP it was fitted on, see `with_backbone`. ValueError for a method that has no score head."""
     from synood.detector.fitting import check_method
-    check_method(method, scale)
+    check_method(method)
     head = method.score_head(negatives)
     if (len(names), len(negative_names)) != (len(head.text), len(head.negatives)):
         raise ValueError(f'{len(names)} names and {len(negative_names)} negatives for {len(head.text)} and '
@@ -285,12 +285,12 @@ def fit(self: OODDetector, images, method='', scale='photos', root: Path = 'runs
     all (0: the scale's, as far as every class has images). Everything made stands below `root`, and a fit that was
     stopped goes on there.
     ValueError if the classes are not the detector's. Cost: that of the stages; `synood doctor` tells SynOOD's hours."""
-    from synood.detector.fitting import check_method, default_method, user_images, user_scale, synthetic_neighbours
+    from synood.detector.fitting import check_fittable, default_method, user_images, user_scale, synthetic_neighbours
     from synood.evaluation.benchmark import fit_method
     scale = get_scale(scale)
     method = method or default_method(scale)
     method = get_method(method)() if isinstance(method, str) else method
-    check_method(method, scale)
+    check_fittable(method, scale)
     images = user_images(images, self.names, self.orient)
     seen = image_hashes(images)  # here, to find an image that cannot be read before the work
     scale = user_scale(images, scale, m, seed)

@@ -16,13 +16,12 @@ from urllib.request import getproxies
 from PIL import Image
 from ..core.processes import say
 from . import OODDetector
-from .encoding import DRAWINGS_ALONE
 from ..data.examples import example_photographs
 from ..data.images import convert_rgb, read_sets, pack_image, read_image
 from ..data.miniature import CLASSES, draw_item, plan, world
 from ..evaluation.report import data_uri, in_html
 from ..core.stages import run_stage
-from ..core.scales import get_scale
+from ..core.scales import get_scale, is_miniature_model
 
 # %% ../../nbs/7_detector/09_demo.ipynb #414f7342
 _SMALL = 128  # pixels; a smaller picture is enlarged without smoothing
@@ -367,7 +366,7 @@ def _title(detector):
              f'network {in_html(network)}')
     names = in_html(', '.join(detector.names))
     drawings = ('<p role="note"><b>This network knows drawings of 64 pixels and no photographs: what it says of a '
-                'photograph means nothing.</b></p>') if detector.clip[0] in DRAWINGS_ALONE else ''
+                'photograph means nothing.</b></p>') if is_miniature_model(detector.clip[0]) else ''
     return (f'<div class="so-title"><h1>Is it one of the known classes?</h1><p>{about}</p>{drawings}'
             f'<details><summary>the known classes</summary><p>{names}</p></details></div>')
 

@@ -84,7 +84,7 @@ def test_three_lines_of_python(screen, readme, root, clean_python, tmp_path):
     done = subprocess.run([clean_python, '-c', screen['python']], cwd=tmp_path, env=keep, check=True,
                           text=True, capture_output=True)
     cat, rocket = scored(done.stdout)
-    assert cat > .5 > 5*rocket
+    assert cat > .5 > 10*rocket
     shown = scored(readme)  # the README prints what these lines print
     assert abs(cat - shown[0]) < 1e-4 and abs(rocket - shown[1]) < 1e-4
 
