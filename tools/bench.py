@@ -2,7 +2,8 @@
 
     python tools/bench.py                  those that take about ten CPU-minutes together; `make bench`
     python tools/bench.py scores prompts   these; `make bench BENCH="scores prompts"`
-    python tools/bench.py reproduce        and `test`: minutes of `synood reproduce` and of `make test`, when named
+    python tools/bench.py reproduce        and `rehearsal`, `test`: minutes of `synood reproduce`, at two scales, and of
+                                           `make test`, when named
 
 Each runs in a process of its own and writes paper_figures/bench/NAME.json, where the notebooks read it. Each is also a
 script that measures at larger sizes, see its --help. What these scripts share stands here: the clock, turns, the
@@ -28,12 +29,13 @@ BENCHES = {
     'scores': ['bench_scores.py'],
     'inference': ['bench_inference.py'],
     'stream': ['bench_stream.py'],
+    'photos': ['bench_photos.py'],
     'prompts': ['bench_prompts.py'],
     'prompts_full': ['bench_prompts.py', '--clip', 'random:clip', '--classes', '20', '--steps', '1', '--repeats', '1'],
     'synthesis': ['bench_synthesis.py'],
     'growth': ['bench_synthesis.py', 'growth'],
 }
-LONG = {'reproduce': ['bench_minutes.py', 'reproduce'], 'test': ['bench_minutes.py', 'test']}
+LONG = {name: ['bench_minutes.py', name] for name in ('reproduce', 'rehearsal', 'test')}
 
 
 # ---- the clock ----------------------------------------------------------------------------------

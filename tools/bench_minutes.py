@@ -1,10 +1,11 @@
-"""Minutes and CPU-minutes of the two long commands of README.
+"""Minutes and CPU-minutes of the long commands: two of README, and the rehearsal of the paper's run.
 
     python tools/bench_minutes.py reproduce    `synood reproduce`, from nothing: its results go to a folder of their own
     python tools/bench_minutes.py reproduce --root runs     the same into this folder, which must not exist yet
+    python tools/bench_minutes.py rehearsal    `synood reproduce --scale rehearsal`, likewise
     python tools/bench_minutes.py test         `make test`
 
-Both run in an environment that is installed. `load` tells whether the machine was at rest when it began.
+All run in an environment that is installed. `load` tells whether the machine was at rest when it began.
 """
 import ctypes
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from bench import TOOLS, cpu_seconds, run
 
 REPRODUCE = [sys.executable, '-m', 'synood', 'reproduce', '--scale', 'mini', '--root']
+REHEARSAL = [sys.executable, '-m', 'synood', 'reproduce', '--scale', 'rehearsal', '--root']
 TEST = ['make', 'test']
 ADOPT_ORPHANS = 36  # Linux: prctl's PR_SET_CHILD_SUBREAPER
 
@@ -43,15 +45,17 @@ def minutes(command):
 
 
 def options(parser):
-    parser.add_argument('what', choices=['reproduce', 'test'])
-    parser.add_argument('--root', type=Path, help='of reproduce: a new folder for results; default: a temporary one')
+    parser.add_argument('what', choices=['reproduce', 'rehearsal', 'test'])
+    parser.add_argument('--root', type=Path, help='of the first two: a new folder for results; else a temporary one')
 
 
 def measure(args):
     if args.root and args.root.exists(): sys.exit(f'{args.root} exists: what stands there would not be made again')
     if args.what == 'test': return {}, {'minutes': {'make test': minutes(TEST)}}
+    command, row, scale = {'reproduce': (REPRODUCE, 'make reproduce', 'mini'),
+                           'rehearsal': (REHEARSAL, 'rehearsal', 'rehearsal')}[args.what]
     with nullcontext(args.root) if args.root else tempfile.TemporaryDirectory() as root:
-        return dict(scale='mini'), {'minutes': {'make reproduce': minutes([*REPRODUCE, str(root)])}}
+        return dict(scale=scale), {'minutes': {row: minutes([*command, str(root)])}}
 
 
 def main(arguments=None): run(__doc__, options, measure, arguments)

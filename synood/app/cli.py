@@ -192,7 +192,7 @@ def doctor(scale: ScaleOption = 'paper', settings: SetOption = (), data: DataOpt
 @app.command()
 def plan(scale: ScaleOption = 'paper', settings: SetOption = (), seeds: SeedsOption = '',
          chosen: _MethodsOption = '', root: RootOption = RUNS, as_json: JsonOption = False):
-    """Say what Table 1 takes at a scale: GPU-hours, memory, disk, and the time on 1, 8 and 64 GPUs. Runs nothing.
+    """Say what a whole run takes at a scale: GPU-hours, memory, disk, and the time on 1, 8 and 64 GPUs. Runs nothing.
     Example: synood plan --scale paper --methods NegLabel,SynOOD"""
     from synood.app.doctor import local_worker
     from synood.core.scales import check_choices
@@ -204,7 +204,8 @@ def plan(scale: ScaleOption = 'paper', settings: SetOption = (), seeds: SeedsOpt
     worker, source = local_worker(planned, root)
     graph = plan_graph(planned, listed, worker)
     if as_json: return print(json.dumps(plan_values(graph)))
-    print(f'Table 1 at the scale {planned.name}, {len(planned.seeds)} seeds; {source}\n\n'
+    what = 'Table 1' if listed else 'All tables and figures'
+    print(f'{what} at the scale {planned.name}, {len(planned.seeds)} seeds; {source}\n\n'
           f'{plan_text(graph, worker.device)}')
     for name, reason in missing_rows(planned, listed).items(): print(f'no row for {name}: it lacks {reason}')
 

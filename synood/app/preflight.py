@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'ROW_SETTINGS', 'TABLES', 'nearest', 'name_limit', 'figures_place', 'check_place', 'behind', 'picture_bytes',
            'check_room', 'rendered', 'drawn_counts', 'counts_of', 'check_counts', 'unfit_settings', 'check_networks',
-           'table_protocol', 'folding', 'check_names', 'check_pictures', 'preflight']
+           'folding', 'check_names', 'check_pictures', 'preflight']
 
 # %% ../../nbs/8_app/00_preflight.ipynb #c832a3af
 import errno, json, os, shutil, unicodedata
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Callable
 import numpy as np
 from ..models.endpoint import check_endpoint, endpoint_of
-from ..models.hub import locate_model, sanitized_folder, weights_file
+from ..models.hub import TAGS, locate_model, sanitized_folder, weights_file
 from ..models.sources import model_choices
 from ..data.images import ImageSet, block_folders, read_sets, protocols, read_selection
 from ..data.miniature import CLASSES
@@ -157,7 +157,7 @@ _FORMATS = dict(clip='clip', backbones='clip', inpainting='pipeline', text_to_im
 
 def _check_folder(field, name, folder):
     "What loading a network from a whole folder, and not from one published file, would refuse, is refused now."
-    if name.startswith(('embedded:', 'random:')) or weights_file(name): return
+    if name.startswith(('embedded:', 'random:')) or name == TAGS or weights_file(name): return
     with sanitized_folder(folder, _FORMATS.get(field, 'classifier')): pass
 
 def _check_steps(scale, listed):
@@ -173,10 +173,6 @@ TABLES = {  # table: fields of the networks behind it
     'Table 2': (*_SYNTHESIS, 'augmix', 'vit', 'swin'), 'Table 3': (*_SYNTHESIS, 'backbones'),
     'Table 4': (*_SYNTHESIS, 'text_to_image'), **dict.fromkeys(('Table 5', 'Figure 3', 'Figure 4'), _SYNTHESIS),
     'KR-NFT': ('clip',), 'CMA': _SYNTHESIS}
-
-def table_protocol(table: str, scale: Scale) -> str:
-    "The protocol a table is made on: the scale's own; for Table 2 that of its published sets where Table 1's is `mos`."
-    return 'synood_table2' if (table, scale.protocol) == ('Table 2', 'mos') else scale.protocol
 
 # %% ../../nbs/8_app/00_preflight.ipynb #73284c9f
 @lru_cache(maxsize=None)

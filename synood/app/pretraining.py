@@ -22,16 +22,12 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 import pandas as pd
-import timm
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionInpaintPipeline, UNet2DConditionModel
+import transformers  # imports the module of a network when it is asked for
 from PIL import Image
-from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import (AutoProcessor, AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig,
-                          CLIPVisionModel, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration)
 from ..core.files import atomic_file, atomic_folder, embedded_model_folder, file_errors, file_hash, progress
 from ..core.processes import workers
 from ..core.scales import Registry, generator, get_scale, rng as stream, scales
@@ -338,7 +334,7 @@ def _half(state):
             for name, value in state.items()}
 
 @lru_cache(maxsize=1)
-def _tokenizer(): return AutoTokenizer.from_pretrained(embedded_model_folder('clip'))
+def _tokenizer(): return transformers.AutoTokenizer.from_pretrained(embedded_model_folder('clip'))
 
 def tokenize(texts: list[str]) -> torch.Tensor:
     "Token ids (B, 24) of texts, by the tokenizer that all networks share."
@@ -385,6 +381,7 @@ class ClipRecipe(NetworkRecipe):
     describe = staticmethod(web_caption)  # (recipe, rng) -> the caption of a picture
 
     def __init__(self, shelves, folders):
+        from open_clip.model import CLIP  # here, as it takes seconds
         super().__init__(shelves, folders)
         self.net = CLIP(embed_dim=96, vision_cfg=dict(image_size=SIDE, **self.vision), text_cfg=_TEXT)
 
@@ -448,7 +445,7 @@ class VisionTower(NetworkRecipe):
     def __init__(self, shelves, folders):
         super().__init__(shelves, folders)
         width = _TOWER['hidden_size']
-        tower = CLIPVisionModel(CLIPVisionConfig(**_TOWER))
+        tower = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**_TOWER))
         glyph, place = nn.Linear(width, 1 + len(GLYPHS)), nn.Linear(width, len(_PLACES))
         self.net = nn.ModuleDict(dict(tower=tower, glyph=glyph, place=place, seen=nn.Linear(width, len(GLYPHS))))
 
@@ -519,6 +516,7 @@ class ClassifierRecipe(NetworkRecipe):
     mix = {'id': 1.}
 
     def __init__(self, shelves, folders):
+        import timm
         super().__init__(shelves, folders)
         self.net = timm.create_model('resnet18', num_classes=len(CLASSES), **_RESNET)
 
@@ -531,9 +529,10 @@ class ClassifierRecipe(NetworkRecipe):
         return F.cross_entropy(self.net(normalised), target, label_smoothing=.05)
 
     def save(self, folder):
+        from timm.models import save_for_hf
         camera = dict(input_size=[3, SIDE, SIDE], interpolation='bicubic', crop_pct=1., mean=[.5]*3, std=[.25]*3)
-        timm.models.save_for_hf(self.net.half(), folder, dict(label_names=list(CLASSES)), model_args=_RESNET,
-                                safe_serialization=True, data_config=camera | dict(pool_size=[4, 4]))
+        save_for_hf(self.net.half(), folder, dict(label_names=list(CLASSES)), model_args=_RESNET,
+                    safe_serialization=True, data_config=camera | dict(pool_size=[4, 4]))
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #003b9ce4
 @network_recipe('vae')
@@ -545,12 +544,13 @@ class AutoencoderRecipe(NetworkRecipe):
     widths = (16, 32, 64)
 
     def __init__(self, shelves, folders):
+        from diffusers import AutoencoderKL
         super().__init__(shelves, folders)
         blocks = len(self.widths)
-        self.net = AutoencoderKL(block_out_channels=self.widths, down_block_types=['DownEncoderBlock2D']*blocks,
-                                 up_block_types=['UpDecoderBlock2D']*blocks, layers_per_block=1,
-                                 latent_channels=self.latent, norm_num_groups=8, sample_size=SIDE,
-                                 mid_block_add_attention=False)
+        self.net = AutoencoderKL(
+            block_out_channels=self.widths, down_block_types=['DownEncoderBlock2D']*blocks,
+            up_block_types=['UpDecoderBlock2D']*blocks, layers_per_block=1, latent_channels=self.latent,
+            norm_num_groups=8, sample_size=SIDE, mid_block_add_attention=False)
 
     def loss(self, batch, rng, noise):
         y, x = 4*rng.integers(0, 9, 2)
@@ -625,6 +625,7 @@ _WORDS = dict(vocab_size=1166, hidden_size=96, intermediate_size=384, num_hidden
 
 def _schedule():
     "The noise schedule: cosine, and the network predicts the velocity (Salimans & Ho 2022)."
+    from diffusers import DDIMScheduler
     return DDIMScheduler(beta_schedule='squaredcos_cap_v2', prediction_type='v_prediction', clip_sample=False,
                          set_alpha_to_one=False, steps_offset=1)
 
@@ -662,13 +663,15 @@ class InpaintingRecipe(NetworkRecipe):
     widths = 32, 64, 96  # channels of the UNet's levels
 
     def __init__(self, shelves, folders):
+        from diffusers import AutoencoderKL, UNet2DConditionModel
         super().__init__(shelves, folders)
         self.vae = AutoencoderKL.from_pretrained(folders['vae'], torch_dtype=torch.float32)
         self.vae.eval().requires_grad_(False).to(_device(), memory_format=torch.channels_last)
         channels = self.vae.config.latent_channels
         unet = UNet2DConditionModel(in_channels=2*channels + 1, out_channels=channels,
                                     block_out_channels=self.widths, **_UNET)
-        self.net = nn.ModuleDict(dict(unet=unet, text=CLIPTextModel(CLIPTextConfig(**_WORDS))))
+        text = transformers.CLIPTextModel(transformers.CLIPTextConfig(**_WORDS))
+        self.net = nn.ModuleDict(dict(unet=unet, text=text))
         self.schedule = _schedule()
         self.blank = self.encode(torch.full((1, 3, SIDE, SIDE), .5))  # grey: nothing to be seen
         self.latents = {kind: shard_latents(self.encode, shelves[kind], kind, folders['vae'].parent)
@@ -718,7 +721,8 @@ def denoising_loss(student: InpaintingRecipe, latents: torch.Tensor, batch: Batc
 # %% ../../nbs/8_app/05_pretraining.ipynb #4a6bfd9d
 def _save_pipeline(student, folder):
     "Autoencoder, text encoder, UNet, tokenizer and schedule as one diffusers pipeline in half precision."
-    tokenizer = CLIPTokenizer.from_pretrained(embedded_model_folder('inpainting')/'tokenizer')
+    from diffusers import StableDiffusionInpaintPipeline
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(embedded_model_folder('inpainting')/'tokenizer')
     pipeline = StableDiffusionInpaintPipeline(
         vae=student.vae.cpu(), text_encoder=student.net.text, tokenizer=tokenizer, unet=student.net.unet,
         scheduler=student.schedule, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
@@ -769,12 +773,14 @@ def pad_answers(asked: list[list[int]], answers: list[list[int]], end: int) -> t
 def _lister_config(words):
     "The architecture of the lister. words: its tokenizer."
     end = words.eos_token_id
-    text = LlamaConfig(vocab_size=len(words), hidden_size=128, intermediate_size=384, num_hidden_layers=2,
-                       num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=128,
-                       bos_token_id=words.bos_token_id, eos_token_id=end, pad_token_id=end, tie_word_embeddings=True)
-    return LlavaConfig(vision_config=CLIPVisionConfig(**_TOWER), text_config=text,
-                       image_token_index=words.convert_tokens_to_ids('<image>'), vision_feature_layer=-1,
-                       vision_feature_select_strategy='default', image_seq_length=64, tie_word_embeddings=True)
+    text = transformers.LlamaConfig(
+        vocab_size=len(words), hidden_size=128, intermediate_size=384, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=128, bos_token_id=words.bos_token_id, eos_token_id=end,
+        pad_token_id=end, tie_word_embeddings=True)
+    return transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(**_TOWER), text_config=text,
+        image_token_index=words.convert_tokens_to_ids('<image>'), vision_feature_layer=-1,
+        vision_feature_select_strategy='default', image_seq_length=64, tie_word_embeddings=True)
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #7c584f3a
 @network_recipe('lister')
@@ -786,10 +792,10 @@ class ListerRecipe(NetworkRecipe):
 
     def __init__(self, shelves, folders):
         super().__init__(shelves, folders)
-        self.words = AutoProcessor.from_pretrained(embedded_model_folder('lister')).tokenizer
+        self.words = transformers.AutoProcessor.from_pretrained(embedded_model_folder('lister')).tokenizer
         self.image = self.words.convert_tokens_to_ids('<image>')
-        self.net = LlavaForConditionalGeneration(_lister_config(self.words))
-        tower = CLIPVisionModel.from_pretrained(folders['tower'])
+        self.net = transformers.LlavaForConditionalGeneration(_lister_config(self.words))
+        tower = transformers.CLIPVisionModel.from_pretrained(folders['tower'])
         self.net.model.vision_tower.load_state_dict(tower.state_dict())
         self.net.model.vision_tower.requires_grad_(False)
 
@@ -807,7 +813,7 @@ class ListerRecipe(NetworkRecipe):
 
     def save(self, folder):
         self.net.half().save_pretrained(folder)
-        AutoProcessor.from_pretrained(embedded_model_folder('lister')).save_pretrained(folder)
+        transformers.AutoProcessor.from_pretrained(embedded_model_folder('lister')).save_pretrained(folder)
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #71810b4b
 SHIPPED_NETWORKS = ('clip', 'clip-vit', 'clip-small', 'classifier', 'lister', 'inpainting')  # the folders that ship

@@ -251,6 +251,7 @@ SIZES = dict(
     name='of the scale', m='one synthetic image a class', **{
         'synthesis.resolution': 'pixels', 'synthesis.steps': 'of denoising', 'synthesis.iterations': 'of the gradient',
         'synthesis.batch_size': 'images; paper: what the memory holds',
+        'figure3.shares': 'of m; larger ones take more images a class',
         'context.max_new_tokens': 'tokens of an answer', 'coop.shots': 'images a class', 'coop.epochs': 'passes',
         'cocoop.epochs': 'passes', 'cocoop.batch_size': 'images', 'lsn.epochs': 'passes',
         'npos.shots': 'images a class', 'npos.epochs': 'passes', 'npos.start_epoch': 'of them',

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRELOAD', 'HOW_TO_RESUME', 'package_code', 'notebook_key', 'settings_read_by', 'output_hash', 'is_up_to_date',
            'NotebookError', 'execute', 'default_jobs', 'Ended', 'timed_execute', 'execute_all', 'seconds_left',
-           'read_notebook_seconds', 'run_notebooks']
+           'read_notebook_seconds', 'longest_first', 'run_notebooks']
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #f1c14157
 import csv, json, os, re, time
@@ -82,7 +82,6 @@ def execute(source: Path, folder: Path, parameters: dict, settings, full: bool) 
     """Run one notebook, all of its cells if `full`, unless it stands.
 
     Returns 'stands' or 'ran', and the CPU-seconds of its kernel."""
-    import nbformat
     from synood.core.files import atomic_write, lock
     nb = read_notebook(source)
     if not full: nb = batch_cells(nb)
@@ -100,7 +99,9 @@ def execute(source: Path, folder: Path, parameters: dict, settings, full: bool) 
 # Imported once, for all kernels that one process starts; tqdm first, as behind ipykernel it warns of missing widgets.
 # The last two bring what a look-up in a registry imports.
 PRELOAD = ('tqdm.auto', 'ipykernel.kernelapp', 'torch', 'pandas', 'seaborn', 'scipy.stats', 'open_clip', 'timm',
-           'torchvision.transforms.v2', 'synood.evaluation.benchmark', 'synood.app.doctor', 'synood.app.pretraining')
+           'torchvision.transforms.v2', 'diffusers.models.unets.unet_2d_condition',
+           'transformers.models.clip.modeling_clip', 'synood.evaluation.benchmark', 'synood.app.doctor',
+           'synood.app.pretraining')
 
 def _execute(nb, source, folder, given):
     """papermill on a notebook, its outputs in `folder`.
@@ -209,6 +210,14 @@ def read_notebook_seconds(log: Path) -> dict[str, float]:
             for line in lines if line['stage'].startswith('notebook ')}
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #f0756b8d
+_LONGEST = 'table1', 'table_krnft', 'synthesis', 'finetuning', 'table_cma', 'table3', 'fig3'  # at `mini`
+
+def longest_first(notebooks: list[Path]) -> list[Path]:
+    "Those that take the longest first, so that all workers end together; the others in their order."
+    def place(path): return _LONGEST.index(name) if (name := notebook_name(path)) in _LONGEST else len(_LONGEST)
+    return sorted(notebooks, key=place)
+
+# %% ../../nbs/8_app/06_reproduction.ipynb #158ae2b1
 def run_notebooks(notebooks: list[Path], folder: Path, parameters: dict, settings, full: bool, jobs: int, out) -> list:
     "Execute notebooks below a bar, with a line on `out` for each that ran; what became of each, `Ended`, as they end."
     from synood.core.files import progress
@@ -218,7 +227,7 @@ def run_notebooks(notebooks: list[Path], folder: Path, parameters: dict, setting
     left, took, results = {notebook_name(path) for path in notebooks}, {}, []
     with progress(desc='notebooks', total=len(notebooks)) as bar:
         bar.bar_format = '{desc}: {n} of {total}, {elapsed}{postfix}'
-        for ended, running in execute_all(notebooks, folder, parameters, settings, full, jobs):
+        for ended, running in execute_all(longest_first(notebooks), folder, parameters, settings, full, jobs):
             if ended:
                 results.append(ended)
                 left.discard(ended.name)

@@ -114,9 +114,11 @@ def _call(setting, hands_on, packed, arguments, *loaded):
     def function(*given): return _last[1](*given, *map(_taken, loaded))
     return _traced(function, _read(ray, arguments))
 
+_STEERS = 'SYNOOD_', 'HF_', 'TOKENIZERS_', 'OPENAI_API_KEY'  # how the names of variables begin
+
 def _steering():
-    "The variables of this process that steer the package and the hub."
-    return {k: v for k, v in os.environ.items() if k.startswith(('SYNOOD_', 'HF_', 'TOKENIZERS_'))}
+    "The variables of this process that steer the package and the hub, and the key of a server."
+    return {k: v for k, v in os.environ.items() if k.startswith(_STEERS)}
 
 def _setting():
     "What a worker takes over from this process: its folder, and its `_steering` variables."
@@ -189,28 +191,41 @@ def _worker(ray, gpus, cpus=1.):
 # %% ../../nbs/0_core/03_cluster.ipynb #596f3b3d
 class _Desk:
     "The process that begins work for all others, what has a name never twice at a time."
-    def __init__(self): self.begun = {}  # name -> reference to what `_call` will say, of work that may not have ended
+    def __init__(self):
+        self.begun = {}  # name -> reference to what `_call` will say, of work that may not have ended
+        self.clerk = None  # what begins a call of it
 
-    def begin(self, name: str, gpus: float, cpus: float, *given) -> tuple[list, bool]:
-        "([reference to what `_call` says on a worker], whether the work was not being done already)."
+    def begin(self, name: str, need: tuple[float, float] | None, *given) -> tuple[list, bool]:
+        """([reference to what `_call` says on a worker], whether the work was not being done already).
+
+        need: a share of a GPU and cores; None: the clerk does it."""
         import ray
         if running := list(self.begun.values()):
             ended, _ = ray.wait(running, num_returns=len(running), timeout=0)
             self.begun = {name: reference for name, reference in self.begun.items() if reference not in ended}
-        if new := name not in self.begun: self.begun[name] = _worker(ray, gpus, cpus)(*given)
+        if new := name not in self.begun: self.begun[name] = self._work(ray, need)(*given)
         return [self.begun[name]], new
 
-def _open_desk(ray):
-    "The desk of this process, on its own machine: it is lost with this process alone."
+    def _work(self, ray, need):
+        if need: return _worker(ray, *need)
+        if not self.clerk:
+            clerk = _beside(ray, _Actor, max_restarts=-1, max_task_retries=-1).remote()
+            self.clerk = lambda *given: clerk.call.remote(*given)
+        return self.clerk
+
+def _beside(ray, kind, **options):
+    "An actor class for this machine, whose actors are lost with this process alone."
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0)(_Desk).options(name=os.environ[_DESK], scheduling_strategy=here).remote()
+    return ray.remote(num_cpus=0)(kind).options(scheduling_strategy=here, **options)
 
-def _begin(ray, name, gpus, cpus, hands_on, packed, arguments):
+def _open_desk(ray): return _beside(ray, _Desk, name=os.environ[_DESK]).remote()
+
+def _begin(ray, name, need, hands_on, packed, arguments):
     "Have the desk begin a call of a packed function; returns (reference, whether it is new)."
     desk = ray.get_actor(os.environ[_DESK])
     given = _setting(), hands_on, packed, _packed(arguments)
-    (reference,), new = ray.get(desk.begin.remote(name, gpus, cpus, *given))
+    (reference,), new = ray.get(desk.begin.remote(name, need, *given))
     return reference, new
 
 # %% ../../nbs/0_core/03_cluster.ipynb #821d14b0
@@ -265,13 +280,14 @@ def map_in_order(function: Callable, parts: Iterable, gpus: float = 1., load: Ca
 # %% ../../nbs/0_core/03_cluster.ipynb #b3a6f414
 def call_once(function: Callable,  # it must find work that is done already, and leave it
               calls: dict[str, tuple],  # name -> arguments
-              gpus: float = 1., waits: bool = False) -> dict:
+              gpus: float = 1., waits: bool = False, by_clerk: bool = False) -> dict:
     """{name: function(*arguments)} by workers, side by side; the same name never twice at a time.
 
-    waits: the function hands work on to other workers, and holds no GPU or core meanwhile."""
+    waits: the function hands work on to other workers, and holds no GPU or core meanwhile. by_clerk: the one worker
+    that asks servers makes the calls, one after the other."""
     ray, packed = cluster(), _packed(function)
-    need = (0., 0.) if waits else (gpus, 1.)
-    begun = {name: _begin(ray, name, *need, waits, packed, arguments) for name, arguments in calls.items()}
+    need = None if by_clerk else (0., 0.) if waits else (gpus, 1.)
+    begun = {name: _begin(ray, name, need, waits, packed, arguments) for name, arguments in calls.items()}
     return _await(ray, begun)
 
 def _await(ray, begun):
@@ -302,7 +318,7 @@ class TaskPool(ThreadPoolExecutor):
 
     def _run(self, packed, arguments):
         ray = cluster()
-        return _answer(ray, *_begin(ray, str(uuid4()), 0., self.cpus, True, packed, arguments))
+        return _answer(ray, *_begin(ray, str(uuid4()), (0., self.cpus), True, packed, arguments))
 
     def __exit__(self, kind, *error): self.shutdown(wait=kind is None, cancel_futures=True)
 

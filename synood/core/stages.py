@@ -54,6 +54,7 @@ def fingerprint(scale: Scale, field: str):
 
 # %% ../../nbs/0_core/04_stages.ipynb #18ac9dfe
 def _same_scale(scale): return scale
+def _never(scale): return False
 
 @dataclass(frozen=True)
 class Stage:
@@ -65,6 +66,7 @@ class Stage:
     seeded: bool = False  # one folder per run seed
     shared: bool = False  # several processes may work on it at once, through `job.batches`
     batched: bool = False  # on a cluster the batches of `job.batches` are tasks; of others the whole stage is one
+    hosted: Callable = _never  # scale -> whether it asks a server: then one worker makes it, and holds no GPU
     as_input: Callable = _same_scale  # the scale under which the stages that need it ask for it
     version: int = 1  # raise it when the same settings give another result
 
@@ -240,6 +242,16 @@ def on_worker(self: Job, find: Callable):
     return call_once(find, {name: ()}, self.gpus)[name] if cluster() else find()
 
 @patch
+@contextmanager
+def unfinished(self: Job):
+    "A block in which no other process finishes the folder; what it yields says whether none has before."
+    with lock(_finish_lock(self.final)): yield not self.final.exists()
+
+def _finish_lock(final):
+    make_folder(final.parent/'.locks')
+    return final.parent/'.locks'/f'{final.name}.finish.lock'
+
+@patch
 def decide_once(self: Job, name: str, find: Callable):
     "The JSON value `find()` of the first process that asks, kept in <name>.json for all others and for restarts."
     with lock(self._lock(name)):
@@ -283,6 +295,7 @@ def _manifest(st, scale, seed, folder, inputs):
                 settings=scale.values(names), fingerprints={name: fingerprint(scale, name) for name in names},
                 inputs={n: p.name for n, p in inputs.items()}, files=len(stamps), bytes=_bytes(stamps),
                 content=folder_hash(folder), packages=versions(), machine=platform.machine(),
+                instructions=torch.backends.cpu.get_cpu_capability(),  # with others the last digits differ
                 threads=torch.get_num_threads(),
                 device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu')
 
@@ -325,7 +338,7 @@ def _check_stage(folder, root):
 # %% ../../nbs/0_core/04_stages.ipynb #91870781
 def _finish(st, scale, seed, part, final, inputs):
     "Give the complete folder its manifest and its final name; the first of several processes does it."
-    with lock(final.parent/'.locks'/f'{final.name}.finish.lock'):
+    with lock(_finish_lock(final)):
         if final.exists(): return
         for folder in [part, *(p for p in part.rglob('*') if p.is_dir())]:
             remove_stale_temps(folder, alone=True)  # what killed processes left
@@ -375,7 +388,8 @@ def _bring(st, scale, seed, final, inputs, root):
 def _bring_all(st, calls):
     "Bring the folders, {folder: arguments of `_bring`}: one after the other, or those that are missing on a cluster."
     away = {os.path.abspath(final): call for final, call in calls.items() if cluster() and not final.exists()}
-    if away: call_once(_bring, away, st.gpus, waits=st.batched)
+    hosted = any(st.hosted(scale) for _, scale, *_ in away.values())
+    if away: call_once(_bring, away, st.gpus, waits=st.batched and not hosted, by_clerk=hosted)
     for final, call in calls.items():
         if away: await_files(final.exists, final)
         _bring(*call)

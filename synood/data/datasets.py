@@ -7,7 +7,7 @@ __all__ = ['WNID', 'WNID_INSIDE', 'image_sets', 'DUPLICATED', 'layouts', 'PREFIX
            'STAND_INS', 'imagenet_wnids', 'imagenet_names', 'wordnet_names', 'read_class_list', 'folder_class_names',
            'DataSet', 'Location', 'usual_places', 'openood_places', 'read_list', 'find_list', 'read_devkit',
            'read_labels', 'FoundSet', 'stand_in_counts', 'expected_counts', 'explain_count', 'SetSearch', 'match_list',
-           'label_imagenet', 'find_sets', 'missing_message', 'BenchmarkProtocol', 'check_archives']
+           'label_imagenet', 'find_sets', 'missing_message', 'BenchmarkProtocol', 'table_protocol', 'check_archives']
 
 # %% ../../nbs/1_data/03_datasets.ipynb #b00e0436
 import hashlib, json, os, re, unicodedata
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from .images import CLASS_HALVES, ImageSet, Protocol, subsample, find_files, log, read_user_text, protocols
 from ..core.files import file_errors, json_hash, in_threads, file_stamp, progress
-from ..core.scales import Registry
+from ..core.scales import Registry, Scale
 
 # %% ../../nbs/1_data/03_datasets.ipynb #e92fcfb7
 @lru_cache(maxsize=None)
@@ -143,9 +143,10 @@ class DataSet:
     excluded_list: str = ''  # a list whose images must never be in it
     without: tuple[str, ...] = ()  # class folders it leaves out
     archives: dict[str, str] = field(default_factory=dict)  # name: md5, empty where none is published
-    gigabytes: dict[str, float] = field(default_factory=dict)  # archive: its size, where it is known
+    gigabytes: dict[str, float] = field(default_factory=dict)  # archive: its size, where one is published
+    copies: dict[str, str] = field(default_factory=dict)  # archive: where a copy lies, and its sha256
     home: str = ''  # the page it comes from
-    licence: str = 'that of its page'
+    licence: str = 'not stated'
     count_hints: dict[str, str] = field(default_factory=dict)  # key, or keys joined by +: what that many images mean
 
 image_sets = Registry('image set')
@@ -179,11 +180,14 @@ image_sets['imagenet_openood_val'] = DataSet(
 
 # %% ../../nbs/1_data/03_datasets.ipynb #3e45d353
 _MOS = 'http://pages.cs.wisc.edu/~huangrui/imagenet_ood_dataset'
-for key, topic, md5 in (('iNaturalist', 'plants', '5be6ea8aa027d7b631916427b32cb335'),
-                        ('SUN', 'scenes', '8469c3ada62211477954ec1be53b12d0'),
-                        ('Places', 'scenes', 'b5cb5eba2754ae2a28beea8718db699a')):
+_LEARNING = 'for research and teaching that is not commercial'
+_SCENES = {  # set of MOS: what is in it, md5 of its archive, licence of the pictures
+    'iNaturalist': ('plants', '5be6ea8aa027d7b631916427b32cb335', f'those of iNaturalist 2017, {_LEARNING}'),
+    'SUN': ('scenes', '8469c3ada62211477954ec1be53b12d0', 'those of SUN, which are not stated either'),
+    'Places': ('scenes', 'b5cb5eba2754ae2a28beea8718db699a', f'those of Places2, {_LEARNING}')}
+for key, (topic, md5, terms) in _SCENES.items():
     image_sets[key] = DataSet(10_000, f"MOS's part of {key}: {topic}", archives={f'{key}.tar.gz': md5},
-                              home=f'{_MOS}/{key}.tar.gz', licence=f'none is stated; the pictures are those of {key}',
+                              home=f'{_MOS}/{key}.tar.gz', licence=f'not stated by MOS; terms of the pictures: {terms}',
                               count_hints={f'{key}+{key}': DUPLICATED})
 image_sets['dtd'] = DataSet(
     5_640, 'Textures as in MOS: all 47 of DTD', archives={'dtd-r1.0.1.tar.gz': 'fff73e5086ae6bdbea199a49dfb8a4c1'},
@@ -198,28 +202,35 @@ image_sets['textures_openood'] = DataSet(
 
 # %% ../../nbs/1_data/03_datasets.ipynb #188f8f00
 _OPENOOD = 'https://github.com/Jingkang50/OpenOOD (scripts/download/download.py names it on Google Drive)'
-image_sets['ssb_hard'] = DataSet(49_000, 'SSB-hard: 980 classes of ImageNet-21k', archives={'ssb_hard.zip': ''},
-                                 home=_OPENOOD, licence="ImageNet's",
-                                 count_hints={'ssb_hard+ssb_hard': DUPLICATED})
+_COPIES = 'https://huggingface.co/datasets/torch-uncertainty'
+image_sets['ssb_hard'] = DataSet(
+    49_000, 'SSB-hard: 980 classes of ImageNet-21k', archives={'ssb_hard.zip': ''}, gigabytes={'ssb_hard.zip': 1.06},
+    copies={'ssb_hard.zip': f'{_COPIES}/SSB_hard, sha256 '
+                            'b7653e07a318852276208acab9a6d7950c05e17307a0f8b63aaf5f4c8ae96919'},
+    home=_OPENOOD, licence="not stated; the pictures are ImageNet's", count_hints={'ssb_hard+ssb_hard': DUPLICATED})
 image_sets['ninco'] = DataSet(
     5_879, 'NINCO: 64 classes, checked by hand', archives={'NINCO_all.tar.gz': 'b9ffae324363cd900a81ce3c367cd834'},
-    home='https://zenodo.org/records/8013288',
+    home='https://zenodo.org/records/8013288', licence='MIT in its readme, CC BY 4.0 as pytorch-ood has it',
     count_hints={'ninco+ninco_clean':
               "the hand-checked images of other sets, which lie beside NINCO's own, are in it too"})
 image_sets['ninco_clean'] = DataSet(
     2_715, 'eleven popular OOD sets without their ID objects, checked by hand by the authors of NINCO',
-    archives=image_sets['ninco'].archives, home=image_sets['ninco'].home)
+    archives=image_sets['ninco'].archives, home=image_sets['ninco'].home, licence=image_sets['ninco'].licence)
 image_sets['imagenet_o'] = DataSet(
     2_000, 'ImageNet-O: pictures that fooled a ResNet-50; a folder is named after the class it was taken for',
-    archives={'imagenet-o.tar': '86bd7a50c1c4074fb18fc5f219d6d50b'},
+    archives={'imagenet-o.tar': '86bd7a50c1c4074fb18fc5f219d6d50b'}, gigabytes={'imagenet-o.tar': .178},
     home='https://people.eecs.berkeley.edu/~hendrycks/imagenet-o.tar',
     licence='MIT (https://github.com/hendrycks/natural-adv-examples)')
+_OPENIMAGES = dict(
+    archives={'openimage_o.zip': ''}, gigabytes={'openimage_o.zip': .62}, home=_OPENOOD,
+    copies={'openimage_o.zip': f'{_COPIES}/Openimage-O, sha256 '
+                               '1b16b9b7cce2972d1bf988c5eea38cb30be736f2c77b84b707036bd8c0eaa9d6'},
+    licence='annotations CC BY 4.0; pictures CC BY 2.0, each to be looked up')
 image_sets['openimage_o'] = DataSet(
-    15_869, "OpenImage-O, OpenOOD's test part", archives={'openimage_o.zip': ''}, home=_OPENOOD,
+    15_869, "OpenImage-O, OpenOOD's test part", **_OPENIMAGES,
     count_hints={'openimage_o+openimage_o_val': 'this is all of OpenImage-O, and 1,763 of it are to tune on: '
                                              'the list test_openimage_o.txt of OpenOOD says which'})
-image_sets['openimage_o_val'] = DataSet(1_763, "OpenImage-O, OpenOOD's images to tune on", home=_OPENOOD,
-                                        archives={'openimage_o.zip': ''})
+image_sets['openimage_o_val'] = DataSet(1_763, "OpenImage-O, OpenOOD's images to tune on", **_OPENIMAGES)
 
 # %% ../../nbs/1_data/03_datasets.ipynb #5a63c512
 class Location(NamedTuple):
@@ -596,6 +607,10 @@ protocols['imagenet'] = BenchmarkProtocol(
 # %% ../../nbs/1_data/03_datasets.ipynb #5e1b1946
 for name in ('imagenet', 'mos', 'openood15', 'synood_table2', 'ninco_clean'):
     for half in CLASS_HALVES: protocols[f'{name}-{half}'] = replace(protocols[name], name=f'{name}-{half}', half=half)
+
+def table_protocol(table: str, scale: Scale) -> str:
+    "The protocol a table is made on: the scale's own; for Table 2 that of its published sets where Table 1's is `mos`."
+    return 'synood_table2' if (table, scale.protocol) == ('Table 2', 'mos') else scale.protocol
 
 # %% ../../nbs/1_data/03_datasets.ipynb #cce3ac99
 @lru_cache(maxsize=None)

@@ -10,7 +10,7 @@ __all__ = ['log', 'MAX_PIXELS', 'MAX_SIDE', 'MAX_BYTES', 'MAX_ASPECT_RATIO', 'EX
            'check_images', 'at_most_per_class', 'few_shot_indices', 'class_half', 'subsample', 'Protocol', 'HalfSplit',
            'write_sets', 'read_sets', 'training_scale', 'images_stage', 'read_jsonl', 'read_user_text', 'rank_images',
            'select_images', 'read_selection', 'ranking_stage', 'selection_stage', 'selection_blocks', 'block_folders',
-           'run_blocks']
+           'run_blocks', 'Figure3Settings', 'figure3_sizes']
 
 # %% ../../nbs/1_data/01_images.ipynb #d87ecfcc
 import hashlib, html, io, json, logging, os, random, stat, unicodedata, warnings
@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw, ImageFile, ImageFont, UnidentifiedImageError
 from ..core.files import (atomic_file, atomic_write, json_hash, file_hash, in_threads, check_relative,
                                listing_hash, file_errors, walk_once,
                                cached_while_unchanged)
-from ..core.scales import Registry, Scale, get_scale, setting_choices
+from ..core.scales import Registry, Scale, get_scale, require, setting_choices, settings
 from ..core.stages import fingerprints, run_stage, run_stages, stage, stage_folder
 from ..core.checks import checked_count, first_line
 
@@ -880,9 +880,14 @@ def ranking_stage(job):
     def make(names, folder):
         np.save(folder/'complexity.npy', in_threads(complexity, [train.path(name) for name in names]))
     job.batches(list(train.files), RANKED, make)
+    with job.unfinished() as mine:
+        if mine: _write_ranking(job.folder, train)
+
+def _write_ranking(folder, train):
+    "ranking.npy, from the parts of the folder."
     parts = range(0, len(train), RANKED)
-    scores = np.concatenate([np.load(job.folder/f'{k:05d}'/'complexity.npy') for k in range(len(parts))])  # (N,)
-    with atomic_file(job.folder/'ranking.npy') as draft, open(draft, 'wb') as file:
+    scores = np.concatenate([np.load(folder/f'{k:05d}'/'complexity.npy') for k in range(len(parts))])  # (N,)
+    with atomic_file(folder/'ranking.npy') as draft, open(draft, 'wb') as file:
         np.save(file, rank_images(train, scores))
 
 @stage('selection', needs=('images', 'ranking'), uses=('m', 'first'))
@@ -910,3 +915,19 @@ def run_blocks(name: str, scale, seeds: tuple[int, ...] = (), root: Path = 'runs
     seeds = tuple(seeds) or scale.seeds
     made = run_stages(name, selection_blocks(scale), seeds, root)
     return {seed: list(dict.fromkeys(folders[seed] for folders in made)) for seed in seeds}  # one if all are the same
+
+# %% ../../nbs/1_data/01_images.ipynb #d4775225
+@settings('figure3', mini=dict(shares=(.05, .1, .25, .5, 1.)), paper_random=dict(shares=(.5, 1.)),
+          rehearsal=dict(shares=(.02, .1)))  # one round of the classes: more would take more images of each
+@dataclass(frozen=True)
+class Figure3Settings:
+    "The numbers of synthetic images that Figure 3 compares."
+    shares: tuple[float, ...] = (.02, .1, .2, .4, .6, 1., 1.5, 2.)  # of m
+
+    def __post_init__(self):
+        require(self, self.shares and min(self.shares) > 0, 'shares', 'above 0, and not empty')
+
+def figure3_sizes(scale, classes: int) -> list[int]:
+    "The numbers of synthetic images that Figure 3 compares at a scale: whole rounds of the classes."
+    scale = get_scale(scale)
+    return sorted({max(1, round(scale.m*share/classes))*classes for share in scale.figure3.shares})

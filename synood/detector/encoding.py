@@ -16,7 +16,7 @@ from ..core.cluster import cluster, map_in_order
 from ..core.files import ahead
 from ..core.scales import is_miniature_model
 from ..core.training import tf32
-from ..models.cache import keep_freed_memory
+from ..core.processes import keep_freed_memory
 from ..models.clip import encode_pixels
 from ..data.user_images import map_images
 

@@ -182,7 +182,9 @@ _OPENING = '''def opened(folder):
             give_up(f'{folder}/{name} is not the file that was exported: {AGAIN}')
     try: import onnxruntime
     except ImportError as error: give_up(f'{error}: pip install onnxruntime')
-    try: session = onnxruntime.InferenceSession(folder/'detector.onnx', providers=['CPUExecutionProvider'])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')  # waiting threads leave the cores alone
+    try: session = onnxruntime.InferenceSession(folder/'detector.onnx', options, providers=['CPUExecutionProvider'])
     except Exception as error: give_up(f'{folder}/detector.onnx cannot be opened ({error})')
     undecided = '; no threshold: nothing was decided' if about['threshold'] is None else ''
     says = f'of {folder} only score.py runs code, detector.onnx and detector.json are data'

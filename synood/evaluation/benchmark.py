@@ -388,18 +388,22 @@ class RowMaker:
         key = row_key(method, run_seed, self.fit_scale)
         return self.rows_of(method).make(key, lambda: self.evaluate(method, run_seed))
 
+    def at_seeds(self, method: Method, seeds: list[int]) -> list[Path]:
+        "The files at several seeds, by one process: what is the same at all of them is made once."
+        return [self(method, run_seed) for run_seed in seeds]
+
 # %% ../../nbs/6_evaluation/03_benchmark.ipynb #79b4590b
 def make_all_rows(maker: RowMaker, methods: list[Method], seeds, name: str) -> tuple[list[Path], dict[str, str]]:
     "The files of rows, seed after seed, and {method: why} of those that do not fit."
     files, no_row = [], {}
     with TaskPool() if cluster() else nullcontext() as pool:
         for s in seeds if pool else (): _read_before(pool, maker, methods, s)
-        tasks = {(s, k): _begun(pool, maker, m, s) for s in seeds for k, m in enumerate(methods)} if pool else {}
+        made = [_begun(pool, maker, method, seeds) if pool else partial(maker, method) for method in methods]
         for run_seed in progress(seeds, name):
             if not pool: maker.read_images([m for m in methods if m.name not in no_row], run_seed)
             for k, method in enumerate(methods):
                 if method.name in no_row: continue
-                try: files.append(tasks[run_seed, k]() if pool else maker(method, run_seed))
+                try: files.append(made[k](run_seed))
                 except DoesNotFit as e: no_row[method.name] = str(e)
                 else: trace_output(files[-1])
     return files, no_row
@@ -415,13 +419,17 @@ def _read_before(pool, maker, methods, run_seed):
     sharing = [m for m in methods if not m.backbone and not _only_here(m) and not maker.path(m, run_seed).exists()]
     if sharing: pool.submit(maker.read_images, sharing, run_seed).result()
 
-def _begun(pool, maker, method, run_seed):
-    "A function that returns the file of rows, which a task of the cluster makes, or the caller where no other can."
-    path = maker.path(method, run_seed)
-    if path.exists() or _only_here(method): return partial(maker, method, run_seed)
-    task = pool.submit(maker, method, run_seed)
-    def made():
-        task.result()
+def _begun(pool, maker, method, seeds):
+    """A function that returns the file of rows at a seed, which a task of the cluster makes, or the caller where no
+    other can. Seeds at which the rows are the same are one task."""
+    missing = [s for s in seeds if not maker.path(method, s).exists() and not _only_here(method)]
+    parts = [missing] if missing and same_at_all_seeds(method, maker.scale) else [[s] for s in missing]
+    tasks = {}
+    for part in parts: tasks |= dict.fromkeys(part, pool.submit(maker.at_seeds, method, part))
+    def made(run_seed):
+        if run_seed not in tasks: return maker(method, run_seed)
+        tasks[run_seed].result()
+        path = maker.path(method, run_seed)
         await_files(path.exists, path)
         return path
     return made

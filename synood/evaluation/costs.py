@@ -17,9 +17,11 @@ from typing import Callable
 import torch
 from ..outliers.context import context_model_config, format_question, standin_processor
 from ..models.endpoint import endpoint_of
+from ..scores.tags import is_tags
 from ..models.hub import random_init, locate_model, random_config_folder
 from ..outliers.finetuning import Projection
 from ..models.hub import sanitized_folder, quiet_offline, scheduler_class
+from ..data.datasets import expected_counts
 from ..data.images import protocols
 from ..core.checks import checked_count
 from ..models.hub import cached_by_model_files
@@ -198,9 +200,9 @@ def _processor(name, folder):
 
 @cached_by_model_files()
 def context_model_flops(ids: tuple[str, ...], question: str, tokens: int) -> dict[str, float]:
-    "Operations of one answer of `tokens` tokens about one picture; 0 where a server gives it."
+    "Operations of one answer of `tokens` tokens about one picture; 0 where a server gives it, and about 0 for tags."
     from transformers import AutoModelForImageTextToText
-    if endpoint_of(ids): return dict(lister=0.)
+    if endpoint_of(ids) or is_tags(ids): return dict(lister=0.)
     name, folder = find_configuration(ids, 'context_model')
     config = context_model_config(name, folder)
     model = random_init(AutoModelForImageTextToText, config, 0, META)
@@ -225,8 +227,13 @@ def network_flops(scale) -> dict[str, float]:
     return diffusion | classifier_flops(scale.classifier) | clip_flops(scale.clip) | answer
 
 # %% ../../nbs/6_evaluation/05_costs.ipynb #aa47852c
-_MOS = 50_000 + 3*10_000 + 5_640  # ImageNet's validation images and the four OOD sets of Table 1
-_TRAINING = 1_281_167  # ImageNet's training images
+def _published_images(scale):
+    "(test, training) images of a scale's protocol; of Table 1's for one that is not of the literature."
+    chosen, counts = protocols[scale.protocol], expected_counts(root=scale.data or None)
+    keys = (chosen if chosen.train_protocol else protocols['mos']).folders()
+    known, test, unknown = counts[keys.pop('train')], counts[keys.pop('id')], sum(counts[key] for key in keys.values())
+    share = 2 if chosen.half else 1  # of the classes
+    return test//share + unknown, known//share
 
 @lru_cache(maxsize=8)
 def _count_words(corpus, drop_nonwords): return len(word_pool(corpus, drop_nonwords).words)  # a second for WordNet
@@ -239,10 +246,10 @@ def item_counts(scale,
     ValueError for a count of another name, or one that is not a whole number."""
     scale = get_scale(scale)
     counts = counts or {}
-    test = scale.n_test*(2 + len(protocols[scale.protocol].groups())) or _MOS
-    classes = 20 if scale.world in ('dev', 'test') else 1000
+    chosen, (test, train) = protocols[scale.protocol], _published_images(scale)
+    classes = (20 if scale.world in ('dev', 'test') else 1000)//(2 if chosen.half else 1)
     candidates = _count_words(scale.corpus, scale.drop_nonwords)
-    train = scale.n_train*classes or _TRAINING
+    test, train = scale.n_test*(2 + len(chosen.groups())) or test, scale.n_train*classes or train
     defaults = dict(m=scale.m, test=test, train=train, classes=classes, candidates=candidates)
     if unknown := set(counts) - set(defaults):
         raise ValueError(f'counts: unknown {sorted(unknown)}; known are {", ".join(defaults)}')

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['RATES', 'prices', 'PNG', 'Work', 'Worker', 'measured_seconds', 'kept_bytes', 'layer_bytes', 'clip_bytes',
            'sentence_bytes', 'painter_bytes', 'classifier_bytes', 'context_model_bytes', 'price', 'stage_work',
-           'tuned_flops', 'row_work', 'synthetic_kinds', 'plan_graph', 'part_seconds', 'critical_path', 'makespan',
-           'plan_table', 'speed_table', 'plan_text', 'plan_values', 'missing_rows', 'growth_table']
+           'tuned_flops', 'row_work', 'Asked', 'asked_rows', 'synthetic_kinds', 'plan_graph', 'part_seconds',
+           'critical_path', 'makespan', 'plan_table', 'asking_table', 'speed_table', 'plan_text', 'plan_values',
+           'missing_rows', 'growth_table']
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #df372c3d
-import csv, heapq, textwrap
+import csv, heapq, itertools, textwrap
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, singledispatch
 from math import ceil
 from pathlib import Path
@@ -22,17 +23,19 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from ..core.scales import get_scale
+from ..core.scales import differing_settings, get_scale, setting_names
 from ..core.stages import stages
 from ..core.training import ONE_THREAD
 from ..data.captions import DEFAULT_N_CAPTIONS, PER_FOLDER
-from ..data.images import RANKED, selection_blocks
+from ..data.datasets import expected_counts, image_sets, table_protocol
+from ..data.images import CLASS_HALVES, RANKED, figure3_sizes, protocols, selection_blocks
 from ..data.miniature import group_by_folder, plan as plan_world, world
 from ..models.cache import BATCH
 from ..models.endpoint import endpoint_of
 from ..models.hub import cached_by_model_files, random_init
 from ..methods.coop import CoCoOp, CoOp, encode_embedded, text_tower
 from ..methods.clipn import CLIPN
+from ..methods.cma import CMA, CMAMCM, FLYP, FLYPMCM, CMASynOOD
 from ..methods.krnft import KRNFT
 from ..methods.locoop import GLMCM, LoCoOp
 from ..methods.logits import LogitScore, ODIN
@@ -44,13 +47,15 @@ from ..methods.vos import VOS, _BATCH, last_blocks
 from ..methods.zoc import ZOC, new_decoder
 from ..outliers.context import context_model_config
 from ..outliers.finetuning import SynOOD
-from ..scores.method import Method, ZeroShot, methods
-from .benchmark import stages_behind
+from ..scores.method import MCM, Method, NegLabel, ZeroShot, get_method, methods
+from ..scores.tags import is_tags
+from .benchmark import same_at_all_seeds, stages_behind
 from .costs import (META, _diffusion_shapes, blank_picture, classifier_flops, clip_flops,
                                      count_parameters, duration, find_configuration, item_counts, meta_classifier,
                                      meta_clip_network, stage_flops)
 from .prompt_costs import (CC3M, class_names, learned_method_flops, meta_clip, patch_flops,
                                             sentence_lengths)
+from .report import published
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #dc7ce06a
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ def classifier_bytes(ids: tuple[str, ...]) -> dict[str, float]:
 def context_model_bytes(ids: tuple[str, ...], tokens: int) -> dict[str, float]:
     "Bytes of a vision-language model in bfloat16: 'weights', and keys and values of one answer ('cache')."
     from transformers import AutoModelForImageTextToText
-    if endpoint_of(ids): return dict(weights=0., cache=0.)
+    if endpoint_of(ids) or is_tags(ids): return dict(weights=0., cache=0.)
     config = context_model_config(*find_configuration(ids, 'context_model'))
     model = random_init(AutoModelForImageTextToText, config, 0, META)
     text, vision = config.text_config, config.vision_config
@@ -462,13 +467,73 @@ def _krnft_row(method: KRNFT, scale): return Work(host_flops=12*_cosines(scale, 
 @row_work.register
 def _synood_row(method: SynOOD, scale):
     n, how, width = _counts(scale), scale.finetuning, clip_bytes(scale.clip)['width']
-    words = min(n['m'], scale.fraction*n['candidates'])
-    projection = how.projection_epochs*2*n['m']*4*width*(width + n['classes'] + words)
-    labels = how.label_epochs*n['m']*4*width*words
-    score, small = _cosines(scale, scale.fraction*n['candidates']), 2*n['m']*width < ONE_THREAD
-    return Work(core_flops=small*(projection + labels), host_flops=score + (not small)*(projection + labels))
+    m, words = method.m or n['m'], min(n['m'], scale.fraction*n['candidates'])
+    projection = how.projection_epochs*2*m*4*width*(width + n['classes'] + words)
+    labels = how.label_epochs*m*4*width*words
+    flops = dict(projection=projection, labels=labels, both=projection + labels)[method.training]
+    score, small = _cosines(scale, scale.fraction*n['candidates']), 2*m*width < ONE_THREAD
+    return Work(core_flops=small*flops, host_flops=score + (not small)*flops)
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #7c8b4caf
+@dataclass(frozen=True)
+class Asked:
+    """Rows that a table or figure asks for, under changed settings: `Asked('Table 5', (SynOOD(strategy='joint'),))`."""
+    table: str
+    cells: tuple[Method, ...]
+    change: dict = field(default_factory=dict)  # settings other than the scale's
+    learned: dict | None = None  # and others that the methods are fitted under
+    times: int = 1  # so often, under settings that change nothing in what it takes
+    rows: bool = True  # False: fits of a notebook that leave no rows
+
+_PHASES = 'projection', 'labels', 'both'
+
+def _asked_by_ablations(scale):
+    "What Tables 4 and 5 ask for."
+    half = {'grad+text': scale.m//2}
+    grid = [SynOOD(images=images, training=part, m=half.get(images, 0))
+            for images in ('text', 'plain', 'grad', 'grad+text') for part in _PHASES]
+    projection, labels, both = (SynOOD(training=part) for part in _PHASES)
+    strategies = [SynOOD(strategy=name) for name in ('joint', 'separate-projected', 'separate')]
+    return [Asked('Table 4', (NegLabel(), *grid)), Asked('Table 4', (labels,), times=12),  # of label phases
+            Asked('Table 4', (projection, both), rows=False), Asked('Table 4', (labels,), times=5, rows=False),
+            Asked('Table 5', tuple(strategies)),
+            Asked('Table 5', (projection,), rows=False), Asked('Table 5', (labels,), times=4, rows=False)]
+
+def _asked_by_figure3(scale):
+    "What Figure 3 asks for: two curves, and a third of the same number of updates."
+    sizes = figure3_sizes(scale, _counts(scale)['classes'])
+    within = [m for m in sizes if m <= scale.m]
+    curves = [SynOOD(training=part, m=m) for part in ('projection', 'both') for m in within]
+    asked = [Asked('Figure 3', (NegLabel(), *curves))]
+    for m in sizes[len(within):]:
+        asked.append(Asked('Figure 3', tuple(SynOOD(training=part, m=m) for part in ('projection', 'both')), dict(m=m)))
+    def batches(m): return ceil(2*m/scale.finetuning.batch_size)
+    for m in sizes:
+        epochs = round(scale.finetuning.projection_epochs*batches(scale.m)/batches(m))
+        asked.append(Asked('Figure 3', (SynOOD(training='projection', m=m),),
+                           {'m': max(m, scale.m), 'finetuning.projection_epochs': epochs}))
+    return asked
+
+def _asked_by_halves(scale):
+    "What the table of KR-NFT asks for: seen classes, unseen ones, and the halves swapped."
+    cells = NegLabel(), KRNFT('none'), KRNFT('plain'), KRNFT(), MCM(), CoOp(), CoCoOp()
+    base, new = (dict(protocol=f'{scale.protocol}-{half}') for half in CLASS_HALVES)
+    return [Asked('KR-NFT', cells, base), Asked('KR-NFT', cells, new, base), Asked('KR-NFT', cells, base, new)]
+
+# %% ../../nbs/6_evaluation/08_plan.ipynb #a66b2947
+def asked_rows(scale) -> list[Asked]:
+    "What all tables and figures ask for, Table 1 first."
+    scale = get_scale(scale)
+    second = tuple(get_method(name)() for name in published('table2').method.unique())
+    asked = [Asked('Table 1', tuple(kind() for kind in methods().values())),
+             Asked('Table 2', second, dict(protocol=table_protocol('Table 2', scale)))]
+    asked += [Asked('Table 3', (NegLabel(), SynOOD()), dict(clip=(ids,))) for ids in scale.backbones]
+    asked += _asked_by_ablations(scale) + _asked_by_figure3(scale)
+    if f'{scale.protocol}-new' in protocols.names(): asked += _asked_by_halves(scale)
+    cells = MCM(), FLYPMCM(), CMAMCM(), NegLabel(), FLYP(), CMA(), SynOOD(), CMASynOOD()
+    return asked + [Asked('CMA', cells)]
+
+# %% ../../nbs/6_evaluation/08_plan.ipynb #70c30671
 def synthetic_kinds(method: Method, scale) -> set[str]:
     "Kinds of synthetic images that a method trains on at a scale, see `SynOOD.images`."
     if not method.synthetic: return set()
@@ -476,68 +541,121 @@ def synthetic_kinds(method: Method, scale) -> set[str]:
 
 def _has_selection(name): return name == 'selection' or any(map(_has_selection, stages[name].needs))
 
-def _change_text(change): return ''.join(f', {name} = {value:g}' for name, value in change.items())
+@lru_cache(maxsize=None)
+def _as_input(scale):
+    "The scale under which a stage finds its images: protocols that train on the same ones share them."
+    shared = protocols[scale.protocol].train_protocol
+    return scale.replace(protocol=shared, n_test=0, test_splits=1) if shared else scale
 
+@lru_cache(maxsize=None)
+def _changed(name, scale, base):
+    "{setting: value} of those behind a stage in which a scale differs from another; m is that of a block."
+    def needed(need): return _changed(need, *((_as_input(s) if need == 'images' else s) for s in (scale, base)))
+    own = {use: scale.get(use) for use in setting_names(stages[name].uses) if use not in ('m', 'first')}
+    changed = {use: value for use, value in own.items() if value != base.get(use)}
+    for need in stages[name].needs: changed |= needed(need)
+    return changed
+
+def _change_text(changed):
+    "Changed settings as they stand in the name of a task."
+    def short(value):
+        if isinstance(value, tuple): return '+'.join(map(short, value))
+        return f'{value:g}' if isinstance(value, float) else str(value)
+    return ''.join(f', {name} = {short(value)}' for name, value in changed.items())
+
+# %% ../../nbs/6_evaluation/08_plan.ipynb #615f0f84
 @dataclass
 class _Planner:
     "Adds tasks to a graph, each once."
     scale: object
     worker: Worker
+    sizes: tuple[int, ...] = (0,)  # numbers of synthetic images that any table asks for
+    table: str = 'Table 1'  # what is planned now
     graph: nx.DiGraph = field(default_factory=nx.DiGraph)
-    blocks: dict = field(default_factory=dict)  # (stage, what is changed) -> {seed: tasks of its blocks}
+    blocks: dict = field(default_factory=dict)  # (stage, scale) -> {seed: tasks of its blocks}
+    read: dict = field(default_factory=dict)  # (images, reader, draw) -> {part of them: the task that reads it}
 
     def add(self, kind, about, work, needs) -> str:
         name = f'{kind}{about}'
         if name not in self.graph:
-            self.graph.add_node(name, kind=kind, work=work, seconds=self.worker.seconds(kind, work))
+            self.graph.add_node(name, kind=kind, work=work, seconds=self.worker.seconds(kind, work), table=self.table)
             self.graph.add_edges_from((need, name) for need in needs)
         return name
 
-    def stage(self, name, scale, seed, change='', block='', after=()) -> str:
+    def stage(self, name, scale, seed, block='', after=()) -> str:
         "One folder of a stage, and all it needs; `after`: tasks of the block before."
         if not _has_selection(name): block, after = '', ()
-        needs = [self.stage(need, scale, seed, '', block, after) for need in stages[name].needs]
+        needs = [self.stage(need, _as_input(scale) if need == 'images' else scale, seed, block, after)
+                 for need in stages[name].needs]
+        base = _as_input(self.scale) if scale == _as_input(scale) else self.scale
+        kind = name + _change_text(_changed(name, scale, base))
         about = (f', seed {seed}' if stages[name].seeded else '') + block
-        return self.add(name + change, about, stage_work(name, scale), [*needs, *after])
+        return self.add(kind, about, stage_work(name, scale), [*needs, *after])
 
-# %% ../../nbs/6_evaluation/08_plan.ipynb #37242c5b
+# %% ../../nbs/6_evaluation/08_plan.ipynb #701afc95
 @patch
-def all_blocks(self: _Planner, name: str, scale, change: str = '') -> dict[int, list[str]]:
+def all_blocks(self: _Planner, name: str, scale) -> dict[int, list[str]]:
     "{seed: tasks of all blocks of a stage}."
-    if (name, change) not in self.blocks:
-        made, after, parts = defaultdict(list), (), selection_blocks(scale)
-        for k, part in enumerate(parts, 1):
-            block = f', block {k}' if len(parts) > 1 else ''
-            after = [self.stage(name, part, seed, change, block, after) for seed in scale.seeds]
+    if (name, scale) not in self.blocks:
+        made, after = defaultdict(list), ()
+        for k, part in enumerate(selection_blocks(scale), 1):
+            whole = '' if part.m == scale.block else f' of {part.m:,} images'
+            block = f', block {k}{whole}' if max(*self.sizes, scale.m) > scale.block else ''
+            after = [self.stage(name, part, seed, block, after) for seed in scale.seeds]
             for seed, task in zip(scale.seeds, after): made[seed].append(task)
-        self.blocks[name, change] = made
-    return self.blocks[name, change]
+        self.blocks[name, scale] = made
+    return self.blocks[name, scale]
 
 @patch
-def synthetic(self: _Planner, kind: str, seed: int) -> list[str]:
+def synthetic(self: _Planner, kind: str, scale, seed: int) -> list[str]:
     "The tasks that make one kind of synthetic images; the pictures without a gradient come with the others."
-    if kind == 'text': return self.all_blocks('textimages', self.scale)[seed]
-    if kind != 'msp': return self.all_blocks('synthesis', self.scale)[seed]
-    changed = self.scale.replace(synthesis=dict(objective='msp'))
-    return self.all_blocks('synthesis', changed, ', objective msp')[seed]
+    if kind == 'text': return self.all_blocks('textimages', scale)[seed]
+    if kind == 'msp': scale = scale.replace(synthesis=dict(objective='msp'))
+    return self.all_blocks('synthesis', scale)[seed]
+
+# %% ../../nbs/6_evaluation/08_plan.ipynb #93117a96
+def _test_sets(scale) -> dict[str, int]:
+    "{set that holds them: test images} of a scale's protocol."
+    chosen = protocols[scale.protocol]
+    if scale.n_test or not chosen.train_protocol:
+        return {chosen.name.removesuffix(f'-{chosen.half}'): _counts(scale)['test']}
+    counts = expected_counts(root=scale.data or None)
+    keys = [key for role, key in chosen.folders().items() if role != 'train']
+    return {image_sets[key].part_of or key: counts[key] for key in keys}
+
+@patch
+def read_new(self: _Planner, images: str, reader: str, about: str, parts: dict, work: Callable, needs) -> list[str]:
+    "Tasks that read features of `parts`, {name: images}; a new one for those that none has read."
+    read = self.read.setdefault((images, reader, about), {})
+    new = {part: n for part, n in parts.items() if part not in read}
+    if new:
+        more = f' ({", ".join(new)})' if read else ''
+        task = self.add(f'features of {images} images, {reader}', more + about, work(sum(new.values())), needs)
+        read.update(dict.fromkeys(new, task))
+    return list(dict.fromkeys(read[part] for part in parts))
+
+def _steps(m, sizes):
+    "m images as {part: how many}, cut at the sizes up to m."
+    cuts = [0, *sorted(size for size in {*sizes, m} if size <= m)]
+    return {f'{a:,} to {b:,}': b - a for a, b in zip(cuts, cuts[1:])}
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #9ae9d3f7
 @patch
-def features(self: _Planner, method: Method, seed: int, own: list[str]) -> list[str]:
+def features(self: _Planner, method: Method, scale, seed: int, own: list[str]) -> list[str]:
     "The features that a method reads; own: the task that makes its CLIP, if any."
-    by = f' by {own[0]}' if own else ''
-    drawn = f', seed {seed}' if self.scale.test_splits > 1 or own else ''
-    n, tasks = _counts(self.scale), []
-    for network, kind in {_pass_of(*need) for need in method.needs} - {None}:
-        work = _feature_work(self.scale, network, kind)
-        def read(images, count, about, needs):
-            name = f'features of {images} images, {network} {kind}'
-            tasks.append(self.add(name, about + by, work(count), needs))
-        read('test', n['test'], drawn, [self.stage('images', self.scale, seed), *own])
-        if method.needs_train_features: read('training', n['train'], '', [self.stage('images', self.scale, seed)])
-        for made in sorted(synthetic_kinds(method, self.scale)):
-            read(f'synthetic ({made})', n['m'], f', seed {seed}', [*self.synthetic(made, seed), *own])
-            read('chosen', n['m'], drawn if own else '', [self.stage('selection', self.scale, seed), *own])
+    drawn, n, tasks = f', seed {seed}' if scale.test_splits > 1 or own else '', _counts(scale), []
+    for network, kind in sorted({_pass_of(*need) for need in method.needs} - {None}):
+        work = _feature_work(scale, network, kind)
+        other = {network: getattr(scale, network)} if getattr(scale, network) != getattr(self.scale, network) else {}
+        reader = f'{network} {kind}{_change_text(other)}' + (f' by {own[0]}' if own else '')
+        def read(images, about, parts, needs): tasks.extend(self.read_new(images, reader, about, parts, work, needs))
+        read('test', drawn, _test_sets(scale), [self.stage('images', scale, seed), *own])
+        if method.needs_train_features:
+            read('training', '', dict(all=n['train']), [self.stage('images', _as_input(scale), seed)])
+        for made in sorted(synthetic_kinds(method, scale)):
+            parts = _steps(scale.m, self.sizes)
+            read(f'synthetic ({made})', f', seed {seed}', parts, [*self.synthetic(made, scale, seed), *own])
+            read('chosen', drawn if own else '', parts, [*self.all_blocks('selection', scale)[seed], *own])
     return tasks
 
 def _pass_of(network, kind):
@@ -558,33 +676,65 @@ def _feature_work(scale, network, kind):
     return work
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #7379e917
+def _stages_of(method, scale):
+    "[(stage, scale)] of a method's own: KR-NFT without one of its losses is another training, untrained it has none."
+    if isinstance(method, KRNFT) and method.training != 'regularised':
+        plain = scale.replace(krnft=dict(loss_weights=(*scale.krnft.loss_weights[:2], 0.)))
+        return [('krnft', plain)] if method.training == 'plain' else []
+    return [(name, scale) for name in method.stages]
+
+def _own_text(method):
+    "The settings of a method that are not its defaults, as they stand in the name of a row."
+    usual = type(method)()
+    values = {f.name: getattr(method, f.name) for f in fields(method)}
+    return _change_text({name: value for name, value in values.items() if value != getattr(usual, name)})
+
 @patch
-def row(self: _Planner, method: Method, seed: int) -> str:
-    "A row of Table 1 at one seed, and all it needs."
-    own, scale = [], self.scale
+def words(self: _Planner, method: Method, scale, seed: int, own: list[str]) -> str:
+    "The negative labels that a method is handed."
+    name = method.negatives_stage
+    if not own: return self.stage(name, scale, seed)
+    needs = [self.stage('images', _as_input(scale), seed), *own]
+    return self.add(name, f' by {own[0]}', stage_work(name, scale), needs)
+
+# %% ../../nbs/6_evaluation/08_plan.ipynb #c2d1f0d0
+@patch
+def row(self: _Planner, method: Method, scale, seed: int, learned=None, about: str = '') -> str:
+    "A row at one seed, and all it needs; learned: the scale that it is fitted under, if another."
+    own, taught = [], learned or scale
     if method.backbone:
         name, change = method.backbone
-        own = [self.stage(name, scale.replace(**change), seed, _change_text(change))]
-    images = self.stage('images', scale, seed)
-    words = self.add(method.negatives_stage, f' by {own[0]}' if own else '', stage_work(method.negatives_stage, scale),
-                     [images, *own])
-    needs = [words, *self.features(method, seed, own), *(self.stage(name, scale, seed) for name in method.stages)]
+        own = [self.stage(name, scale.replace(**change), seed)]
+    needs = [self.words(method, scale, seed, own), *self.features(method, scale, seed, own)]
+    if learned: needs.append(self.words(method, learned, seed, own))
+    needs += [self.stage(name, changed, seed) for name, changed in _stages_of(method, taught)]
     if method.needs[0][0] != 'clip' and not getattr(scale, method.needs[0][0]):
         needs.append(self.stage('probe', scale, seed))
-    return self.add(f'row {method.name}', f', seed {seed}', row_work(method, scale), [*own, *needs])
+    return self.add(f'row {method.name}', f'{_own_text(method)}{about}, seed {seed}', row_work(method, scale),
+                    [*own, *needs])
+
+@patch
+def ask(self: _Planner, asked: Asked):
+    "All rows that a table asks for; those in which nothing is drawn at one seed."
+    self.table, scale = asked.table, self.scale.replace(**asked.change)
+    learned = scale.replace(**asked.learned) if asked.learned else None
+    changed = {'learned': asked.learned} if learned else {}
+    changed |= {name: line['new'] for name, line in differing_settings(old=self.scale, new=scale).items()}
+    for method, k in itertools.product(asked.cells, range(asked.times)):
+        if method.unavailable_reason(scale): continue
+        again = f', {"fit" if not asked.rows else "phase"} {k + 1} of {asked.table}' if k or not asked.rows else ''
+        for seed in scale.seeds[:1] if same_at_all_seeds(method, scale) else scale.seeds:
+            self.row(method, scale, seed, learned, _change_text(changed) + again)
 
 def plan_graph(scale, chosen: list[type[Method]] | None = None, worker: Worker | None = None) -> nx.DiGraph:
-    """The tasks of Table 1 at a scale, for all methods that can have a row, or the chosen.
+    """The tasks of a scale: of all tables and figures, or of the rows in Table 1 of the chosen methods.
 
-    Of each node: 'kind', 'work' (a `Work`) and 'seconds' on one worker. Without a choice, stages that only other tables
-    ask for are in it too."""
+    Of each node: 'kind', 'work' (a `Work`), 'seconds' on one worker, and the 'table' that asked for it first."""
     scale = get_scale(scale)
-    planner = _Planner(scale, worker or Worker())
-    listed = list(methods().values()) if chosen is None else chosen
-    for method in listed:
-        if method.unavailable_reason(scale): continue
-        for seed in scale.seeds: planner.row(method(), seed)
-    if chosen is None: planner.all_blocks('textimages', scale)  # Table 4
+    asked = asked_rows(scale) if chosen is None else [Asked('Table 1', tuple(kind() for kind in chosen))]
+    sizes = {scale.replace(**one.change).m for one in asked}
+    planner = _Planner(scale, worker or Worker(), tuple(sorted(sizes)))
+    for one in asked: planner.ask(one)
     return planner.graph
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #a127f8bd
@@ -639,6 +789,13 @@ def plan_table(graph: nx.DiGraph) -> 'pd.DataFrame':
     how = dict(tasks='sum', parts='max', seconds='sum', memory='max', disk='sum')
     return pd.DataFrame(lines).groupby('kind').agg(how).sort_values('seconds', ascending=False)
 
+def asking_table(graph: nx.DiGraph) -> 'pd.DataFrame':
+    "A line for every table and figure: tasks that nobody before asked for, their seconds, and bytes on the disk."
+    import pandas as pd
+    lines = [dict(table=task['table'], tasks=1, seconds=task['seconds'], disk=task['work'].disk)
+             for _, task in graph.nodes(data=True)]
+    return pd.DataFrame(lines).groupby('table', sort=False).sum()
+
 def speed_table(graph: nx.DiGraph, workers: tuple[int, ...] = (1, 8, 64)) -> 'pd.DataFrame':
     "A line for every number of workers: seconds until all is done, and the share of their time that is work."
     import pandas as pd
@@ -649,9 +806,22 @@ def speed_table(graph: nx.DiGraph, workers: tuple[int, ...] = (1, 8, 64)) -> 'pd
 # %% ../../nbs/6_evaluation/08_plan.ipynb #ad8219a8
 _SHARE = .005  # of the whole; kinds below it share a line
 
+def _unit(seconds):
+    "The unit that a sum of seconds is told in, and its seconds."
+    return ('hours', 3600) if seconds >= 36_000 else ('minutes', 60)
+
+def _asking_lines(graph, device):
+    "The lines of `asking_table` for a terminal, if more than one table is planned."
+    table = asking_table(graph)
+    unit, size = _unit(table.seconds.sum())
+    lines = [f'{"of these, asked for first by":48} {"tasks":>6} {device + "-" + unit:>19} {"GB disk":>19}']
+    lines += [f'  {one.Index:46} {one.tasks:>6,} {one.seconds/size:>19,.2f} {one.disk/1e9:>19,.1f}'
+              for one in table.itertuples()]
+    return ['', *lines] if len(table) > 1 else []
+
 def _table_lines(table, device):
     "The lines of `plan_table` for a terminal."
-    unit, size = ('hours', 3600) if table.seconds.sum() >= 36_000 else ('minutes', 60)
+    unit, size = _unit(table.seconds.sum())
     def line(name, tasks, parts, seconds, memory, disk):
         return f'{name:48.48} {tasks:>6,} {parts:>7} {seconds/size:>11,.2f} {memory/1e9:>10,.1f} {disk/1e9:>8,.1f}'
     small = table[(table.seconds < _SHARE*table.seconds.sum()) & (table.disk < _SHARE*table.disk.sum())]
@@ -663,8 +833,8 @@ def _table_lines(table, device):
     return lines
 
 def plan_text(graph: nx.DiGraph, device: str = 'GPU', workers: tuple[int, ...] = (1, 8, 64)) -> str:
-    "A plan for a terminal: the kinds of tasks, how long so many workers take, and the critical path."
-    lines = _table_lines(plan_table(graph), device)
+    "A plan for a terminal: the kinds of tasks, who asks for them, how long so many workers take, the critical path."
+    lines = _table_lines(plan_table(graph), device) + _asking_lines(graph, device)
     lines += ['', f'{device + "s":>6}  {"time":>12}  busy']
     lines += [f'{n:>6}  {duration(one.seconds):>12}  {one.efficiency:.0%}'
               for n, one in speed_table(graph, workers).iterrows()]
@@ -677,7 +847,7 @@ def plan_text(graph: nx.DiGraph, device: str = 'GPU', workers: tuple[int, ...] =
 # %% ../../nbs/6_evaluation/08_plan.ipynb #a133fcce
 def plan_values(graph: nx.DiGraph, workers: tuple[int, ...] = (1, 8, 64)) -> dict:
     "A plan as plain values: every task, the seconds on so many workers, and the critical path."
-    tasks = [dict(task=name, kind=task['kind'], seconds=task['seconds'], parts=task['work'].parts,
+    tasks = [dict(task=name, kind=task['kind'], table=task['table'], seconds=task['seconds'], parts=task['work'].parts,
                   memory=task['work'].memory, disk=task['work'].disk, needs=sorted(graph.pred[name]))
              for name, task in graph.nodes(data=True)]
     path, seconds = critical_path(graph)

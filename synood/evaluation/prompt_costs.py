@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import torch
 from ..core.scales import get_scale
 from ..data.datasets import imagenet_names
+from ..data.images import protocols
 from ..data.miniature import CLASSES
 from ..models.clip import patch_tokens
 from ..models.hub import random_init, cached_by_model_files
@@ -55,8 +56,11 @@ def sentence_lengths(ids: tuple[str, ...], names, length: int) -> list[int]:
     return [1 + length + bucket.rest.shape[1] for bucket in buckets for _ in range(len(bucket.classes))]
 
 def class_names(scale) -> tuple[str, ...]:
-    "The names whose lengths are counted: the miniature's classes, or ImageNet's."
-    return CLASSES if get_scale(scale).world in ('dev', 'test') else imagenet_names()
+    "The names whose lengths are counted: the miniature's classes, or ImageNet's; of a protocol's half, half of them."
+    scale = get_scale(scale)
+    names, half = CLASSES if scale.world in ('dev', 'test') else imagenet_names(), protocols[scale.protocol].half
+    middle = len(names)//2
+    return {'': names, 'base': names[:middle], 'new': names[middle:]}[half]
 
 # %% ../../nbs/6_evaluation/06_prompt_costs.ipynb #a0546122
 @cached_by_model_files()

@@ -32,7 +32,7 @@ from ..data.miniature import shared_sets
 def published(table: str) -> 'pd.DataFrame':
     """A published table, AUROC, FPR95 and ID accuracy in percent; `published('table1')`.
 
-    table: 'table1' .. 'table5' of SynOOD, 'cma' and 'cma_mos' of CMA. ValueError for another one."""
+    table: 'table1' .. 'table5' of SynOOD, 'cma' and 'cma_mos' of CMA, 'krnft' of KR-NFT. ValueError for another one."""
     import pandas as pd
     folder = files('synood')/'assets'/'reference'
     file = folder/f'{table}.csv'

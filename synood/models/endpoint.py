@@ -10,6 +10,7 @@ __all__ = ['Endpoint', 'read_endpoint', 'endpoint_of', 'picture_text', 'chat_req
 import base64, os, re, threading, time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 import requests
 from PIL import Image
@@ -180,12 +181,17 @@ class Pace:
         time.sleep(begin - now)
 
 # %% ../../nbs/2_models/05_endpoint.ipynb #3e8c5ee9
+@lru_cache
+def _pace(endpoint, per_minute):
+    "The one pace of all that this process asks an endpoint."
+    return Pace(per_minute)
+
 class EndpointQuestions:
     "Asks an endpoint many questions at once. Example: `dict(EndpointQuestions(endpoint, 48)(pictures, questions))`."
     def __init__(self, endpoint: Endpoint, max_tokens: int, patience: int = _PATIENCE):
         self.endpoint, self.max_tokens = endpoint, max_tokens
         self.at_once = max(1, _count_in('SYNOOD_REQUESTS', 8))
-        self.pace = Pace(_count_in('SYNOOD_REQUESTS_PER_MINUTE', 0))
+        self.pace = _pace(endpoint, _count_in('SYNOOD_REQUESTS_PER_MINUTE', 0))
         self.session = _session(patience, self.at_once)
 
     def _ask(self, picture, question):

@@ -24,6 +24,7 @@ from ..core.files import atomic_write, json_hash, file_hash, folder_hash, make_f
 from ..models.hub import cached_by_model_files
 from ..core.stages import stage
 from ..core.scales import at_least, require, settings
+from ..scores.tags import is_tags, load_tagger
 
 # %% ../../nbs/4_outliers/00_context.ipynb #0a613d78
 def format_question(question: str,  # with {name} and the image placeholder
@@ -344,6 +345,10 @@ def _asker(ids, context):
         many = EndpointQuestions(endpoint, context.max_new_tokens)
         def ask(images, names): return many(images, [chat_question(context.question, name) for name in names])
         return endpoint.hash, '<image>', ask
+    if is_tags(ids):
+        tagger = load_tagger()
+        def ask(images, names): return enumerate(tagger(images, names))
+        return tagger.hash, '<image>', ask
     lister = load_context_model(ids)
     batches = BatchedQuestions(lister, context.question, context.max_new_tokens)
     def ask(images, names): return enumerate(batches(images, names))
@@ -368,7 +373,9 @@ def _all_answers(rows, train, cache, ask):
     return answers
 
 # %% ../../nbs/4_outliers/00_context.ipynb #3b20270f
-@stage('contexts', needs=('images', 'selection'), shared=True, batched=True,
+def _asks_server(scale): return endpoint_of(scale.context_model) is not None
+
+@stage('contexts', needs=('images', 'selection'), shared=True, batched=True, hosted=_asks_server,
        uses=('context_model', 'context'))
 def contexts_stage(job):
     "A context prompt for every selected image."

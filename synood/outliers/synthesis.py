@@ -34,7 +34,7 @@ from ..core.scales import at_least, setting_choices, generator, require, rng, se
 # %% ../../nbs/4_outliers/03_synthesis.ipynb #947a4b80
 @settings('synthesis', paper=dict(batch_size=0, unet_precision='bf16', vae_precision='bf16'),
           release=dict(fit='squash', sampler='release', batch_size=8, unet_precision='fp32', vae_precision='fp32'),
-          paper_text=dict(objective='energy_hinge'),
+          paper_text=dict(objective='energy_hinge', release_batch=1),
           rehearsal=dict(resolution=32, steps=2, iterations=2, batch_size=256),
           mini=dict(resolution=64, strength=.9, steps=9, guidance_scale=4., iterations=2, step_size=1.,
                     batch_size=25), smoke=dict(batch_size=5))

@@ -80,7 +80,7 @@ def test_from_the_clone(clone):
 def test_the_results_in_git_are_seen_by_git(root):
     if not (root/'.git').exists():
         pytest.skip('not a git checkout')
-    folders = dict(mini=False, dev=False, bench=False, smoke=True, mine=True)
+    folders = dict(mini=False, dev=False, photos=False, bench=False, smoke=True, mine=True)
     for folder, ignored in folders.items():
         done = subprocess.run(['git', 'check-ignore', '-q', f'paper_figures/{folder}/new.csv'], cwd=root)
         assert (done.returncode == 0) == ignored, folder

@@ -10,10 +10,12 @@ import pytest
 
 from synood.app.rehearsal import SIZES, changed_settings, write_stand_ins
 from synood.core.notebooks import find_notebooks, notebook_name
-from synood.core.scales import FILE_FIELDS, get_scale
+from synood.core.scales import FILE_FIELDS, differing_settings, get_scale
 from synood.data.images import protocols
+from synood.evaluation.benchmark import experiment
 from synood.evaluation.report import published
-from synood.scores.method import methods
+from synood.outliers.finetuning import SynOOD
+from synood.scores.method import NegLabel, methods
 
 TABLES = {'table1', 'table1_paired', 'table1_rivals', 'table1_trained', 'table1_published', 'table2',
           'table2_paired', 'table2_published', 'table3', 'table3_paired', 'table4', 'table4_claims', 'table4_phases',
@@ -98,6 +100,17 @@ def test_chosen_rows_of_table_1_and_only_what_they_need(tmp_path):
     assert {'images', 'negatives', 'probe'} <= made and not made & {'synthesis', 'contexts', 'coop', 'zoc'}
 
 
+def test_figure_3_adds_blocks_and_paints_no_image_twice(tmp_path):
+    outcomes, _ = reproduce(tmp_path, 'smoke', '--only', 'fig3', '--set', 'm=40', '--set', 'block=20', '--set',
+                            'figure3.shares=[0.5, 1.0, 1.5]', '--set', 'n_test=10')
+    assert outcomes == {'fig3': 'ran'}
+    blocks = list((tmp_path/'runs'/'smoke'/'synthesis').glob('seed0-*'))
+    painted = [image.relative_to(block).parts[2:] for block in blocks for image in block.glob('*/grad/**/*.png')]
+    assert (len(blocks), len(painted), len(set(painted))) == (3, 60, 60)
+    sizes = {line[2] for line in lines(tmp_path/'paper_figures'/'smoke'/'fig3.csv')[1:]} - {''}
+    assert sizes == {'20', '40', '60'}
+
+
 @pytest.fixture(scope='module')
 def place(tmp_path_factory): return tmp_path_factory.mktemp('rehearsal')
 
@@ -108,3 +121,19 @@ def test_every_notebook_runs_to_its_end(protocol, place):
     outcomes, _ = reproduce(place, 'rehearsal', '--set', f'protocol={protocol}')
     assert outcomes == dict.fromkeys(map(notebook_name, find_notebooks()), 'ran')
     check_results(place/'paper_figures'/'rehearsal', protocol, (0, 1, 2))
+
+
+@pytest.mark.slow  # two minutes of a core each
+@pytest.mark.parametrize('name', ['release', 'paper-text'])
+def test_the_other_readings_of_the_paper_run_at_the_sizes_of_a_rehearsal(name, tmp_path):
+    whole, rehearsal = get_scale(name), get_scale('rehearsal')
+    scale = whole.replace(name='cut', presets=(*whole.presets, 'rehearsal'), m=rehearsal.m, seeds=(0,))
+    changed = differing_settings(whole=whole, cut=scale)
+    assert {setting: line['cut'] for setting, line in changed.items() if line['cut'] != rehearsal.get(setting)} == {
+        'seeds': (0,)}
+    scale = scale.replace(**write_stand_ins(tmp_path/'stand_ins', None))
+    rows = experiment(name, [NegLabel(), SynOOD()], scale, root=tmp_path/'runs')
+    assert set(rows.method) == {'NegLabel', 'SynOOD'} and set(rows.dataset) == set(protocols['mos'].groups())
+    assert rows[['auroc', 'fpr95']].notna().all(axis=None)
+    made = {path.name for path in (tmp_path/'runs'/'cut').iterdir()}
+    assert ('textimages' in made) == (name == 'release')

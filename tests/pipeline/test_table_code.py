@@ -1,25 +1,77 @@
-"""What draws tables and figures runs on made-up rows: of protocols with near-OOD sets and without, and of one seed."""
+"""What draws tables and figures runs on made-up rows: of protocols without near-OOD or far-OOD sets, and of one seed.
+
+The rows that they ask for are those that a plan counts."""
 import csv
+import json
+from collections import Counter
 
 import pytest
 
 from synood.core.notebooks import notebook_name
 from synood.core.scales import get_scale
 from synood.data.images import protocols
+from synood.evaluation import table_check
+from synood.evaluation.plan import asked_rows
 from synood.evaluation.table_check import check_notebook, check_tables, table_notebooks
 from synood.scores.method import methods
 
 PAPER = get_scale('paper').replace(data='nowhere')
-SCALES = {'mini': get_scale('mini'), 'mos': PAPER, 'openood15': PAPER.replace(protocol='openood15', seeds=(0,))}
+SCALES = {'mini': get_scale('mini'), 'mos': PAPER, 'openood15': PAPER.replace(protocol='openood15', seeds=(0,)),
+          'no far sets': PAPER.replace(protocol='near_alone', seeds=(0, 1))}
+NEAR_ALONE = """
+from dataclasses import replace
+from synood.data.datasets import protocols
+for half in ('', '-base', '-new'):
+    near = protocols[f'openood15{half}']
+    protocols[f'near_alone{half}'] = replace(near, name=f'near_alone{half}', far=())
+"""
 
 
 @pytest.fixture(params=SCALES)
-def scale(request): return SCALES[request.param]
+def scale(request, monkeypatch):
+    "A scale, whose protocol the kernels of notebooks know too."
+    exec(NEAR_ALONE, {})
+    made_up = table_check.with_made_up_rows
+
+    def with_protocol(cells, scale, root):
+        cells = made_up(cells, scale, root)
+        first = next(cell for cell in cells if 'use_made_up_rows()' in cell['source'])
+        first['source'] = NEAR_ALONE + first['source']
+        return cells
+    monkeypatch.setattr(table_check, 'with_made_up_rows', with_protocol)
+    yield SCALES[request.param]
+    for half in ('', '-base', '-new'): del protocols[f'near_alone{half}']
 
 
 def tables(folder):
     "Name -> lines of every table in a folder."
     return {path.stem: list(csv.reader(path.open(encoding='utf-8'))) for path in folder.glob('*.csv')}
+
+
+COLUMNS = 'protocol', 'method', 'images', 'training', 'strategy', 'm'
+NOT_PLANNED = 'dusk', 'light', 'table_plain'  # what only the miniature has
+
+
+def rows_made(folder, run_seed):
+    "How often each row was asked for at a seed, in all experiments."
+    made = Counter()
+    for listed in folder.glob('*.json'):
+        if any(word in listed.stem for word in NOT_PLANNED): continue
+        for name in json.loads(listed.read_text())['files']:
+            with open(folder/name, newline='', encoding='utf-8') as file: row = next(csv.DictReader(file))
+            if int(row['seed']) == run_seed: made[tuple(row[column] for column in COLUMNS)] += 1
+    return made
+
+
+def rows_planned(scale):
+    "The same, as a plan has it."
+    planned = Counter()
+    for asked in (one for one in asked_rows(scale) if one.rows):
+        changed = scale.replace(**asked.change)
+        for method in (one for one in asked.cells if not one.unavailable_reason(changed)):
+            cell = (str(getattr(method, name, '')) for name in COLUMNS[2:])
+            planned[changed.protocol, method.name, *cell] += asked.times
+    return planned
 
 
 def test_every_table_is_made_of_the_sets_that_there_are(scale, tmp_path):
@@ -31,6 +83,7 @@ def test_every_table_is_made_of_the_sets_that_there_are(scale, tmp_path):
               'table5_claims', 'fig3', 'table_cma', 'table_cma_paired', 'table_krnft', 'table_krnft_paired',
               'table_krnft_prompts'}
     assert sorted(wanted - set(made)) == []
+    assert rows_made(tmp_path/'runs'/scale.name/'rows', scale.seeds[0]) == rows_planned(scale)
     assert ('table1_dusk' in made) == (scale.name == 'mini')
     groups = protocols[scale.protocol].groups()
     columns = [column.rpartition(' ')[0] for column in made['table1'][0] if column.endswith(' auroc')]

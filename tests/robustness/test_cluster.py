@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -19,28 +21,29 @@ import torch
 import typer
 import yaml
 
+from chat_server import KEY, on, serving
+from logged_stages import LOG, LoggedMCM, note
 from synood.app.cli import app
 from synood.core import cluster as core_cluster
 from synood.core.cluster import CLUSTER, TaskPool, _packed, call_once, connected, map_in_order, map_parts
 from synood.core.files import folder_hash
 from synood.core.scales import get_scale
 from synood.core.stages import run_stage, stages
-from synood.data.images import read_sets
-from synood.methods import coop  # noqa: F401, registers its stage
+from synood.data.images import read_sets, run_blocks
+from synood.detector import OODDetector
 from synood.models import cache
 from synood.models.cache import PixelInput
 from synood.models.classifier import classifier_pass, load_classifier
 from synood.models.clip import clip_passes, load_clip
-from synood.scores.method import MCM, NegLabel
+from synood.scores.method import NegLabel
 from synood.evaluation.benchmark import experiment
-from synood.outliers import synthesis  # noqa: F401, registers its stage
 
 TINY = get_scale('smoke').replace(n_train=1, synthesis=dict(steps=2, strength=1., batch_size=2))
 MACHINES = 3
+TESTS = Path(__file__).resolve().parent.parent  # where workers find modules of tests
 # A machine that tests share is slow to answer, and not lost.
-PATIENT = dict(RAY_agent_register_timeout_ms='600000', RAY_raylet_start_wait_time_s='600',
-               RAY_gcs_server_request_timeout_seconds='600', RAY_health_check_timeout_ms='120000',
-               RAY_enable_metrics_collection='0')
+PATIENT = dict(RAY_agent_register_timeout_ms='600000', RAY_gcs_server_request_timeout_seconds='600',
+               RAY_health_check_timeout_ms='120000', RAY_enable_metrics_collection='0')
 PORTS = 'metrics_agent_port', 'metrics_export_port', 'dashboard_agent_listen_port', 'runtime_env_agent_port'
 
 
@@ -56,19 +59,40 @@ def small(**more):
     return dict(include_dashboard=False, object_store_memory=160*2**20, include_log_monitor=False, **ports, **more)
 
 
+def variables():
+    "Of the environment of every process of Ray."
+    paths = [str(TESTS/'light'), str(TESTS), os.environ.get('PYTHONPATH', '')]
+    return PATIENT | dict(PYTHONPATH=os.pathsep.join(paths))
+
+
+def patiently(start):
+    "What `start()` returns. Ray gives a machine that starts a quarter of a minute, too little on a busy computer."
+    import psutil
+    us = psutil.Process()
+    for _ in range(9):
+        before = us.children(recursive=True)
+        try: return start()
+        except Exception as e: print(f'again: {e}')
+        for process in set(us.children(recursive=True)) - set(before): process.kill()
+    return start()
+
+
 @contextmanager
-def machines(count, **resources):
-    "A Ray cluster of `count` simulated machines of one core each, and the first one, which has none and is not lost."
+def machines(count, first=0, **resources):
+    "A Ray cluster of `count` simulated machines of a core each, and one with `first` cores, which is not lost."
     ray = pytest.importorskip('ray', reason="Ray is not installed: pip install 'synood[cluster]'")
     from ray.cluster_utils import Cluster
-    os.environ |= PATIENT
-    found = Cluster(initialize_head=True, head_node_args=small(num_cpus=0, no_monitor=True))
+    os.environ |= variables()
+    found = patiently(lambda: Cluster(initialize_head=True, head_node_args=small(num_cpus=first, no_monitor=True)))
     try:
-        for _ in range(count): found.add_node(**small(num_cpus=1, **resources))
+        for _ in range(count): add_machine(found, **resources)
         yield found
     finally:
         ray.shutdown()
         found.shutdown()
+
+
+def add_machine(lab, **more): patiently(lambda: lab.add_node(**small(num_cpus=1, **more)))
 
 
 @pytest.fixture(scope='module')
@@ -86,21 +110,34 @@ def busy_machines(lab):
 
 
 @contextmanager
-def one_lost(lab, made):
+def one_lost(lab, made, log):
     """Inside the block one machine that works is taken away when `made()` names two things that are made.
 
-    Yields a list, of the things that stood by then and the numbers of their files; another machine comes afterwards."""
-    stood = []
+    Yields two lists: the things that stood by then with the numbers of their files, and the lines of `log` by then.
+    Another machine comes afterwards."""
+    stood, begun = [], []
     def take():
         while len(made()) < 2 or not (busy := list(busy_machines(lab))): time.sleep(.02)
         stood.extend((path, path.stat().st_ino) for path in made())
         lab.remove_node(busy[-1], allow_graceful=False)
+        begun.extend(log.read_text().split())
     thread = threading.Thread(target=take, daemon=True)
     thread.start()
-    yield stood
+    yield stood, begun
     thread.join(5)
-    assert stood, 'no machine was lost: the work was done too soon'
-    lab.add_node(**small(num_cpus=1))
+    assert begun, 'no machine was lost: the work was done too soon'
+    add_machine(lab)
+
+
+def check_log(log, parts, stood, begun):
+    """No part was lost, and none was begun twice but those in the hands of workers when a machine was lost.
+
+    log: a line for every part that was begun; stood: the parts that stood when the machine was lost; begun: the lines
+    of the log by then."""
+    counts = Counter(log.read_text().split())
+    again = {part for part, count in counts.items() if count > 1}
+    assert set(counts) == set(parts) and max(counts.values()) <= 2
+    assert again <= set(begun) - set(stood) and len(again) <= MACHINES
 
 
 def finished(root):
@@ -115,48 +152,68 @@ def test_a_process_without_a_cluster_imports_no_ray():
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    "The file in which parts of the work are noted when they are begun."
+    monkeypatch.setenv(LOG, str(tmp_path/'log'))
+    return tmp_path/'log'
+
+
 @pytest.mark.slow
-def test_a_machine_is_lost_in_the_middle_of_synthesis(lab, tmp_path):
-    run_stage('synthesis', TINY, root=tmp_path/'alone')
+def test_a_machine_is_lost_in_the_middle_of_synthesis(lab, tmp_path, log):
+    run_stage('logged_synthesis', TINY, root=tmp_path/'alone')
+    parts = log.read_text().split()
+    log.unlink()
     root = tmp_path/'together'
-    def made(): return [p for p in root.glob('smoke/synthesis/*.part/*') if p.name.isdigit()]
-    with connected(lab.address), one_lost(lab, made) as stood: run_stage('synthesis', TINY, root=root)
+    def made(): return [p for p in root.glob('smoke/logged_synthesis/*.part/*') if p.name.isdigit()]
+    with connected(lab.address), one_lost(lab, made, log) as (stood, begun):
+        run_stage('logged_synthesis', TINY, root=root)
     assert finished(root) == finished(tmp_path/'alone')
+    check_log(log, parts, [path.name for path, _ in stood], begun)
     for path, number in stood:  # not made again
         assert (path.parent.with_suffix('')/path.name).stat().st_ino == number
 
 
 @pytest.mark.slow
-def test_a_machine_is_lost_in_the_middle_of_features(lab, tmp_path, monkeypatch):
+def test_a_machine_is_lost_in_the_middle_of_features(lab, tmp_path, monkeypatch, log):
     monkeypatch.setattr(cache, 'BATCH', 2)
     images = read_sets(run_stage('images', TINY, root=tmp_path/'runs')[0])['train']  # 20
     pixels = PixelInput(load_clip(TINY.clip), images, tmp_path/'together')
-    def forward(batch): return {'mean': batch.mean((1, 2, 3))}
-    def slowly(batch):
-        time.sleep(.5)
-        return forward(batch)
+    def forward(batch, seconds=0.):
+        note(f'{batch.double().sum().item()!r}')
+        time.sleep(seconds)
+        return {'mean': batch.mean((1, 2, 3))}
+    def slowly(batch): return forward(batch, .5)
     alone = replace(pixels, cache=tmp_path/'alone').forward_cached(forward, 'mean')
+    parts = log.read_text().split()  # one after the other
+    log.unlink()
+    assert len(set(parts)) == 10
     def made(): return list((tmp_path/'together').glob('*.parts/*.safetensors'))
-    with connected(lab.address), one_lost(lab, made): together = pixels.forward_cached(slowly, 'mean')
+    with connected(lab.address), one_lost(lab, made, log) as (stood, begun):
+        together = pixels.forward_cached(slowly, 'mean')
     np.testing.assert_array_equal(together['mean'], alone['mean'])
     names = {p.name: p.read_bytes() for p in (tmp_path/'alone').glob('*.safetensors')}
     assert names == {p.name: p.read_bytes() for p in (tmp_path/'together').glob('*.safetensors')}
+    check_log(log, parts, [parts[int(path.stem)] for path, _ in stood], begun)
 
 
 @pytest.mark.slow
-def test_a_machine_is_lost_in_the_middle_of_a_fit(lab, tmp_path):
+def test_a_machine_is_lost_in_the_middle_of_a_fit(lab, tmp_path, log):
     scale = TINY.replace(coop=dict(shots=1, epochs=60))
-    run_stage('coop', scale, root=tmp_path/'alone')
+    run_stage('logged_fit', scale, root=tmp_path/'alone')
+    assert log.read_text().split() == ['begun', 'ended']
+    log.unlink()
     run_stage('images', scale, root=tmp_path/'together')
     root = tmp_path/'together'
-    def made(): return [p for _ in range(2) for p in root.glob('smoke/coop/*.part')]  # it has begun
-    with connected(lab.address), one_lost(lab, made): run_stage('coop', scale, root=root)
+    def made(): return [log]*2 if log.exists() else []  # it has begun
+    with connected(lab.address), one_lost(lab, made, log): run_stage('logged_fit', scale, root=root)
     assert finished(root) == finished(tmp_path/'alone')
+    assert log.read_text().split() == ['begun', 'begun', 'ended']
 
 
 @pytest.mark.slow
-def test_rows_are_made_by_tasks_that_ask_for_stages(lab, tmp_path, monkeypatch):
-    scale, cells = TINY.replace(n_test=10), [MCM(), NegLabel(groups=1)]
+def test_rows_are_made_by_tasks_that_ask_for_stages(lab, tmp_path, monkeypatch, log):
+    scale, cells = TINY.replace(n_test=10), [LoggedMCM(), NegLabel(groups=1)]
     rows = {}
     for place in ('alone', 'together'):
         (tmp_path/place).mkdir()
@@ -166,6 +223,30 @@ def test_rows_are_made_by_tasks_that_ask_for_stages(lab, tmp_path, monkeypatch):
     assert len(rows['alone']) == 2*2*5
     pd.testing.assert_frame_equal(rows['alone'], rows['together'])
     assert finished(tmp_path/'alone') == finished(tmp_path/'together')
+    assert log.read_text().split() == ['fitted']*2  # once in each place, as nothing is drawn
+
+
+@pytest.mark.slow
+def test_a_server_is_asked_for_all_by_one_worker_that_holds_nothing(lab, tmp_path, monkeypatch):
+    import ray
+    class Holder:
+        def ready(self): return True
+    monkeypatch.setenv('OPENAI_API_KEY', KEY)  # the machines were started without it
+    monkeypatch.setenv('SYNOOD_REQUESTS_PER_MINUTE', '600')
+    with serving() as server:
+        scale = on(server).replace(block=20)
+        assert len(run_blocks('contexts', scale, (0,), tmp_path/'alone')[0]) == 2
+        run_blocks('selection', scale, (0,), tmp_path/'together')
+        server.times.clear()
+        with connected(lab.address):
+            holders = [ray.remote(num_cpus=1)(Holder).remote() for _ in range(MACHINES)]
+            assert all(ray.get([holder.ready.remote() for holder in holders]))  # no core is left
+            run_blocks('contexts', scale, (0,), tmp_path/'together')
+    assert len(server.times) == 40 and server.times[-1] - server.times[0] > 3.5  # 100 ms apart, whoever asks
+    assert finished(tmp_path/'alone') == finished(tmp_path/'together')
+    for folder in (tmp_path, Path(lab.head_node.get_session_dir_path())):  # what Ray writes about its work, too
+        files = [path for path in folder.rglob('*') if path.is_file()]
+        assert files and not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
 @pytest.mark.slow
@@ -179,18 +260,64 @@ def test_reproduce_runs_notebooks_on_the_cluster(lab, tmp_path):
     assert CLUSTER not in os.environ
 
 
-def test_a_cluster_of_one_machine():
+@contextmanager
+def ray_start():
+    "The environment of a user who has called `ray start --head`; Ray finds that cluster by a file in RAY_TMPDIR."
+    import psutil
+    pytest.importorskip('ray', reason="Ray is not installed: pip install 'synood[cluster]'")
+    with TemporaryDirectory(prefix='ray-', ignore_cleanup_errors=True) as home:  # a short path: Ray has sockets there
+        ours = {name: value for name, value in os.environ.items() if name != 'RAY_ADDRESS'} | variables()
+        ours |= dict(RAY_TMPDIR=home, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
+        line = [sys.executable, '-m', 'ray.scripts.scripts', 'start', '--head', '--num-cpus=2', '--block',
+                f'--port={free_port()}', '--include-dashboard=false', '--object-store-memory', str(160*2**20)]
+        end = time.time() + 300
+        head = psutil.Popen(line, env=ours, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            while not (Path(home)/'ray'/'ray_current_cluster').exists():
+                assert head.poll() is None and time.time() < end
+                time.sleep(.2)
+            yield ours
+        finally:
+            started = [head, *head.children(recursive=True)]
+            for process in started: process.terminate()
+            for process in psutil.wait_procs(started, 10)[1]: process.kill()
+
+
+@pytest.mark.slow
+def test_auto_is_the_cluster_that_a_user_has_started(tmp_path):
+    OODDetector.from_names(['cat', 'cow'], 'smoke').save(tmp_path/'detector')
+    known = run_stage('images', get_scale('smoke'), (0,), tmp_path/'known')[0]
+    with ray_start() as ours:
+        def said(*arguments):
+            line = [sys.executable, '-m', 'synood', *map(str, arguments)]
+            done = subprocess.run(line, cwd=tmp_path, env=ours, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+        for place, more in dict(alone=[], together=['--cluster', 'auto']).items():
+            said('run', 'contexts', '--scale', 'smoke', '--root', place, *more)
+            said('score', known, '--detector', 'detector', '--batch', '8', '--out', f'{place}.csv', *more)
+        workers = [*Path(ours['RAY_TMPDIR']).glob('ray/session_latest/logs/worker-*.out')]
+    assert len(workers) >= 2  # of that cluster
+    assert finished(tmp_path/'alone') == finished(tmp_path/'together')
+    assert (tmp_path/'alone.csv').read_bytes() == (tmp_path/'together.csv').read_bytes()
+
+
+def test_a_cluster_of_one_machine(tmp_path):
     def refuse(part): raise ValueError(f'no {part}')
     def find(): core_cluster.findings['revisions'] = dict(toy='abc')
-    with machines(1) as lab, connected(lab.address):
+    run_stage('selection', TINY, root=tmp_path/'alone')
+    with machines(0, first=1) as lab, connected(lab.address):
+        run_stage('selection', TINY, root=tmp_path/'together')
         assert list(map_in_order(lambda k: k**2, range(5))) == [(k, k**2) for k in range(5)]
         assert call_once(max, {'a': (1, 2), 'b': (4, 3)}) == {'a': 2, 'b': 4}
         with pytest.raises(ValueError, match='^no 3$'): list(map_parts(refuse, [3]))  # as if it had been met here
         with TaskPool() as pool: assert pool.submit(max, 5, 6).result() == 6
         call_once(find, {'a': ()})
         assert core_cluster.findings.pop('revisions') == dict(toy='abc')  # what a worker found
+    assert finished(tmp_path/'alone') == finished(tmp_path/'together')
 
 
+@pytest.mark.slow
 def test_workers_with_a_gpu_get_what_other_cores_have_loaded():
     def load(part): return part, os.getpid(), os.environ['CUDA_VISIBLE_DEVICES']
     def make(part, loaded): return part == loaded[0], os.getpid() == loaded[1], loaded[2], gpu()
@@ -200,6 +327,7 @@ def test_workers_with_a_gpu_get_what_other_cores_have_loaded():
         assert call_once(gpu, {'a': ()}, gpus=0.) == {'a': ''}
 
 
+@pytest.mark.slow
 def test_without_gpus_a_worker_loads_its_own():
     def make(part, loaded): return part, os.getpid() == loaded
     with machines(1) as lab, connected(lab.address):

@@ -156,6 +156,8 @@ def test_minutes(root, tmp_path):
     assert minutes('reproduce', 'import sys; open(sys.argv[1], "w")', *new).returncode == 0
     assert checked((tmp_path/'figures.json').read_text())['settings'] == {'scale': 'mini'} and (tmp_path/'new').exists()
     assert 'what stands there would not be made again' in minutes('reproduce', '', *new).stderr
+    assert minutes('rehearsal', 'pass').returncode == 0
+    assert checked((tmp_path/'figures.json').read_text())['settings'] == {'scale': 'rehearsal'}
     assert 'ended with status 3' in minutes('test', 'raise SystemExit(3)').stderr
 
 
@@ -197,6 +199,14 @@ def test_inference(measured):
                    for row in rows.values())
     parameters = figures.tables['parameters']
     assert parameters['CLIP']['parameters'] == parameters['NegLabel']['parameters'] < parameters['SynOOD']['parameters']
+
+
+def test_photos(measured):
+    figures = measured('bench_photos', '--count=2', '--sentences=2')
+    assert {name: list(rows) for name, rows in figures.tables.items()} == {
+        'image': ['read and resize', 'PyTorch', 'ONNX', 'ONNX, one thread'], 'text': ['PyTorch']}
+    assert all(set(row) == {'cpu_ms', 'clock_ms'} for rows in figures.tables.values() for row in rows.values())
+    assert figures.settings == dict(photographs='examples', count=2, sentences=2)
 
 
 LOOPS = ['full length, image tower', 'full length, cached features', 'cut, cached features (synood)']

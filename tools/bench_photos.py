@@ -1,0 +1,77 @@
+"""What a photograph and a sentence cost the encoder of the scale `photos`: milliseconds of CPU and by the clock.
+
+    python tools/bench_photos.py                      the photographs that ship with the package
+    python tools/bench_photos.py --photographs FOLDER --count 200
+
+A photograph is read from its file, resized and scored: by PyTorch, as a detector does it, and from an exported detector
+by ONNX Runtime, with as many threads as score.py of the export takes and with one. Reading and resizing alone stand
+beside them. A sentence is one about a class of ImageNet. Each figure is the median over the items, one at a time.
+"""
+import runpy
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import onnxruntime
+
+from bench import run
+from synood.app.encoder import class_sentences
+from synood.data.examples import example_photographs
+from synood.data.images import image_folder
+from synood.detector import OODDetector
+from synood.models.clip import encode_text, load_clip
+
+
+def cost(call, items):
+    "Medians over the items of what a call takes, after one to warm up."
+    call(items[0])
+    cpu, clock = [], []
+    for item in items:
+        before = time.process_time(), time.perf_counter()
+        call(item)
+        cpu.append(1000*(time.process_time() - before[0]))
+        clock.append(1000*(time.perf_counter() - before[1]))
+    return dict(cpu_ms=median(cpu), clock_ms=median(clock))
+
+
+def image_calls(detector, folder):
+    "{way: a function of a path}."
+    program = runpy.run_path(str(detector.export_onnx(folder)/'score.py'))
+    about, session = program['opened'](folder)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    single = onnxruntime.InferenceSession(folder/'detector.onnx', options, providers=['CPUExecutionProvider'])
+
+    def pixels(path): return program['pixels'](path, about['resize'], about['orient'])
+    return {'read and resize': pixels, 'PyTorch': detector.score,
+            'ONNX': lambda path: session.run(None, {'image': pixels(path)[None]}),
+            'ONNX, one thread': lambda path: single.run(None, {'image': pixels(path)[None]})}
+
+
+def options(parser):
+    parser.add_argument('--photographs', type=Path, help='a folder of them; default: those of the package')
+    parser.add_argument('--count', type=int, default=70, help='photographs, some more than once if there are fewer')
+    parser.add_argument('--sentences', type=int, default=50)
+
+
+def measure(args):
+    paths = image_folder(args.photographs, labelled=False).paths if args.photographs else [
+        photograph.path for photograph in example_photographs().values()]
+    paths = (paths*args.count)[:args.count]
+    sentences = class_sentences()
+    clip = load_clip(('embedded:photos',))
+    with tempfile.TemporaryDirectory() as place:
+        calls = image_calls(OODDetector.from_names(['cat', 'coffee cup', 'pagoda']), Path(place)/'onnx')
+        image = {way: cost(call, paths) for way, call in calls.items()}
+    every = max(1, len(sentences)//args.sentences)
+    text = {'PyTorch': cost(lambda sentence: encode_text(clip, [sentence]), sentences[::every][:args.sentences])}
+    settings = dict(photographs='a folder' if args.photographs else 'examples', count=len(paths),
+                    sentences=args.sentences)
+    return settings, {'image': image, 'text': text}
+
+
+def main(arguments=None): run(__doc__, options, measure, arguments)
+
+
+if __name__ == '__main__': main()
