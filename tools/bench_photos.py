@@ -9,30 +9,16 @@ beside them. A sentence is one about a class of ImageNet. Each figure is the med
 """
 import runpy
 import tempfile
-import time
 from pathlib import Path
-from statistics import median
 
 import onnxruntime
 
 from bench import run
-from synood.app.encoder import class_sentences
+from synood.app.encoder import class_sentences, median_ms
 from synood.data.examples import example_photographs
 from synood.data.images import image_folder
 from synood.detector import OODDetector
 from synood.models.clip import encode_text, load_clip
-
-
-def cost(call, items):
-    "Medians over the items of what a call takes, after one to warm up."
-    call(items[0])
-    cpu, clock = [], []
-    for item in items:
-        before = time.process_time(), time.perf_counter()
-        call(item)
-        cpu.append(1000*(time.process_time() - before[0]))
-        clock.append(1000*(time.perf_counter() - before[1]))
-    return dict(cpu_ms=median(cpu), clock_ms=median(clock))
 
 
 def image_calls(detector, folder):
@@ -63,9 +49,9 @@ def measure(args):
     clip = load_clip(('embedded:photos',))
     with tempfile.TemporaryDirectory() as place:
         calls = image_calls(OODDetector.from_names(['cat', 'coffee cup', 'pagoda']), Path(place)/'onnx')
-        image = {way: cost(call, paths) for way, call in calls.items()}
+        image = {way: median_ms(call, paths) for way, call in calls.items()}
     every = max(1, len(sentences)//args.sentences)
-    text = {'PyTorch': cost(lambda sentence: encode_text(clip, [sentence]), sentences[::every][:args.sentences])}
+    text = {'PyTorch': median_ms(lambda sentence: encode_text(clip, [sentence]), sentences[::every][:args.sentences])}
     settings = dict(photographs='a folder' if args.photographs else 'examples', count=len(paths),
                     sentences=args.sentences)
     return settings, {'image': image, 'text': text}

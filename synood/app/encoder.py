@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CALTECH_NAMES', 'class_sentences', 'row_directions', 'make_heads', 'bare_towers', 'head_inputs', 'build_encoder',
            'write_word_features', 'caltech_sentences', 'top_k', 'zero_shot', 'held_out_accuracy', 'linear_probe',
-           'cpu_ms', 'report_card', 'split_classes', 'compare_words', 'word_choices']
+           'median_ms', 'report_card', 'split_classes', 'compare_words', 'word_choices']
 
 # %% ../../nbs/8_app/10_encoder.ipynb #c8686f3d
 import json, time
@@ -151,15 +151,15 @@ def linear_probe(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, 
     return 100*model.score(normalize_rows(test), test_labels)
 
 # %% ../../nbs/8_app/10_encoder.ipynb #daaf7572
-def cpu_ms(call, items) -> float:
-    "Median CPU time in milliseconds of `call(item)`, user and system, after one call to warm up."
+def median_ms(call, items) -> dict[str, float]:
+    "Medians in milliseconds of `call(item)`, of the CPU (user and system) and by the clock, after one call to warm up."
     call(items[0])
     spent = []
     for item in items:
-        start = time.process_time()
+        before = time.process_time(), time.perf_counter()
         call(item)
-        spent.append(1000*(time.process_time() - start))
-    return float(np.median(spent))
+        spent.append((time.process_time() - before[0], time.perf_counter() - before[1]))
+    return dict(zip(('cpu_ms', 'clock_ms'), (1000*np.median(spent, axis=0)).tolist()))
 
 # %% ../../nbs/8_app/10_encoder.ipynb #46f62bef
 def report_card(root: Path,  # with caltech101/train, caltech101/test and imagenet1k, one folder per class in each
@@ -182,8 +182,8 @@ def report_card(root: Path,  # with caltech101/train, caltech101/test and imagen
     few = range(0, len(test), max(1, len(test)//50))
     return {**{f'caltech101_{name}': value for name, value in caltech.items()},
             **{f'held_out_imagenet_{name}': value for name, value in unseen.items()}, 'caltech101_probe_12': probe,
-            'image_cpu_ms': cpu_ms(lambda i: encode_images(clip, [test.read(i)]), few),
-            'text_cpu_ms': cpu_ms(lambda text: encode_text(clip, [text]), class_sentences()[::20])}
+            'image_cpu_ms': median_ms(lambda i: encode_images(clip, [test.read(i)]), few)['cpu_ms'],
+            'text_cpu_ms': median_ms(lambda text: encode_text(clip, [text]), class_sentences()[::20])['cpu_ms']}
 
 # %% ../../nbs/8_app/10_encoder.ipynb #e487c2e8
 def split_classes(folders) -> tuple[list[str], list[str]]:

@@ -205,6 +205,11 @@ class _Batches:
             if not self.stands(k): raise
 
 # %% ../../nbs/0_core/04_stages.ipynb #b217431c
+def _lock_file(final, name):
+    "The lock of a folder being made for one purpose; the folder of locks is made."
+    make_folder(final.parent/'.locks')
+    return final.parent/'.locks'/f'{final.name}-{name}.lock'
+
 @dataclass(frozen=True)
 class Job:
     "One making of one stage: what its function gets."
@@ -217,10 +222,7 @@ class Job:
     cache: Path  # root of the content-hashed feature cache
     gpus: float = 0.  # the share of a GPU that a worker of a cluster takes
 
-    def _lock(self, name):
-        locks = self.final.parent/'.locks'
-        make_folder(locks)
-        return locks/f'{self.final.name}-{name}.lock'
+    def _lock(self, name): return _lock_file(self.final, name)
 
     def batches(self, items: list, size: int, make: Callable, named: Callable | None = None):
         """make(batch, folder) for each chunk of `size` items: whole, once, resumable, and shared between processes.
@@ -245,11 +247,7 @@ def on_worker(self: Job, find: Callable):
 @contextmanager
 def unfinished(self: Job):
     "A block in which no other process finishes the folder; what it yields says whether none has before."
-    with lock(_finish_lock(self.final)): yield not self.final.exists()
-
-def _finish_lock(final):
-    make_folder(final.parent/'.locks')
-    return final.parent/'.locks'/f'{final.name}.finish.lock'
+    with lock(self._lock('finish')): yield not self.final.exists()
 
 @patch
 def decide_once(self: Job, name: str, find: Callable):
@@ -338,7 +336,7 @@ def _check_stage(folder, root):
 # %% ../../nbs/0_core/04_stages.ipynb #91870781
 def _finish(st, scale, seed, part, final, inputs):
     "Give the complete folder its manifest and its final name; the first of several processes does it."
-    with lock(_finish_lock(final)):
+    with lock(_lock_file(final, 'finish')):
         if final.exists(): return
         for folder in [part, *(p for p in part.rglob('*') if p.is_dir())]:
             remove_stale_temps(folder, alone=True)  # what killed processes left

@@ -301,7 +301,9 @@ def _pixels(passes, images):
         return {key: to_square(picture) for key, to_square in squares.items()}
     def load(rows):
         read = in_threads(of_image, rows)
-        def pixels(to_square, to_pixels): return to_pixels([square[transform_key(to_square)] for square in read])
+        def pixels(to_square, to_pixels):
+            key = transform_key(to_square)
+            return to_pixels([square[key] for square in read])
         return {key: pixels(*half).to(memory_format=order) for key, half in halves.items()}
     return load
 
