@@ -138,7 +138,7 @@ def fit(out: Annotated[Path, typer.Option(help='New folder for the detector.')],
             help='True positive rate: share of ID images that the threshold keeps, at least; default: 0.95.')] = None,
         method: Annotated[str, typer.Option(
             help='A method on CLIP image features, see `synood methods`; default: SynOOD with images, at a scale whose '
-                 'models can paint, else NegLabel.')] = '',
+                 'models can paint, else KNN (CLIP), the nearest of your pictures.')] = '',
         scale: ScaleOption = 'photos', settings: SetOption = (), m: CountOption = 0, seed: SeedOption = 0,
         root: RootOption = RUNS, cluster: ClusterOption = '', as_json: JsonOption = False):
     """Fit a detector to your classes.

@@ -524,6 +524,7 @@ FAMILIES = {  # name: (title, the notebook that makes it)
     'fig4': ('Figure 4. Pairs', '9_experiments/fig4'),
     'table_krnft': ('KR-NFT. Classes and styles that were not there', '9_experiments/table_krnft'),
     'table_cma': ('CMA. The whole CLIP, trained further', '9_experiments/table_cma'),
+    'table_streams': ('Streams. The order of the test images', '9_experiments/table_streams'),
     'choices': ('Choices. Settings searched on the world dev', '9_experiments/choices'),
     '': ('Other tables and figures', '')}
 

@@ -40,7 +40,7 @@ _VALIDATED = slice(None, None, 4)  # the classes with a validation image
 def mos_files() -> dict[str, list[str]]:
     "{key of a set: its files} in the layout of MOS, below the root."
     home, wnids = 'dataset/id_data/ILSVRC-2012', imagenet_wnids()
-    train = [f'{home}/train/{wnid}/{wnid}_{k}.JPEG' for c, wnid in enumerate(wnids) for k in range(1 + (c % 10 == 0))]
+    train = [f'{home}/train/{wnid}/{wnid}_{k}.JPEG' for c, wnid in enumerate(wnids) for k in range(2 + (c % 10 == 0))]
     val = [f'{home}/val/{wnids[c]}/{val_name(c)}' for c in range(len(wnids))[_VALIDATED]]
     scenes = {key: [f'dataset/ood_data/{key}/images/{k:05d}.jpg' for k in range(_FEW)] for key in _SCENES}
     textures = [f'dataset/ood_data/Textures/{texture}/{texture}_0001.jpg' for texture in _TEXTURES]
@@ -248,10 +248,10 @@ def write_stand_ins(folder: Path, photos: Path | None) -> dict:
 
 # %% ../../nbs/8_app/07_rehearsal.ipynb #fc6c4f6d
 SIZES = dict(
-    name='of the scale', m='one synthetic image a class', **{
+    name='of the scale', m='one synthetic image a class', block='images', **{
         'synthesis.resolution': 'pixels', 'synthesis.steps': 'of denoising', 'synthesis.iterations': 'of the gradient',
         'synthesis.batch_size': 'images; paper: what the memory holds',
-        'figure3.shares': 'of m; larger ones take more images a class',
+        'figure3.shares': 'of m: one image a class, and two',
         'context.max_new_tokens': 'tokens of an answer', 'coop.shots': 'images a class', 'coop.epochs': 'passes',
         'cocoop.epochs': 'passes', 'cocoop.batch_size': 'images', 'lsn.epochs': 'passes',
         'npos.shots': 'images a class', 'npos.epochs': 'passes', 'npos.start_epoch': 'of them',
@@ -259,7 +259,8 @@ SIZES = dict(
         'cma.epochs': 'passes', 'cma.warmup_steps': 'steps', 'vos.epochs': 'passes',
         'openood.n_negatives': 'words', 'tanl.n_activated': 'of them', 'krnft.n_negatives': 'words',
         'krnft.shots': 'images a class', 'krnft.crops': 'of an image', 'krnft.crops_kept': 'of them',
-        'krnft.steps': 'of training', 'vim.dim': 'less than the features of a tiny network'})
+        'krnft.steps': 'of training', 'interneg.n_negatives': 'words', 'interneg.steps': 'of an inversion',
+        'tins.steps': 'of an inversion', 'vim.dim': 'less than the features of a tiny network'})
 
 def changed_settings() -> pd.DataFrame:
     "The settings of `rehearsal` that differ from those of `paper`: both values, and what size each of them is."

@@ -149,12 +149,19 @@ class Ended:
     cpu_seconds: float  # of its kernel; nan if it failed
     problem: str = ''  # why it failed, in one line
 
+def _failed(source, error, begun):
+    "The `Ended` of a notebook that an error stopped, its own or one around it: a full disk, a kernel without a word."
+    why = str(error)
+    if not isinstance(error, NotebookError):
+        why = f'{source.name} stopped at {type(error).__name__}: {" ".join(why.split()):.500}. {HOW_TO_RESUME}'
+    return Ended(notebook_name(source), 'failed', time.monotonic() - begun, float('nan'), why)
+
 def timed_execute(source: Path, *details) -> Ended:
-    "Execute one notebook; a notebook that fails is an outcome, and no error."
-    started, cpu_seconds, problem = time.monotonic(), float('nan'), ''
+    "Execute one notebook; a notebook that fails, at whatever error, is an outcome, and no error."
+    begun = time.monotonic()
     try: outcome, cpu_seconds = execute(source, *details)
-    except NotebookError as e: outcome, problem = 'failed', str(e)
-    return Ended(notebook_name(source), outcome, time.monotonic() - started, cpu_seconds, problem)
+    except Exception as e: return _failed(source, e, begun)
+    return Ended(notebook_name(source), outcome, time.monotonic() - begun, cpu_seconds)
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #64d89903
 def _pool(jobs):
@@ -169,21 +176,25 @@ def execute_all(notebooks: list[Path], folder: Path, parameters: dict, settings,
     `jobs` run at a time. Ctrl-C and SIGTERM end all. NotebookError if the process of one was killed."""
     from concurrent.futures import FIRST_COMPLETED, wait
     from concurrent.futures.process import BrokenProcessPool
-    todo, running = list(notebooks), {}  # future -> name, when it was begun
-    def so_far(): return {name: time.monotonic() - begun for name, begun in sorted(running.values())}
+    todo, running = list(notebooks), {}  # future -> notebook, when it was begun
+    def so_far(): return {notebook_name(path): time.monotonic() - begun for path, begun in sorted(running.values())}
+    def ended(future):
+        try: return future.result()
+        except BrokenProcessPool: raise
+        except Exception as e: return _failed(running[future][0], e, running[future][1])
     with _pool(jobs) as pool:
         try:
             while todo or running:
                 while todo and len(running) < jobs:
                     source = todo.pop(0)
                     future = pool.submit(timed_execute, source, folder, parameters, settings, full)
-                    running[future] = notebook_name(source), time.monotonic()
+                    running[future] = source, time.monotonic()
                 done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
                 if not done: yield None, so_far()
                 for future in done:
-                    ended = future.result()
+                    one = ended(future)
                     del running[future]
-                    yield ended, so_far()
+                    yield one, so_far()
         except BrokenProcessPool:
             raise NotebookError(f'{" or ".join(so_far())}: its process was ended from outside; was the memory '
                                 f'short? Try --jobs 1. {HOW_TO_RESUME}') from None
@@ -210,7 +221,8 @@ def read_notebook_seconds(log: Path) -> dict[str, float]:
             for line in lines if line['stage'].startswith('notebook ')}
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #f0756b8d
-_LONGEST = 'table1', 'table_krnft', 'synthesis', 'finetuning', 'table_cma', 'table3', 'fig3'  # at `mini`
+_LONGEST = ('table1', 'table_krnft', 'synthesis', 'finetuning', 'table_cma', 'table3', 'fig3',  # at `mini`
+            'table_streams')
 
 def longest_first(notebooks: list[Path]) -> list[Path]:
     "Those that take the longest first, so that all workers end together; the others in their order."

@@ -178,13 +178,20 @@ class _Actor:
     "A process that calls nothing but what is given to it."
     def call(self, *given): return _call(*given)
 
-def _worker(ray, gpus, cpus=1.):
+def _memory(ray) -> float:
+    "Bytes that a worker asks for: `SYNOOD_TASK_GB`, or 4 GB, but no more than a machine has."
+    said = os.environ.get('SYNOOD_TASK_GB') or '4'
+    try: wanted = 1e9*float(said)
+    except ValueError: raise ValueError(f'SYNOOD_TASK_GB = {said:.50}: it must be a number, of GB') from None
+    return min(wanted, max((node['Resources'].get('memory', 0.) for node in ray.nodes() if node['Alive']), default=0.))
+
+def _worker(ray, gpus, cpus=1., memory=0.):
     """A function that has `_call` called: by a new process that holds a share of a GPU, or by any on so many cores.
 
-    If its machine is lost, Ray starts it and its call again."""
-    if not (gpus and _has_gpus(ray)):
-        return ray.remote(num_cpus=cpus, max_retries=-1, scheduling_strategy='SPREAD')(_call).remote
-    kind = ray.remote(num_cpus=0, num_gpus=gpus, max_restarts=-1, max_task_retries=-1, scheduling_strategy='SPREAD')
+    memory: bytes that nobody else gets. If its machine is lost, Ray starts it and its call again."""
+    what = dict(memory=int(memory) or None, scheduling_strategy='SPREAD')
+    if not (gpus and _has_gpus(ray)): return ray.remote(num_cpus=cpus, max_retries=-1, **what)(_call).remote
+    kind = ray.remote(num_cpus=0, num_gpus=gpus, max_restarts=-1, max_task_retries=-1, **what)
     actor = kind(_Actor).remote()
     return lambda *given: actor.call.remote(*given)
 
@@ -195,10 +202,10 @@ class _Desk:
         self.begun = {}  # name -> reference to what `_call` will say, of work that may not have ended
         self.clerk = None  # what begins a call of it
 
-    def begin(self, name: str, need: tuple[float, float] | None, *given) -> tuple[list, bool]:
+    def begin(self, name: str, need: tuple[float, float, float] | None, *given) -> tuple[list, bool]:
         """([reference to what `_call` says on a worker], whether the work was not being done already).
 
-        need: a share of a GPU and cores; None: the clerk does it."""
+        need: a share of a GPU, cores and bytes; None: the clerk does it."""
         import ray
         if running := list(self.begun.values()):
             ended, _ = ray.wait(running, num_returns=len(running), timeout=0)
@@ -239,12 +246,12 @@ def map_parts(function: Callable, parts: Iterable, gpus: float = 1.,
     ray = cluster()
     if load and not (gpus and _has_gpus(ray)):
         function, load = _loading(function, load), None
-    todo, running, packed = iter(parts), {}, [ray.put(_packed(function))]
+    todo, running, packed, memory = iter(parts), {}, [ray.put(_packed(function))], _memory(ray)
     loader = _loader(ray, load) if load else lambda part: []
     def give(worker=None):
         "Give the next part, if there is one, to a worker, a new one if there is none."
         for part in todo:
-            worker = worker or _worker(ray, gpus)
+            worker = worker or _worker(ray, gpus, memory=memory)
             running[worker(_setting(), False, packed, _packed((part,)), *loader(part))] = worker, part
             return True
     def held(): return Counter(worker for worker, _ in running.values())
@@ -286,7 +293,7 @@ def call_once(function: Callable,  # it must find work that is done already, and
     waits: the function hands work on to other workers, and holds no GPU or core meanwhile. by_clerk: the one worker
     that asks servers makes the calls, one after the other."""
     ray, packed = cluster(), _packed(function)
-    need = None if by_clerk else (0., 0.) if waits else (gpus, 1.)
+    need = None if by_clerk else (0., 0., 0.) if waits else (gpus, 1., _memory(ray))
     begun = {name: _begin(ray, name, need, waits, packed, arguments) for name, arguments in calls.items()}
     return _await(ray, begun)
 
@@ -318,7 +325,7 @@ class TaskPool(ThreadPoolExecutor):
 
     def _run(self, packed, arguments):
         ray = cluster()
-        return _answer(ray, *_begin(ray, str(uuid4()), (0., self.cpus), True, packed, arguments))
+        return _answer(ray, *_begin(ray, str(uuid4()), (0., self.cpus, 0.), True, packed, arguments))
 
     def __exit__(self, kind, *error): self.shutdown(wait=kind is None, cancel_futures=True)
 

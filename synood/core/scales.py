@@ -299,7 +299,8 @@ scales['paper-random'] = scales['paper'].replace(
     corpus='miniature', fraction=.6, n_groups=1)
 
 # %% ../../nbs/0_core/00_scales.ipynb #7bd13a1a
-scales['rehearsal'] = scales['paper'].replace(name='rehearsal', presets=('paper', 'rehearsal'), m=1000)
+scales['rehearsal'] = scales['paper'].replace(name='rehearsal', presets=('paper', 'rehearsal'), m=1000,
+                                             block=1000)
 
 # %% ../../nbs/0_core/00_scales.ipynb #22f85770
 scales['mini'] = Scale(
@@ -321,7 +322,7 @@ scales['smoke'] = scales['dev'].replace(
 _GLOSSED = 'a photo of a {}, {gloss}'
 
 scales['photos'] = Scale(
-    name='photos', presets=('mini',), world='photographs', protocol='rehearsal', m=1000,
+    name='photos', presets=('mini', 'photos'), world='photographs', protocol='rehearsal', m=1000,
     clip=('embedded:photos',), backbones=('embedded:photos',), inpainting=(), text_to_image=(), context_model=(),
     captioner=(), classifier=(), finetuned=(), resnet=(), augmix=(), vit=(), swin=(),
     id_prompt=_GLOSSED, noun_prompt=_GLOSSED, adj_prompt=_GLOSSED, corpus='photographs', fraction=.6,

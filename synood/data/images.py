@@ -918,7 +918,7 @@ def run_blocks(name: str, scale, seeds: tuple[int, ...] = (), root: Path = 'runs
 
 # %% ../../nbs/1_data/01_images.ipynb #d4775225
 @settings('figure3', mini=dict(shares=(.05, .1, .25, .5, 1.)), paper_random=dict(shares=(.5, 1.)),
-          rehearsal=dict(shares=(.02, .1)))  # one round of the classes: more would take more images of each
+          rehearsal=dict(shares=(1., 2.)))  # one image of each class, and two
 @dataclass(frozen=True)
 class Figure3Settings:
     "The numbers of synthetic images that Figure 3 compares."

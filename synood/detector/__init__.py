@@ -25,10 +25,10 @@ from .explanation import UNDECIDED, Explanation, Neighbours, largest_shares, nea
 from .labels import check_names, mine_negative_labels, indistinguishable_pairs, check_distinguishable
 from .storage import (NUMBER_RULES, check_unchanged, checked_number, detector_files, read_detector,
                                      write_detector)
-from .threshold import conformal_threshold, with_slack
+from .threshold import SLACK, conformal_threshold, with_slack
 from ..core.checks import checked_count, checked_share
 from ..models.clip import load_clip, normalize_rows
-from ..scores.head import ScoreHead, classify_images
+from ..scores.head import Gallery, KNNHead, ScoreHead, classify_images
 from ..scores.method import Method, get_method
 from ..scores.negatives import read_negatives
 
@@ -56,6 +56,7 @@ class OODDetector:
     # `image_hashes` of the images it was fitted on
     fitted: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
     neighbours: Neighbours | None = None  # synthetic images that it was tuned on
+    gallery: Gallery | None = None  # known pictures, of a detector by nearest neighbours
     orient: bool = True  # turn pictures as their EXIF notes say, as cameras and phones mean them
 
     def __post_init__(self):
@@ -64,6 +65,7 @@ class OODDetector:
     @cached_property
     def head(self) -> ScoreHead:
         "What turns image features into a score, see `ScoreHead`."
+        if self.gallery: return KNNHead(self.text, self.negatives, self.temperature, self.gallery)
         return ScoreHead(self.text, self.negatives, self.temperature, self.groups, keep=self.tuned,
                          projection=self.projection, learner=self.learner)
 
@@ -74,7 +76,8 @@ def __repr__(self: OODDetector):
     classes = ', '.join(f'{name:.20}' for name in self.names[:3]) + ', ...'*(len(self.names) > 3)
     kept = '' if self.tpr is None else f', which keeps {100*self.tpr:g}% of ID images'
     decides = UNDECIDED if self.threshold is None else f'threshold {self.threshold:.4g}{kept}'
-    return (f'OODDetector: {self.method}, {len(self.names)} classes ({classes}), '
+    known = f'{len(self.gallery.labels)} pictures, ' if self.gallery else ''
+    return (f'OODDetector: {self.method}, {len(self.names)} classes ({classes}), {known}'
             f'{len(self.negative_names)} negative labels, {self.clip[0]}, {decides}')
 
 # %% ../../nbs/7_detector/08_detector.ipynb #0fd95032
@@ -126,7 +129,9 @@ def encode(self: OODDetector, images, size: int = 64) -> tuple[list[str], np.nda
 # %% ../../nbs/7_detector/08_detector.ipynb #95cf8d1e
 @patch
 def score(self: OODDetector, images, size: int = 64) -> np.ndarray:
-    "Scores (N,) float64 in (0, 1), larger = more ID (Eqs. 1-2); `size`: images at once, a matter of memory."
+    """Scores (N,) float64 in [0, 1], larger = more ID; `size`: images at once, a matter of memory.
+
+    They are those of the detector's method: Eqs. 1-2 with negative labels, see `KNNHead` for nearest neighbours."""
     return classify_images(self.head, self.encode(images, size)[1])[0]
 
 # %% ../../nbs/7_detector/08_detector.ipynb #8d0fb435
@@ -206,15 +211,17 @@ def calibration_items(self: OODDetector, images) -> tuple[list, str]:
 def calibrate(self: OODDetector, id_images, tpr: float = .95, size: int = 64) -> OODDetector:
     """A detector with a threshold that a new ID image reaches with probability >= tpr.
 
-    It is the `conformal_threshold` of the scores, lowered by the slack for rounding that `with_slack` states. Equal
-    pixels count once, with a warning. ValueError for images that `fit` has seen, pixel by pixel."""
+    It is the `conformal_threshold` of the scores, lowered by a slack for rounding: that of `with_slack`, or `SLACK`
+    itself where the score is a cosine. Equal pixels count once, with a warning. ValueError for images that `fit` has
+    seen, pixel by pixel."""
     tpr, size = checked_share(tpr, 'tpr'), checked_count(size, 'size')
     items, told = self.calibration_items(id_images)
     scores = classify_images(self.head, self.encode_located(items, size)[1])[0]
     try: threshold = conformal_threshold(scores, tpr)
     except ValueError as e: raise ValueError(f'{told}: {e}' if told else str(e)) from None
     if told: warnings.warn(told, stacklevel=2)
-    return replace(self, threshold=with_slack(threshold, self.temperature), tpr=tpr)
+    lowered = threshold - SLACK if self.gallery else with_slack(threshold, self.temperature)
+    return replace(self, threshold=lowered, tpr=tpr)
 
 # %% ../../nbs/7_detector/08_detector.ipynb #e1899a3e
 def _without_notes(picture): return Image.fromarray(np.asarray(picture))  # nobody is to turn it again
@@ -257,7 +264,7 @@ def from_method(cls: OODDetector, method: Method, names: list[str], negative_nam
     check_distinguishable(clip, tuple(names), tuple(negative_names), scale.id_prompt)
     return cls(tuple(names), tuple(negative_names), head.text.numpy(), head.negatives.numpy(), scale.clip, clip.hash,
                head.temperature, head.groups, head.keep, head.projection, head.learner, method=method.name,
-               orient=orient)
+               gallery=head.gallery, orient=orient)
 
 # %% ../../nbs/7_detector/08_detector.ipynb #49832177
 def _check_network(detector, scale):

@@ -102,7 +102,9 @@ def _masses(why, top=6):
     known, foreign = _split(why)
     labels, note = why.labels, 'The shares of all labels sum to 100%, those of the ID labels to the score.'
     if not foreign.mass.any():
-        labels, note = known, 'The shares of the ID labels sum to 100%; the largest is the score.'
+        is_score = abs(known.mass.iloc[0] - why.score) < 1e-4
+        meaning = 'the largest is the score' if is_score else 'the score is how near the nearest known pictures are'
+        labels, note = known, f'The shares of the ID labels sum to 100%; {meaning}.'
     shown, n_left = labels[:top], len(labels) - top
     widest = labels.mass.iloc[0]
     rows = ''.join(_mass_row(*row, widest) for row in zip(shown.label, shown.kind, shown.mass))

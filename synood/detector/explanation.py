@@ -36,11 +36,13 @@ def label_shares(head: ScoreHead, images: np.ndarray) -> tuple[np.ndarray, np.nd
 
 # %% ../../nbs/7_detector/03_explanation.ipynb #c4c05870
 def largest_shares(head: ScoreHead, image: np.ndarray, names, negative_names, top: int) -> 'pd.DataFrame':
-    "The `top` labels that took most of one unit image feature (D,): label, kind ('ID' or 'negative') and mass."
+    """The `top` labels that took most of one unit image feature (D,): label, kind ('ID' or 'negative') and mass.
+
+    Negatives that take no part in the score are left out."""
     import pandas as pd
     of_classes, of_negatives = label_shares(head, image[None])
     rows = [(name, 'ID', mass) for name, mass in zip(names, of_classes[0])]
-    rows += [(name, 'negative', mass) for name, mass in zip(negative_names, of_negatives[0])]
+    if head.groups: rows += [(name, 'negative', mass) for name, mass in zip(negative_names, of_negatives[0])]
     table = pd.DataFrame(rows, columns=['label', 'kind', 'mass'])
     return table.nlargest(top, 'mass').reset_index(drop=True)
 

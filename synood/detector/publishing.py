@@ -41,12 +41,14 @@ def model_card(detector) -> 'ModelCard':
     head = ModelCardData(library_name='synood', tags=['out-of-distribution-detection']).to_yaml()
     network = 'a CLIP of its own' if private_clip_folder(detector.clip) else as_markdown(detector.clip[0])
     count = len(detector.names)
-    others = len(detector.negative_names)
+    others = f'{len(detector.negative_names)} negative labels'
+    if detector.gallery:
+        others = f'the features of {len(detector.gallery.labels)} known pictures, which lie in this repository'
     classes = ', '.join(map(as_markdown, detector.names[:20]))
     if count > 20: classes += f' and {count - 20} more'
     return ModelCard(f'---\n{head}\n---\n\n# {as_markdown(detector.method)} for {count} classes\n\n'
-                     f'Tells when an image belongs to none of {count} classes, by {network} and {others} negative '
-                     f'labels.\n\n{_promise(detector)}\n\n{_USE}\n\nClasses: {classes}\n')
+                     f'Tells when an image belongs to none of {count} classes, by {network} and {others}.'
+                     f'\n\n{_promise(detector)}\n\n{_USE}\n\nClasses: {classes}\n')
 
 # %% ../../nbs/7_detector/05_publishing.ipynb #5c8eddad
 def publish(detector, repo_id: str,

@@ -18,7 +18,7 @@ from .explanation import Neighbours
 from .labels import LONGEST_NAME, check_names
 from ..models.hub import find_model
 from ..core.checks import first_line
-from ..scores.head import ScoreHead
+from ..scores.head import Gallery, KNNHead, ScoreHead
 from ..scores.method import text_adapters
 
 # %% ../../nbs/7_detector/04_storage.ipynb #66b14b9b
@@ -103,6 +103,8 @@ def _is_text(x): return isinstance(x, str)
 
 def _is_residual(x): return x is None or type(x) is bool
 
+def _is_neighbour(x): return x is None or (_is_count(x) and x > 0)
+
 _RULES = NUMBER_RULES | dict(
     names=('a list of distinct class names', _are_names),
     negative_names=('a list of words', _are_words),
@@ -112,6 +114,7 @@ _RULES = NUMBER_RULES | dict(
     method=('a name', _is_method),
     residual=('true, false or null', _is_residual),
     learner=('null or the settings of a learner', _is_learner),
+    k=('null or a whole number from 1', _is_neighbour),
     neighbours=('null or prompts and words', _are_neighbours))
 
 # %% ../../nbs/7_detector/04_storage.ipynb #60756250
@@ -124,7 +127,7 @@ def private_clip_folder(ids: tuple[str, ...]) -> Path | None:
     return folder if folder in own else None
 
 # %% ../../nbs/7_detector/04_storage.ipynb #7731a782
-FORMAT = 4  # raised when an older version could not read the folder any more
+FORMAT = 5  # raised when an older version could not read the folder any more
 ENTRIES = ('names', 'negative_names', 'clip', 'clip_hash', 'temperature', 'groups', 'threshold', 'tpr', 'method',
            'orient')
 
@@ -143,6 +146,7 @@ def _arrays_of(detector):
         if (module := getattr(detector, part)) is not None:
             arrays |= {f'{part}.{name}': weights.numpy() for name, weights in module.state_dict().items()}
     if detector.neighbours: arrays['neighbours'] = detector.neighbours.features
+    if detector.gallery: arrays |= {'gallery': detector.gallery.features, 'gallery_labels': detector.gallery.labels}
     return {name: np.ascontiguousarray(values) for name, values in arrays.items()}
 
 # %% ../../nbs/7_detector/04_storage.ipynb #0c30bad2
@@ -154,6 +158,7 @@ def _description(detector, own):
                 clip='own' if own else detector.clip,
                 residual=None if projection is None else projection.residual,
                 learner=None if learner is None else dict(name=learner.name, **learner.settings),
+                k=detector.gallery.k if detector.gallery else None,
                 neighbours=None if near is None else dict(prompts=near.prompts, words=near.words))
 
 def _write_pictures(neighbours, folder):
@@ -199,7 +204,7 @@ def read_description(folder: Path) -> dict:
     return about
 
 # %% ../../nbs/7_detector/04_storage.ipynb #dda4a88c
-_KINDS = {'tuned': np.int64, 'fitted': np.uint64}  # all other arrays are float32
+_KINDS = {'tuned': np.int64, 'gallery_labels': np.int64, 'fitted': np.uint64}  # all other arrays are float32
 
 def read_arrays(folder: Path) -> dict[str, np.ndarray]:
     "The arrays of a saved detector, all with finite values. ValueError of one line."
@@ -281,6 +286,17 @@ def _read_neighbours(folder, about, arrays, need):
     images = ImageSet(Path(folder).resolve(), files, np.full(len(files), -1))
     return Neighbours(features, images, tuple(near['prompts']), tuple(near['words']))
 
+def _read_gallery(folder, about, arrays):
+    "The known pictures of a detector by nearest neighbours, None for another."
+    parts = [arrays.get(name) for name in ('gallery', 'gallery_labels')]
+    if all(x is None for x in (*parts, about['k'])): return None
+    if any(x is None for x in (*parts, about['k'])): raise ValueError(f'{folder} is damaged: its gallery is not whole')
+    try:
+        gallery = Gallery(*parts, about['k'])
+        KNNHead(arrays['text'], arrays['negatives'], about['temperature'], gallery)
+    except ValueError as e: raise ValueError(f'{folder} is damaged: {e}') from None
+    return gallery
+
 def _check_files(about, files, need):
     "Every file is the one that was saved, and none is missing or more."
     for name in sorted(set(files) ^ {*about['files'], 'detector.json'}):
@@ -298,12 +314,13 @@ def read_detector(folder: Path) -> dict:
         if not holds: raise ValueError(f'{folder} is damaged: {what}')
     _check_arrays(about, arrays, need)
     projection, learner = _read_modules(folder, about, arrays)
-    neighbours = _read_neighbours(folder, about, arrays, need)
+    neighbours, gallery = _read_neighbours(folder, about, arrays, need), _read_gallery(folder, about, arrays)
     _check_files(about, files, need)
     entries = {name: tuple(about[name]) if isinstance(about[name], list) else about[name] for name in ENTRIES}
     if about['clip'] == 'own': entries['clip'] = (str((Path(folder)/'clip').resolve()),)
     labels = {name: arrays[name] for name in ('text', 'negatives', 'tuned', 'fitted')}
-    return dict(**entries, **labels, projection=projection, learner=learner, neighbours=neighbours)
+    return dict(**entries, **labels, projection=projection, learner=learner, neighbours=neighbours,
+                gallery=gallery)
 
 def check_unchanged(folder: Path):
     "ValueError if an entry of detector.json was changed by hand; asked last, since every other error says more."

@@ -327,8 +327,10 @@ def _wanted_by(method, bench, run_seed, learned):
     try:
         bench = with_backbone(bench, method, run_seed, learned)
         _linear_head(bench, method, len(bench.sets['train'].classes))
+        wanted = [(load_backbone(backbone, bench.scale, bench.root), kind) for backbone, kind in method.needs]
+        network_passes(wanted)  # a network that has no such features says so
     except DoesNotFit: return []
-    return [(load_backbone(backbone, bench.scale, bench.root), kind) for backbone, kind in method.needs]
+    return wanted
 
 def read_images_once(methods: list[Method], bench: Benchmark, run_seed: int, learned: Benchmark | None = None):
     "Make the features that methods read at a seed, every image decoded once for all networks; see `read_once`."

@@ -10,7 +10,7 @@ __all__ = ['RATES', 'prices', 'PNG', 'Work', 'Worker', 'measured_seconds', 'kept
            'missing_rows', 'growth_table']
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #df372c3d
-import csv, heapq, itertools, textwrap
+import copy, csv, heapq, itertools, textwrap
 from collections import defaultdict
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, singledispatch
@@ -33,16 +33,26 @@ from ..data.miniature import group_by_folder, plan as plan_world, world
 from ..models.cache import BATCH
 from ..models.endpoint import endpoint_of
 from ..models.hub import cached_by_model_files, random_init
+
+# %% ../../nbs/6_evaluation/08_plan.ipynb #486d393b
+from ..methods.ants import ANTS
 from ..methods.coop import CoCoOp, CoOp, encode_embedded, text_tower
+from ..methods.coop_neglabel import CoOpNegLabel, LoCoOpMCM, LoCoOpNegLabel
 from ..methods.clipn import CLIPN
 from ..methods.cma import CMA, CMAMCM, FLYP, FLYPMCM, CMASynOOD
+from ..methods.image_tower import HeadOnClip, LPMSP, LPODIN, LPEnergy
+from ..methods.interneg import InterNeg
+from ..methods.knn_clip import CLIPKNN
 from ..methods.krnft import KRNFT
 from ..methods.locoop import GLMCM, LoCoOp
 from ..methods.logits import LogitScore, ODIN
 from ..methods.lsn import LSN, N_PROMPT_SETS
+from ..methods.negrefine import RefinedNegLabel
 from ..methods.npos import NPOS, _QUEUE
+from ..methods.oodd import OODDKNN
 from ..methods.penultimate import KNN, RMDS, ViM
 from ..methods.tanl import TANL
+from ..methods.tins import TINS
 from ..methods.vos import VOS, _BATCH, last_blocks
 from ..methods.zoc import ZOC, new_decoder
 from ..outliers.context import context_model_config
@@ -50,9 +60,9 @@ from ..outliers.finetuning import SynOOD
 from ..scores.method import MCM, Method, NegLabel, ZeroShot, get_method, methods
 from ..scores.tags import is_tags
 from .benchmark import same_at_all_seeds, stages_behind
-from .costs import (META, _diffusion_shapes, blank_picture, classifier_flops, clip_flops,
-                                     count_parameters, duration, find_configuration, item_counts, meta_classifier,
-                                     meta_clip_network, stage_flops)
+from .costs import (META, diffusion_shapes, blank_picture, classifier_flops, clip_flops,
+                                     count_by_layers, count_parameters, duration, find_configuration, item_counts,
+                                     meta_classifier, meta_clip_network, stage_flops)
 from .prompt_costs import (CC3M, class_names, learned_method_flops, meta_clip, patch_flops,
                                             sentence_lengths)
 from .report import published
@@ -145,13 +155,14 @@ def sentence_bytes(ids: tuple[str, ...], length: int) -> float:
     clip = meta_clip(ids)
     embedded = torch.zeros(1, length, text_tower(clip).positional_embedding.shape[1], device=META)  # (1, L, W)
     end = torch.zeros(1, dtype=torch.long, device=META)
-    return kept_bytes(clip.model, lambda x: encode_embedded(clip, x, end), embedded)
+    def kept(): return kept_bytes(clip.model, lambda x: encode_embedded(clip, x, end), embedded)
+    return count_by_layers(text_tower(clip).transformer, 'resblocks', kept)
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #d7a17e2b
 @cached_by_model_files()
 def painter_bytes(ids: tuple[str, ...], resolution: int, field: str = 'inpainting') -> dict[str, float]:
     "Bytes of a diffusion model: 'weights'; for one picture the largest 'layer', and what the decoder keeps ('kept')."
-    vae, unet, text_encoder = _diffusion_shapes(ids, field)
+    vae, unet, text_encoder = diffusion_shapes(ids, field)
     for part in (vae, unet, text_encoder): part.requires_grad_(False)
     side = resolution//2**(len(vae.config.block_out_channels) - 1)
     latent = torch.zeros(1, vae.config.latent_channels, side, side, device=META)
@@ -243,7 +254,8 @@ def _all_readable(scale):
 # %% ../../nbs/6_evaluation/08_plan.ipynb #e8d68114
 _stage_flops = lru_cache(maxsize=None)(stage_flops)
 
-def _batch(scale): return scale.synthesis.batch_size or 8  # 0: what fits the GPU, 8 or more
+def _batch(scale): return scale.synthesis.batch_size or 8  # 0: what fits the GPU; so many are usual
+def _at_least(scale): return scale.synthesis.batch_size or 1  # pictures that a GPU must have room for
 
 @price('contexts')
 def _contexts(scale):
@@ -255,7 +267,7 @@ def _contexts(scale):
 def _synthesis(scale):
     how, judge = scale.synthesis, classifier_bytes(scale.classifier)
     size = painter_bytes(scale.inpainting, how.resolution)
-    memory = size['weights'] + judge['weights'] + _batch(scale)*(size['kept'] + judge['kept'])
+    memory = size['weights'] + judge['weights'] + _at_least(scale)*(size['kept'] + judge['kept'])
     return Work(flops=_stage_flops(scale)['synthesis'], precision=how.unet_precision, pictures=3*scale.m,
                 parts=ceil(scale.m/_batch(scale)), memory=memory, disk=2*PNG*scale.m*how.resolution**2)
 
@@ -263,7 +275,7 @@ def _synthesis(scale):
 def _textimages(scale):
     how, size = scale.synthesis, painter_bytes(scale.text_to_image, scale.synthesis.resolution, 'text_to_image')
     return Work(flops=_stage_flops(scale)['textimages'], precision=how.unet_precision, pictures=scale.m,
-                parts=ceil(scale.m/_batch(scale)), memory=size['weights'] + _batch(scale)*size['layer'],
+                parts=ceil(scale.m/_batch(scale)), memory=size['weights'] + _at_least(scale)*size['layer'],
                 disk=PNG*scale.m*how.resolution**2)
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #22a75557
@@ -272,7 +284,14 @@ def _mined(scale):
     return Work(flops=_stage_flops(scale)['negatives'], memory=clip_bytes(scale.clip)['weights'],
                 disk=4*clip_bytes(scale.clip)['width']*(n['candidates'] + n['classes']))
 
-for name in ('negatives', 'negatives_openood', 'negatives_csp', 'negatives_krnft'): price(name)(_mined)
+for name in ('negatives', 'negatives_openood', 'negatives_csp', 'negatives_krnft', 'negatives_negrefine',
+             'negatives_negrefine_wordnet'): price(name)(_mined)
+
+@price('negatives_interneg')
+def _mined_by_images(scale):
+    images = _counts(scale)['classes']*scale.coop.shots
+    work = _mined(scale)
+    return replace(work, flops=work.flops + images*clip_flops(scale.clip)['clip_image'], pictures=images)
 
 @price('probe')
 def _probe(scale):
@@ -349,6 +368,14 @@ def _krnft(scale):
                 memory=4*3*2*how.crops_kept*words)  # three arrays of cosines
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #d00e1468
+@price('image_tower')
+def _image_tower(scale):
+    n, how, size = _counts(scale), scale.cma, clip_bytes(scale.clip)
+    seen = how.epochs*n['train']
+    return Work(flops=3*seen*clip_flops(scale.clip)['clip_image'], precision=how.precision, pictures=seen,
+                memory=4*size['weights'] + min(how.batch_size, how.chunk_size)*size['trained'], disk=size['weights'])
+
+@price('m2mix')  # CMA's passes: what it mixes are features
 @price('cma')
 def _cma(scale):
     n, how, f, size = _counts(scale), scale.cma, clip_flops(scale.clip), clip_bytes(scale.clip)
@@ -366,12 +393,11 @@ def tuned_flops(ids: tuple[str, ...], blocks: int) -> float:
     "Operations of the backward pass through the last blocks of a classifier, of one picture."
     from torch.utils.flop_counter import FlopCounterMode
     network, side = meta_classifier(ids)
+    network = copy.deepcopy(network)  # the other one is kept
     for part in last_blocks(network, blocks): part.requires_grad_(True)
     logits = network(torch.zeros(1, 3, side, side, device=META))
     with FlopCounterMode(display=False) as counter: logits.sum().backward()
     return float(counter.get_total_flops())
-
-_classifier_flops = cached_by_model_files()(classifier_flops)
 
 @lru_cache(maxsize=None)
 def _network(scale, role):
@@ -382,7 +408,7 @@ def _network(scale, role):
                                                                                       _counts(scale)['classes'])
     network, size = meta_classifier(ids)[0], classifier_bytes(ids)
     widths = network.num_features, network.num_classes
-    return _classifier_flops(ids)['classifier'], size['weights'], size['layer'], widths
+    return classifier_flops(ids)['classifier'], size['weights'], size['layer'], widths
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #30b7ac2e
 @price('vos')
@@ -422,8 +448,9 @@ def _logit_score(method: LogitScore, scale):
     return Work(host_flops=2*_counts(scale)['test']*width*classes)
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #7e146400
-@row_work.register
-def _knn(method: KNN, scale):
+@row_work.register(KNN)
+@row_work.register(OODDKNN)
+def _knn(method, scale):
     n, (*_, (width, _)) = _counts(scale), _network(scale, method.needs[0][0])
     return Work(host_flops=2*n['test']*n['train']*width)
 
@@ -433,6 +460,11 @@ def _covariance(method, scale):
     n, (*_, (width, classes)) = _counts(scale), _network(scale, method.needs[0][0])
     moments = 2 if isinstance(method, RMDS) else 1
     return Work(host_flops=2*width*(moments*n['train']*width + n['test']*(width + classes)) + moments*10*width**3)
+
+@row_work.register
+def _clip_knn(method: CLIPKNN, scale):
+    n = _counts(scale)
+    return Work(host_flops=2*n['test']*n['train']*clip_bytes(scale.clip)['width'])
 
 @row_work.register
 def _odin(method: ODIN, scale):
@@ -446,6 +478,25 @@ def _vos_row(method: VOS, scale):
     return Work(flops=test*forward, pictures=test, parts=ceil(test/BATCH), memory=weights + BATCH*layer)
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #4c7249ca
+@row_work.register
+def _refined(method: RefinedNegLabel, scale):
+    n = _counts(scale)
+    met = min(25*n['test'], n['classes']*scale.fraction*n['candidates'])  # pairs of a class and a word, at most
+    size = clip_bytes(scale.clip)
+    return Work(flops=8*met*clip_flops(scale.clip)['clip_text'], memory=size['weights'], disk=4*size['width']*met)
+
+@row_work.register
+def _inverted(method: InterNeg, scale):
+    how = scale.tins if isinstance(method, TINS) else scale.interneg
+    passes = 3*how.steps*_counts(scale)['test']  # there and back, for every test image at most
+    return Work(flops=passes*clip_flops(scale.clip)['clip_text'], memory=2*clip_bytes(scale.clip)['weights'])
+
+@row_work.register
+def _asked(method: ANTS, scale):
+    test, asks = _counts(scale)['test'], _contexts(scale)
+    return replace(asks, flops=asks.flops/scale.m*test, pictures=test, parts=1)  # of every test image at most
+
+# %% ../../nbs/6_evaluation/08_plan.ipynb #e0d0ffe6
 @row_work.register(CoOp)
 @row_work.register(CoCoOp)
 @row_work.register(LSN)
@@ -453,9 +504,22 @@ def _vos_row(method: VOS, scale):
 @row_work.register(CLIPN)
 @row_work.register(ZOC)
 def _learned_row(method, scale):
-    test = _counts(scale)['test']
+    test, classes = _counts(scale)['test'], _counts(scale)['classes']
     reads = test if ('clip', 'pixels') in method.needs else 0
-    return Work(flops=_learned(scale)[method.name][1], pictures=reads, memory=clip_bytes(scale.clip)['weights'])
+    work = Work(flops=_learned(scale)[method.name][1], pictures=reads, memory=clip_bytes(scale.clip)['weights'])
+    if not isinstance(method, CoCoOp): return work
+    return replace(work, parts=ceil(test/BATCH), disk=4*test*classes)  # cosines, kept as features are
+
+@row_work.register
+def _learned_context(method: LoCoOpMCM, scale):
+    return Work(flops=_learned(scale)['CoOp'][1], memory=clip_bytes(scale.clip)['weights'])
+
+@row_work.register
+def _head_row(method: HeadOnClip, scale):
+    test, probed = _counts(scale)['test'], scale.replace(finetuned=())
+    forward, weights, layer, (width, classes) = _network(probed, 'finetuned')
+    if not isinstance(method, ODIN): return Work(host_flops=2*test*width*classes)
+    return Work(flops=3*test*forward, pictures=test, parts=ceil(test/BATCH), memory=weights + 10*BATCH*layer)
 
 @row_work.register(GLMCM)
 @row_work.register(LoCoOp)
@@ -515,10 +579,11 @@ def _asked_by_figure3(scale):
     return asked
 
 def _asked_by_halves(scale):
-    "What the table of KR-NFT asks for: seen classes, unseen ones, and the halves swapped."
+    "What the table of KR-NFT asks for: seen classes, unseen ones, the halves swapped, and all classes."
     cells = NegLabel(), KRNFT('none'), KRNFT('plain'), KRNFT(), MCM(), CoOp(), CoCoOp()
     base, new = (dict(protocol=f'{scale.protocol}-{half}') for half in CLASS_HALVES)
-    return [Asked('KR-NFT', cells, base), Asked('KR-NFT', cells, new, base), Asked('KR-NFT', cells, base, new)]
+    whole = Asked('KR-NFT', (MCM(), CoOp(), LoCoOp(), NegLabel(), KRNFT()))
+    return [Asked('KR-NFT', cells, base), Asked('KR-NFT', cells, new, base), Asked('KR-NFT', cells, base, new), whole]
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #a66b2947
 def asked_rows(scale) -> list[Asked]:
@@ -531,7 +596,9 @@ def asked_rows(scale) -> list[Asked]:
     asked += _asked_by_ablations(scale) + _asked_by_figure3(scale)
     if f'{scale.protocol}-new' in protocols.names(): asked += _asked_by_halves(scale)
     cells = MCM(), FLYPMCM(), CMAMCM(), NegLabel(), FLYP(), CMA(), SynOOD(), CMASynOOD()
-    return asked + [Asked('CMA', cells)]
+    rivals = (CoOp(), LoCoOpMCM(), CoOpNegLabel(), LoCoOpNegLabel(), LPMSP(), LPODIN(), LPEnergy(),
+              CoOpNegLabel(negatives_too=True), LoCoOpNegLabel(negatives_too=True))
+    return asked + [Asked('CMA', cells), Asked('CMA', rivals)]
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #70c30671
 def synthetic_kinds(method: Method, scale) -> set[str]:
@@ -582,28 +649,33 @@ class _Planner:
             self.graph.add_edges_from((need, name) for need in needs)
         return name
 
-    def stage(self, name, scale, seed, block='', after=()) -> str:
-        "One folder of a stage, and all it needs; `after`: tasks of the block before."
-        if not _has_selection(name): block, after = '', ()
-        needs = [self.stage(need, _as_input(scale) if need == 'images' else scale, seed, block, after)
-                 for need in stages[name].needs]
+    def stage(self, name, scale, seed, block='', needs=None) -> str:
+        "One folder of a stage, and all it needs; `needs`: the tasks of that, if they are in the graph."
+        if needs is None: needs = self.needs(name, scale, seed)
         base = _as_input(self.scale) if scale == _as_input(scale) else self.scale
         kind = name + _change_text(_changed(name, scale, base))
         about = (f', seed {seed}' if stages[name].seeded else '') + block
-        return self.add(kind, about, stage_work(name, scale), [*needs, *after])
+        return self.add(kind, about, stage_work(name, scale), needs)
+
+    def needs(self, name, scale, seed) -> list[str]:
+        "The tasks of all stages that a stage needs; of those with a selection the tasks of all blocks."
+        def tasks(need):
+            if _has_selection(need): return self.all_blocks(need, scale)[seed]
+            return [self.stage(need, _as_input(scale) if need == 'images' else scale, seed)]
+        return [task for need in stages[name].needs for task in tasks(need)]
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #701afc95
 @patch
 def all_blocks(self: _Planner, name: str, scale) -> dict[int, list[str]]:
     "{seed: tasks of all blocks of a stage}."
     if (name, scale) not in self.blocks:
-        made, after = defaultdict(list), ()
-        for k, part in enumerate(selection_blocks(scale), 1):
+        needs = {seed: self.needs(name, scale, seed) for seed in scale.seeds}
+        def task(k, part, seed):
             whole = '' if part.m == scale.block else f' of {part.m:,} images'
             block = f', block {k}{whole}' if max(*self.sizes, scale.m) > scale.block else ''
-            after = [self.stage(name, part, seed, block, after) for seed in scale.seeds]
-            for seed, task in zip(scale.seeds, after): made[seed].append(task)
-        self.blocks[name, scale] = made
+            return self.stage(name, part, seed, block, needs[seed])
+        parts = list(enumerate(selection_blocks(scale), 1))
+        self.blocks[name, scale] = {seed: [task(k, part, seed) for k, part in parts] for seed in scale.seeds}
     return self.blocks[name, scale]
 
 @patch

@@ -21,7 +21,8 @@ from ..methods.lsn import N_PROMPT_SETS
 from ..methods.npos import _QUEUE, _SAMPLES
 from ..methods.zoc import new_decoder
 from .costs import (META, blank_picture, clip_flops, meta_clip_network, clip_tokenizer,
-                                     find_configuration, count_flops, count_gradient_flops, item_counts)
+                                     find_configuration, count_by_layers, count_flops, count_gradient_flops,
+                                     count_pass_flops, item_counts)
 
 # %% ../../nbs/6_evaluation/06_prompt_costs.ipynb #3e011436
 @cached_by_model_files()
@@ -44,8 +45,8 @@ def sentence_flops(ids: tuple[str, ...], length: int) -> dict[str, float]:
     end = torch.zeros(1, dtype=torch.long, device=META)
     def read_frozen(x): return encode_embedded(frozen, x, end)
     def read_learning(x): return encode_embedded(learning, x, end)
-    return dict(forward=count_flops(read_frozen, embedded), backward=count_gradient_flops(read_frozen, embedded),
-                training=count_gradient_flops(read_learning, embedded))
+    forward, backward = count_pass_flops(read_frozen, embedded).tolist()
+    return dict(forward=forward, backward=backward, training=count_gradient_flops(read_learning, embedded))
 
 # %% ../../nbs/6_evaluation/06_prompt_costs.ipynb #d1e0250c
 def sentence_lengths(ids: tuple[str, ...], names, length: int) -> list[int]:
@@ -72,7 +73,8 @@ def prompt_flops(ids: tuple[str, ...], names: tuple[str, ...], length: int, own:
     buckets = prompt_buckets(clip, names, length)
     context = torch.zeros(len(names) if own else 1, length, buckets[0].rest.shape[-1], device=META)
     def encode(x): return encode_context(clip, buckets, x)
-    return count_flops(encode, context)/len(names), count_gradient_flops(encode, context)/len(names)
+    def count(): return count_pass_flops(encode, context)
+    return tuple((count_by_layers(text_tower(clip).transformer, 'resblocks', count)/len(names)).tolist())
 
 # %% ../../nbs/6_evaluation/06_prompt_costs.ipynb #2494870d
 CC3M, COCO = 2_890_000, 591_753  # captions that CLIPN and ZOC were published with
@@ -108,7 +110,7 @@ def decoder_flops(ids: tuple[str, ...], tokens: int) -> dict[str, float]:
     caption = torch.zeros(1, tokens, dtype=torch.long, device=META)
     image = torch.zeros(1, clip.width, device=META)
     def read(x): return writer(caption, x)[0]
-    return dict(forward=count_flops(read, image), training=count_gradient_flops(read, image))
+    return dict(zip(('forward', 'training'), count_pass_flops(read, image).tolist()))
 
 # %% ../../nbs/6_evaluation/06_prompt_costs.ipynb #cb890c27
 @cached_by_model_files()

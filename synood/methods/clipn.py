@@ -231,6 +231,7 @@ class CLIPN(ZeroShot):
     source: ClassVar[str] = ('Wang et al., ICCV 2023; losses checked against its code, '
                              'scores against formulas restated from it')
     stages: ClassVar[tuple[str, ...]] = ('clipn',)
+    text_gradients: ClassVar[bool] = True
     reading: str = 'atd'  # 'ctw' is the paper's other score
     template: str = 'a photo of a {}.'  # for both towers
 

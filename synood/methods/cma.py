@@ -177,8 +177,10 @@ class RankBatches:
 
 # %% ../../nbs/5_methods/cma.ipynb #9511643c
 def start_cma(clip: Clip, scale: Scale) -> TrainState:
-    "A copy of a CLIP with all its parameters free, in evaluation mode, and its AdamW."
+    "A copy of a CLIP with all its parameters free that the loss sees, in evaluation mode, and its AdamW."
     model = copy.deepcopy(clip.model).requires_grad_(True)
+    bias = getattr(model, 'logit_bias', None)  # of SigLIP, whose sigmoid loss has one: a softmax never sees it
+    if bias is not None: bias.requires_grad_(False)
     if scale.cma.checkpointing: model.set_grad_checkpointing(True)
     optimiser = torch.optim.AdamW(model.parameters(), lr=scale.cma.lr, weight_decay=scale.cma.weight_decay)
     return TrainState(model, optimiser)
@@ -275,6 +277,7 @@ class CMA(NegLabel):
     name: ClassVar[str] = 'CMA'
     source: ClassVar[str] = _SOURCE
     backbone: ClassVar[tuple] = _CMA
+    text_gradients: ClassVar[bool] = True
     groups: int | None = 1  # release
 
 @register
@@ -284,6 +287,7 @@ class CMAMCM(MCM):
     name: ClassVar[str] = 'CMA (MCM score)'
     source: ClassVar[str] = _SOURCE
     backbone: ClassVar[tuple] = _CMA
+    text_gradients: ClassVar[bool] = True
 
 # %% ../../nbs/5_methods/cma.ipynb #8a5d3780
 @register
@@ -293,6 +297,7 @@ class FLYP(NegLabel):
     name: ClassVar[str] = 'FLYP'
     source: ClassVar[str] = 'FLYP, Goyal et al., CVPR 2023; scored as in CMA'
     backbone: ClassVar[tuple] = _FLYP
+    text_gradients: ClassVar[bool] = True
     groups: int | None = 1
 
 @register
@@ -302,6 +307,7 @@ class FLYPMCM(MCM):
     name: ClassVar[str] = 'FLYP (MCM score)'
     source: ClassVar[str] = FLYP.source
     backbone: ClassVar[tuple] = _FLYP
+    text_gradients: ClassVar[bool] = True
 
 # %% ../../nbs/5_methods/cma.ipynb #4d7ba948
 @register
@@ -311,3 +317,4 @@ class CMASynOOD(SynOOD):
     name: ClassVar[str] = 'CMA + SynOOD'
     source: ClassVar[str] = f'{SynOOD.source}; {_SOURCE}'
     backbone: ClassVar[tuple] = _CMA
+    text_gradients: ClassVar[bool] = True

@@ -11,6 +11,7 @@ __all__ = ['CoOpSettings', 'text_tower', 'project_text', 'encode_embedded', 'Buc
 
 # %% ../../nbs/5_methods/coop.ipynb #0d1f151b
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import ClassVar
@@ -25,7 +26,7 @@ from ..core.scales import Scale, at_least, generator, seed, settings
 from ..core.stages import stage
 from ..core.training import TrainState, epoch_plan, epoch_rate, seeded_linear, train_loop, train_once
 from ..data.images import ImageSet, few_shot_indices, read_sets
-from ..models.cache import read_once
+from ..models.cache import BATCH, arrays_hash, cached_arrays, read_once
 from ..models.clip import Clip, clip_passes, image_features, load_clip, patch_features, normalize_rows
 from ..scores.head import mcm
 from ..scores.method import MCM, Features, Method, TrainData, register
@@ -52,14 +53,15 @@ class CoOpSettings:
 def text_tower(clip: Clip) -> nn.Module:
     """The module with a CLIP's text tower.
 
-    ValueError unless it is of OpenAI's kind: causal, and read off at the highest token id, which is the end token."""
+    DoesNotFit unless it is of OpenAI's kind: causal, and read off at the highest token id, which is the end token."""
     from open_clip import CLIP
     tower = clip.model if isinstance(clip.model, CLIP) else getattr(clip.model, 'text', clip.model)
     kind = getattr(tower, 'text_pool_type', getattr(tower, 'pool_type', None))
     causal = getattr(tower, 'attn_mask', None) is not None
     if kind != 'argmax' or not causal or getattr(tower, 'cls_emb', None) is not None:
-        said = f'reads off {kind!r}' if kind else f'is a {type(tower).__name__}'
-        raise ValueError("prompts can be learned for text towers of OpenAI's kind (causal, read off at the end token); "
+        said = f'is a {type(tower).__name__}'
+        if kind: said = 'is not causal' if kind == 'argmax' else f'reads off {kind!r}'
+        raise DoesNotFit("prompts can be learned for text towers of OpenAI's kind (causal, read off at the end token); "
                          f'this one {said}')
     return tower
 
@@ -373,6 +375,7 @@ class CoOp(MCM):
     name: ClassVar[str] = 'CoOp'
     source: ClassVar[str] = "Zhou et al., IJCV 2022; loss and score checked against LoCoOp's code, which contains them"
     stages: ClassVar[tuple[str, ...]] = ('coop',)
+    text_gradients: ClassVar[bool] = True
     context_stage: ClassVar[str] = 'coop'  # the stage that learned the context
 
     def fit(self, train: TrainData) -> 'CoOp':
@@ -464,6 +467,7 @@ class CoCoOp(Method):
     needs: ClassVar[tuple] = (('clip', 'image'),)
     source: ClassVar[str] = 'Zhou et al., CVPR 2022; from the paper, not checked against its code'
     stages: ClassVar[tuple[str, ...]] = ('cocoop',)
+    text_gradients: ClassVar[bool] = True
     temperature: float = 1.
 
     def score_and_predict(self, test: Features) -> tuple[np.ndarray, np.ndarray]:
@@ -487,23 +491,30 @@ def fit(self: CoCoOp, train: TrainData) -> CoCoOp:
 
 @patch
 def transfer(self: CoCoOp, train: TrainData) -> CoCoOp:
-    "Keep what was learned, take other class names."
-    self.clip = train.clip()
-    self.buckets = prompt_buckets(self.clip, train.names, self.learner.context.shape[-2])
+    "Keep what was learned, take other class names. ValueError if one does not fit."
+    self.clip, self.names, self.cache = train.clip(), tuple(train.names), train.cache
+    prompt_buckets(self.clip, self.names, self.learner.context.shape[-2])  # refused now, if a name does not fit
     return self
 
 # %% ../../nbs/5_methods/coop.ipynb #3fba19f6
 _SENTENCES_AT_ONCE = 2048
 
+@lru_cache(maxsize=2)
+def _kept_buckets(clip, names, length): return prompt_buckets(clip, names, length)
+
 @patch
 def similarities(self: CoCoOp, test: Features) -> np.ndarray:
     "(N, C) float64 cosines of the images to the sentences written for each of them."
-    images = _unit(self.clip, normalize_rows(test['clip', 'image']))  # (N, D)
-    classes = sum(len(bucket.classes) for bucket in self.buckets)
-    at_once = max(1, _SENTENCES_AT_ONCE//classes)
-    cosines = []
-    with torch.inference_mode():
-        for part in images.split(at_once):
-            text = encode_context(self.clip, self.buckets, self.learner(part))  # (B, C, D)
-            cosines.append(class_cosines(part, text))  # (B, C)
-    return torch.cat(cosines).cpu().double().numpy()
+    images, clip, learner, names = normalize_rows(test['clip', 'image']), self.clip, self.learner, self.names
+    at_once = max(1, _SENTENCES_AT_ONCE//len(names))
+    def make(rows):
+        buckets = _kept_buckets(clip, names, learner.context.shape[-2])
+        with torch.inference_mode():
+            parts = _unit(clip, images[rows.start:rows.stop]).split(at_once)  # each (B, D)
+            cosines = [class_cosines(part, encode_context(clip, buckets, learner(part))) for part in parts]
+        return {'cosines': torch.cat(cosines).cpu().numpy()}  # (rows, C)
+    learned = {name: tensor.cpu().numpy() for name, tensor in learner.state_dict().items()}
+    about = dict(kind='CoCoOp', weights=clip.hash, names=names, at_once=at_once, learned=arrays_hash(learned),
+                 images=arrays_hash({'unit': images}))
+    part = at_once*-(-BATCH//at_once)  # rows: a batch, and no network sees fewer images than it may
+    return cached_arrays(self.cache, about, len(images), make, part=part)['cosines'].astype(np.float64)

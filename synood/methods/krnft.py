@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KRNFTSettings', 'MetaNet', 'NFTAdapter', 'mapped_norms', 'mapped_cosines', 'distillation_cosines', 'adapted_cosines',
            'group_odds', 'id_crop_loss', 'ood_crop_loss', 'kd_loss', 'krnft_losses', 'CropSelection', 'choose_crops',
-           'crop_features', 'crops_stage', 'read_crops', 'krnft_negatives', 'step_order', 'train_adapter',
+           'recoloured', 'crop_features', 'crops_stage', 'read_crops', 'krnft_negatives', 'step_order', 'train_adapter',
            'unit_tensors', 'new_adapter', 'krnft_stage', 'adapted_id_probability', 'KRNFT']
 
 # %% ../../nbs/5_methods/krnft.ipynb #8892138e
@@ -23,7 +23,7 @@ from ..models.clip import Clip, RandomCrop, encode_pixels, load_clip, text_featu
 from ..data.images import ImageSet, few_shot_indices, read_sets
 from ..scores.negatives import fill_template, read_negatives, write_openood
 from ..core.stages import stage
-from ..core.scales import at_least, generator, require, Scale, seed, settings
+from ..core.scales import at_least, generator, require, rng, scales, Scale, seed, settings
 from ..scores.method import Features, Method, TrainData, text_adapters, register
 from ..scores.head import negative_groups, id_probability
 from ..core.training import TrainState, seeded_linear, train_loop, train_once
@@ -31,8 +31,11 @@ from ..scores.head import ScoreHead
 
 # %% ../../nbs/5_methods/krnft.ipynb #d8a01117
 _KINDS = 'binary', 'csc', 'uni', 'constant'
+_PAPER = dict(n_negatives=10_000, crops=256, interpolation='bicubic', recolour=True, steps=12_000, weight_decay=5e-4,
+              loss_weights=(1., .3, 100.), least_mass=1e-12, hidden=8)
 
-@settings('krnft', paper_random=dict(n_negatives=99, n_groups=1), mini=dict(n_negatives=99, n_groups=1),
+@settings('krnft', krnft_paper=_PAPER, paper_random=dict(n_negatives=99, n_groups=1),
+          mini=dict(n_negatives=99, n_groups=1),
           rehearsal=dict(n_negatives=1500, shots=1, crops=4, crops_kept=1, steps=2),
           smoke=dict(crops=8, crops_kept=2, steps=2))
 @dataclass(frozen=True)
@@ -44,19 +47,25 @@ class KRNFTSettings:
     shots: int = 4  # ID images per class
     crops: int = 128  # random crops of each
     crops_kept: int = 32  # of them count as ID, and as many as OOD
+    interpolation: str = 'bilinear'  # of the crops
+    recolour: bool = False  # change their colours at random, see `recoloured`
     # training
     steps: int = 1200  # of one image
     lr: float = 1e-5  # AdamW
+    weight_decay: float = .01
     loss_weights: tuple[float, ...] = (1., .3, 10.)  # of L_in, L_out, L_kd
+    least_mass: float = 0.  # ID mass under which an OOD crop is pushed no further, see `ood_crop_loss`
     kind: str = 'binary'  # one map for classes, one for negatives
     hidden: int = 64  # width of the small networks; the release's script, its default is 8
 
     def __post_init__(self):
         at_least(self, 1, 'n_negatives n_groups shots crops_kept hidden')
-        at_least(self, 0, 'steps lr')
+        at_least(self, 0, 'steps lr weight_decay least_mass')
         require(self, self.crops >= 2*self.crops_kept, 'crops', f'at least twice the {self.crops_kept} crops_kept')
         require(self, self.kind in _KINDS, 'kind', f'one of {", ".join(_KINDS)}')
         require(self, len(self.loss_weights) == 3, 'loss_weights', 'three numbers')
+
+scales['paper-krnft'] = scales['paper'].replace(name='paper-krnft', presets=('paper', 'krnft_paper'))
 
 # %% ../../nbs/5_methods/krnft.ipynb #4d98d8f0
 class MetaNet(nn.Module):
@@ -213,10 +222,13 @@ def id_crop_loss(logits: torch.Tensor, targets: torch.Tensor, classes: int, colu
     own = logits.gather(-1, targets[..., None])  # (B, S, 1)
     return (id_mass - own + softplus(-odds)).mean()
 
-def ood_crop_loss(logits: torch.Tensor, classes: int, columns: torch.Tensor) -> torch.Tensor:
-    "L_out: logarithm of the ID mass of logits (B, S, C + M), averaged over crops and groups; from log 1e-16 to 0."
+def ood_crop_loss(logits: torch.Tensor, classes: int, columns: torch.Tensor, least_mass: float = 0.) -> torch.Tensor:
+    """L_out: logarithm of the ID mass of logits (B, S, C + M), averaged over crops and groups; from log 1e-16 to 0.
+
+    Below `least_mass`, if it is given, there is nothing to gain: the logarithm ends there."""
     _, odds = group_odds(logits, classes, columns)  # (B, S, G)
-    return (odds.sigmoid() + 1e-16).log().mean()
+    mass = odds.sigmoid()
+    return (mass.clamp(min=least_mass) if least_mass else mass + 1e-16).log().mean()
 
 def kd_loss(cosines: torch.Tensor) -> torch.Tensor:
     "L_kd: one minus the mean cosine between mapped and original text features."
@@ -225,7 +237,7 @@ def kd_loss(cosines: torch.Tensor) -> torch.Tensor:
 # %% ../../nbs/5_methods/krnft.ipynb #e68fc31f
 def krnft_losses(learner: NFTAdapter, text: torch.Tensor, negatives: torch.Tensor, condition: torch.Tensor,
                  id_crops: torch.Tensor, ood_crops: torch.Tensor, targets: torch.Tensor, columns: torch.Tensor,
-                 logit_scale: float = 100.) -> dict[str, torch.Tensor]:
+                 logit_scale: float = 100., least_mass: float = 0.) -> dict[str, torch.Tensor]:
     """L_in, L_out and L_kd of one step, each a number: {'lin', 'lout', 'lkd'}.
 
     text: (C, D), negatives: (M, D), condition: (B, D), crops: (B, S, D), all unit; targets: (B,); columns: (G, S')
@@ -236,7 +248,7 @@ def krnft_losses(learner: NFTAdapter, text: torch.Tensor, negatives: torch.Tenso
     id_logits, ood_logits = logits.split([id_crops.shape[1], ood_crops.shape[1]], 1)
     crop_targets = targets[:, None].expand(id_logits.shape[:2])  # (B, S)
     return dict(lin=id_crop_loss(id_logits, crop_targets, len(text), columns),
-                lout=ood_crop_loss(ood_logits, len(text), columns),
+                lout=ood_crop_loss(ood_logits, len(text), columns, least_mass),
                 lkd=kd_loss(kept))
 
 # %% ../../nbs/5_methods/krnft.ipynb #e4c6fb4c
@@ -267,33 +279,60 @@ def choose_crops(crops: torch.Tensor, text: torch.Tensor, labels: torch.Tensor, 
     condition = crops[image, best[:, :1]][:, 0]  # (B, D)
     return CropSelection(condition, crops[image, best], crops[image, worst], labels)
 
+# %% ../../nbs/5_methods/krnft.ipynb #a933b95b
+def recoloured(pixels: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
+    """Pixels (3, H, W) from 0 to 1 with other colours with probability .8, then grey ones with .2.
+
+    torchvision's ColorJitter(.4, .4, .4, .1) and grayscale, with draws of one's own. Source: KRNFT's later script."""
+    from torchvision.transforms.functional import (adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation,
+                                                   rgb_to_grayscale)
+    changes = [(change, draws.uniform(.6, 1.4)) for change in (adjust_brightness, adjust_contrast, adjust_saturation)]
+    changes.append((adjust_hue, draws.uniform(-.1, .1)))
+    order, changed, grey = draws.permutation(4), draws.random() < .8, draws.random() < .2
+    for k in order if changed else ():
+        change, amount = changes[k]
+        pixels = change(pixels, amount)
+    return rgb_to_grayscale(pixels, 3) if grey else pixels
+
 # %% ../../nbs/5_methods/krnft.ipynb #880ec39b
-def _random_crops(clip, images, row, count, run_seed):
+def _recolour(clip, pixels, crop_seed):
+    "`recoloured` for pixels (3, H, W) as the network takes them, with their mean and deviation taken out for it."
+    from torchvision.transforms import Normalize
+    norm = next(t for t in clip.transform.transforms if isinstance(t, Normalize))
+    mean, std = (torch.as_tensor(values)[:, None, None] for values in (norm.mean, norm.std))  # (3, 1, 1)
+    plain = (pixels*std + mean).clamp(0, 1)
+    return (recoloured(plain, rng(crop_seed, 'krnft colours')) - mean)/std
+
+def _random_crops(clip, images, row, count, run_seed, crop=RandomCrop(), recolour=False):
     "Random crops (count, 3, H, W) of one image; which ones depends on the seed and the image's file alone."
     picture = images.read(row)
     seeds = [seed(run_seed, 'krnft_views', images.files[row], k) for k in range(count)]
-    return torch.stack([RandomCrop()(clip, picture, crop_seed) for crop_seed in seeds])
+    crops = [crop(clip, picture, crop_seed) for crop_seed in seeds]
+    if recolour: crops = [_recolour(clip, pixels, crop_seed) for pixels, crop_seed in zip(crops, seeds)]
+    return torch.stack(crops)
 
 def crop_features(clip: Clip, images: ImageSet, rows: list[int], count: int, run_seed: int,
-                  cache: Path | None) -> torch.Tensor:
+                  cache: Path | None, crop: RandomCrop = RandomCrop(), recolour: bool = False) -> torch.Tensor:
     "Raw features (B, count, D) of random crops of B images of a set, from the cache if they are there."
-    about = dict(kind=f'clip {RandomCrop()}', weights=clip.hash, transform=transform_key(clip.transform),
-                 images=images.take(rows).hash, count=count, seed=run_seed)
-    def encoded(row): return encode_pixels(clip, _random_crops(clip, images, row, count, run_seed))  # (count, D)
+    about = dict(kind=f'clip {crop}' + ', recoloured'*recolour, weights=clip.hash,
+                 transform=transform_key(clip.transform), images=images.take(rows).hash, count=count, seed=run_seed)
+    def encoded(row):  # (count, D)
+        return encode_pixels(clip, _random_crops(clip, images, row, count, run_seed, crop, recolour))
     def make(part): return {'crops': np.stack([encoded(rows[i]) for i in part])}
     return torch.from_numpy(cached_arrays(cache, about, len(rows), make)['crops'])
 
 # %% ../../nbs/5_methods/krnft.ipynb #f12fb986
-@stage('krnft_views', needs=('images',), uses=('clip', 'krnft.shots', 'krnft.crops', 'krnft.crops_kept'), seeded=True,
-       shared=True, batched=True)
+@stage('krnft_views', needs=('images',), uses=('clip', *(f'krnft.{name}' for name in (
+           'shots', 'crops', 'crops_kept', 'interpolation', 'recolour'))), seeded=True, shared=True, batched=True)
 def crops_stage(job):
     "Chosen crops of a few training images; see `read_crops`. Costs shots * crops forward passes a class."
     krnft = job.scale.krnft
     images = read_sets(job.inputs['images'])['train']
     clip = load_clip(job.scale.clip)
     text = torch.from_numpy(text_features(clip, fill_template(images.classes, 'a photo of a {}.')))  # (C, D)
+    crop = RandomCrop(interpolation=krnft.interpolation)
     def make(rows, folder):
-        crops = crop_features(clip, images, rows, krnft.crops, job.seed, job.cache)  # (rows, crops, D)
+        crops = crop_features(clip, images, rows, krnft.crops, job.seed, job.cache, crop, krnft.recolour)
         selection = choose_crops(crops, text, torch.from_numpy(images.labels[rows]), krnft.crops_kept)
         save_file(vars(selection), folder/'views.safetensors')
     chosen = few_shot_indices(images.labels, krnft.shots, job.seed, repeat=True)
@@ -328,7 +367,8 @@ def train_adapter(learner: NFTAdapter,
                   weights: tuple = (1., .3, 10.),  # of the three losses
                   logit_scale: float = 100.,
                   path: Path | None = None,  # of the checkpoint
-                  seconds_between: float = 60.) -> TrainState:
+                  seconds_between: float = 60.,
+                  weight_decay: float = .01, least_mass: float = 0.) -> TrainState:
     """Train in place; the `losses` are [L_in, L_out, L_kd] of every step.
 
     A step costs about 12 S (C + M) D multiplications. FloatingPointError if a loss is not finite.
@@ -336,10 +376,11 @@ def train_adapter(learner: NFTAdapter,
     def loss(step, row):
         seen = views.take(slice(row, row + 1))
         losses = krnft_losses(learner, text, negatives, seen.condition, seen.id_crops, seen.ood_crops, seen.labels,
-                              columns, logit_scale)
+                              columns, logit_scale, least_mass)
         total = sum(weight*term for weight, term in zip(weights, losses.values()))
         return total, [term.item() for term in losses.values()]
-    state = TrainState(learner, torch.optim.AdamW(learner.parameters(), lr, fused=True))
+    optimiser = torch.optim.AdamW(learner.parameters(), lr, weight_decay=weight_decay, fused=True)
+    state = TrainState(learner, optimiser)
     plan = order.tolist()  # one image a step
     small = negatives.numel() < 2**18
     return train_loop(state, plan, loss, lambda step: lr, 'KR-NFT', path, seconds_between, small=small)
@@ -358,7 +399,8 @@ def new_adapter(scale: Scale, run_seed: int, text, negatives) -> NFTAdapter:
 
 # %% ../../nbs/5_methods/krnft.ipynb #a15f531d
 @stage('krnft', needs=('krnft_views', 'negatives_krnft'), seeded=True, shared=True,
-       uses=('clip', 'krnft.n_groups', 'krnft.steps', 'krnft.lr', 'krnft.loss_weights', 'krnft.kind', 'krnft.hidden'))
+       uses=('clip', *(f'krnft.{name}' for name in (
+           'n_groups', 'steps', 'lr', 'weight_decay', 'loss_weights', 'least_mass', 'kind', 'hidden'))))
 def krnft_stage(job):
     "learner.safetensors, and training.json with the three losses of every step."
     krnft = job.scale.krnft
@@ -370,7 +412,8 @@ def krnft_stage(job):
     def train(checkpoint):
         learner = new_adapter(job.scale, job.seed, words.text, words.features)
         return train_adapter(learner, text, negatives, views, order, columns, krnft.lr, krnft.loss_weights,
-                             load_clip(job.scale.clip).logit_scale, checkpoint)
+                             load_clip(job.scale.clip).logit_scale, checkpoint, weight_decay=krnft.weight_decay,
+                             least_mass=krnft.least_mass)
     def keep(state): save_file(state.model.state_dict(), job.folder/'learner.safetensors')
     train_once(job, train, keep)
 

@@ -125,6 +125,7 @@ class LSN(ZeroShot):
     name: ClassVar[str] = 'LSN'
     source: ClassVar[str] = 'Nie et al., ICLR 2024; loss and score checked against formulas restated from its code'
     stages: ClassVar[tuple[str, ...]] = ('coop', 'lsn')
+    text_gradients: ClassVar[bool] = True
     temperature: float = 5.  # of the refusals; repository
 
     def fit(self, train: TrainData) -> 'LSN':

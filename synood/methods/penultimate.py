@@ -188,7 +188,7 @@ class AugMixASH(ASHB):
     convention: ClassVar[str] = 'ood'
 
 # %% ../../nbs/5_methods/penultimate.ipynb #2f4d67d9
-@settings('knn', paper_random=dict(k=1), mini=dict(k=1))
+@settings('knn', paper_random=dict(k=1), mini=dict(k=1), photos=dict(k=2))
 @dataclass(frozen=True)
 class KNNSettings:
     "Which neighbour KNN looks up."

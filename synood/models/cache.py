@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BATCH', 'split_transform', 'forward_batch', 'forward_pictures', 'transform_key', 'arrays_hash', 'pack_arrays',
            'read_note', 'unpack_arrays', 'read_arrays', 'cached_arrays', 'cached_tensors', 'read_cached_hash',
-           'image_set_hash', 'Pass', 'features_of', 'PixelInput', 'read_once']
+           'image_set_hash', 'Pass', 'features_of', 'StreamImage', 'PixelInput', 'read_once']
 
 # %% ../../nbs/2_models/01_cache.ipynb #277d54b1
 import hashlib, json, os, re, shutil, warnings
@@ -159,9 +159,10 @@ class _Parts:
         make_folder(self.path(k).parent)
         atomic_write(self.path(k), pack_arrays(arrays, about=self.label(k)))
 
-def _ranges(count):
-    "The rows of every part of `count` rows."
-    return [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+def _ranges(count, part=0):
+    "The rows of every part of `count` rows, `part` of them in each; 0: a batch."
+    part = part or BATCH
+    return [range(start, min(start + part, count)) for start in range(0, count, part)]
 
 # %% ../../nbs/2_models/01_cache.ipynb #20be6ed4
 def _make_whole(final, ranges, make, about, load):
@@ -206,11 +207,12 @@ def cached_arrays(cache: Path | None,  # folder; None computes without keeping
            count: int,  # rows
            make: Callable,  # range of rows -> {name: array of that many rows}
            load: Callable | None = None,  # range of rows -> what `make` gets beside it, read ahead in a thread
-           gpus: float = 1.  # the share of one that a worker of a cluster takes to make them
+           gpus: float = 1.,  # the share of one that a worker of a cluster takes to make them
+           part: int = 0  # rows that are made together; 0: `BATCH`
           ) -> dict[str, np.ndarray]:
     "The arrays, from the cache or made now: once, whole, resumable, whoever else asks for them."
     if count < 1: raise ValueError('there are no images to make features of')
-    ranges = _ranges(count)
+    ranges = _ranges(count, part)
     read = [ahead(load, ranges)] if load else []
     if cache is None: return _joined(map(make, progress(ranges, 'features'), *read), count)
     final, text = _file_of(cache, about)
@@ -282,6 +284,11 @@ class Pass:
     forward: Callable  # see `forward_batch`
     kind: str  # of features, in the name of the file
     names: tuple[str, ...] = ()  # of the arrays that are kept of those that `forward` makes; () = all
+
+    @property
+    def gpus(self) -> float:
+        "The share of a GPU that it takes on a cluster: a quarter with weights of less than a gigabyte."
+        return .25 if sum(p.nbytes for p in self.network.model.parameters()) < 1e9 else 1.
 
     def about(self, images: ImageSet, cache: Path | None) -> dict:
         "All that decides the features of an image set."
@@ -365,7 +372,9 @@ def _take_from_whole(one, images, cache):
         if arrays: _make_whole(final, _ranges(len(images)), make, text, None)
 
 # %% ../../nbs/2_models/01_cache.ipynb #839cd153
-def features_of(one: Pass, images: ImageSet, cache: Path | None) -> dict[str, np.ndarray]:
+def features_of(one: Pass, images: ImageSet, cache: Path | None,
+                gpus: float = 0.  # the share of a GPU that it takes on a cluster; 0: what the pass says
+               ) -> dict[str, np.ndarray]:
     """The arrays of N rows that a pass makes of N images, from the cache or made now; see `cached_arrays`.
 
     Images that all lie in a set whose features stand take theirs from there. The last digits may then be those of other
@@ -373,9 +382,21 @@ def features_of(one: Pass, images: ImageSet, cache: Path | None) -> dict[str, np
     if cache is not None: _take_from_whole(one, images, cache)
     def make(rows, pixels): return next(_run([one], images, rows, pixels))
     with _fast_memory(one):
-        return cached_arrays(cache, one.about(images, cache), len(images), make, _pixels([one], images))
+        return cached_arrays(cache, one.about(images, cache), len(images), make, _pixels([one], images),
+                             gpus or one.gpus)
 
 # %% ../../nbs/2_models/01_cache.ipynb #cd0d73f8
+@dataclass(frozen=True, eq=False)
+class StreamImage:
+    "One image of a set, for methods that look at it: `image.path`, `image.read()`."
+    images: ImageSet
+    row: int | str  # its index, or its relative path
+
+    @property
+    def path(self) -> Path: return self.images.path(self.row)
+
+    def read(self): return self.images.read(self.row)
+
 @dataclass(frozen=True, eq=False)
 class PixelInput:
     """N images as a network sees them, for methods that want more of it than its features.
@@ -387,13 +408,20 @@ class PixelInput:
 
     def __len__(self): return len(self.images)
 
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        "The images one by one, (N,) `StreamImage`: so those of several sets can be joined and put in an order."
+        rows = np.empty(len(self), object)
+        for k in range(len(self)): rows[k] = StreamImage(self.images, k)
+        return rows
+
     def forward_cached(self, forward: Callable,  # tensor (B, 3, H, W) -> {name: tensor of B rows}
                 name: str  # of what `forward` does, with all that decides it: the arrays are kept under it
                ) -> dict[str, np.ndarray]:
         """What `forward` makes of all images, float32 (or float16, where it makes that), from the cache if it is there.
 
         It runs without gradients; see `torch.inference_mode`."""
-        return features_of(Pass(self.network, forward, name), self.images, self.cache)
+        whole = 1.  # of a GPU: `forward` may take more than a pass, such as gradients
+        return features_of(Pass(self.network, forward, name), self.images, self.cache, whole)
 
 # %% ../../nbs/2_models/01_cache.ipynb #e7c5bec3
 def read_once(passes: list[Pass], images: ImageSet, cache: Path | None):

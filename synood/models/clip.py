@@ -25,7 +25,7 @@ from .hub import (Loaded, device, files_hash, files_stamp, fold_batch_norms, fre
                                require_safetensors,
                                seeded_init, split_revision, weights_file, tokenizer_settings)
 from .photos import is_dual_encoder, load_dual_encoder, shipped_features
-from ..core.checks import first_line
+from ..core.checks import DoesNotFit, first_line
 from ..data.images import ImageSet
 from ..core.files import atomic_write, json_hash, progress
 
@@ -315,13 +315,13 @@ def _steps(tower):
     if isinstance(tower, ModifiedResNet): return _resnet_before, _resnet_image, _resnet_patches
     if (isinstance(tower, VisionTransformer) and tower.attn_pool is None and tower.proj is not None
             and not tower.final_ln_after_pool): return _vit_before, _vit_image, _vit_patches
-    raise ValueError(f'{type(tower).__name__}: features of patches are known for the image towers of OpenAI\'s CLIPs '
+    raise DoesNotFit(f'{type(tower).__name__}: features of patches are known for the image towers of OpenAI\'s CLIPs '
                      '(a ResNet, or a vision transformer with a class token), not for this one')
 
 def patch_tokens(tower: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     """Features (B, L, D) of the L patches of images (B, 3, H, W), by the value path of a CLIP's last attention.
 
-    The first patch is in the upper left corner, the second to its right. ValueError for a tower of another kind.
+    The first patch is in the upper left corner, the second to its right. DoesNotFit for a tower of another kind.
     Sources: MaskCLIP (Zhou et al., ECCV 2022); LoCoOp's clip_w_local."""
     before, _, patches = _steps(tower)
     return patches(tower, before(tower, pixels))
@@ -335,6 +335,7 @@ def image_and_patch_tokens(tower: torch.nn.Module, pixels: torch.Tensor) -> tupl
 # %% ../../nbs/2_models/03_clip.ipynb #cafd073a
 def _patch_forward(clip):
     "What a pass for patches runs: features of the images too, and of the patches in half precision."
+    _steps(clip.model.visual)  # a tower that has no such patches is an error before any work
     def forward(batch):
         image, patches = image_and_patch_tokens(clip.image_tower, batch)
         return {'image': image, 'patch': patches.half()}

@@ -6,15 +6,16 @@
 __all__ = ['format_question', 'VisionLanguageModel', 'read_vision_language_model', 'load_context_model', 'standin_processor',
            'context_model_config', 'generate_answers', 'plural_forms', 'parse_answer', 'context_prompt', 'read_answers',
            'describe_context', 'context_quality', 'read_answer', 'AnswerCache', 'chat_question', 'BatchedQuestions',
-           'write_contexts', 'read_contexts', 'ContextSettings', 'contexts_stage']
+           'write_contexts', 'read_contexts', 'ContextSettings', 'answer_pictures', 'contexts_stage']
 
 # %% ../../nbs/4_outliers/00_context.ipynb #96413d28
 import hashlib, json, re, warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 import torch
 from PIL import Image
+from ..models.cache import StreamImage
 from ..models.endpoint import EndpointQuestions, endpoint_of
 from ..models.hub import random_init, device, locate_model, hub_commits, weight_errors, require_all_weights
 from ..models.clip import openai_bpe
@@ -361,16 +362,26 @@ def _answer_cache(job, model, turned):
     return AnswerCache(job.cache/'answers'/json_hash(asked))
 
 # %% ../../nbs/4_outliers/00_context.ipynb #ce330110
-def _all_answers(rows, train, cache, ask):
-    "The answer of each row, from the cache or else from `ask`, see `_asker`; the cache keeps it as it comes."
-    paths, names = [row['path'] for row in rows], [row['name'] for row in rows]
-    answers = [cache.read(train.path(path), name) for path, name in zip(paths, names)]
+def _all_answers(pictures, names, cache, ask):
+    "The answer about each picture, from the cache or else from `ask`, see `_asker`; the cache keeps it as it comes."
+    answers = [cache.read(picture.path, name) for picture, name in zip(pictures, names)]
     missing = [i for i, answer in enumerate(answers) if answer is None]
-    for k, answer in ask([train.read(paths[i]) for i in missing], [names[i] for i in missing]):
+    for k, answer in ask([pictures[i].read() for i in missing], [names[i] for i in missing]):
         i = missing[k]
-        cache.write(train.path(paths[i]), names[i], answer)
+        cache.write(pictures[i].path, names[i], answer)
         answers[i] = answer
     return answers
+
+def answer_pictures(pictures: list[StreamImage], names: list[str],  # for each picture, the class to leave out
+                    scale, cache: Path,
+                    **change) -> list[str]:
+    """The raw answers of a scale's model about pictures, from the cache or asked now.
+
+    `change`: of the settings `context`, such as another `question`."""
+    context = replace(scale.context, **change)
+    model, _, ask = _asker(scale.context_model, context)
+    kept = AnswerCache(Path(cache)/'answers'/json_hash([model, context.question, context.max_new_tokens]))
+    return _all_answers(pictures, names, kept, ask)
 
 # %% ../../nbs/4_outliers/00_context.ipynb #3b20270f
 def _asks_server(scale): return endpoint_of(scale.context_model) is not None
@@ -382,7 +393,8 @@ def contexts_stage(job):
     scale, train = job.scale, read_sets(job.inputs['images'])['train']
     def make(rows, folder):
         model, image_token, ask = _asker(scale.context_model, scale.context)
-        answers = _all_answers(rows, train, _answer_cache(job, model, train.orient), ask)
+        pictures, names = [StreamImage(train, row['path']) for row in rows], [row['name'] for row in rows]
+        answers = _all_answers(pictures, names, _answer_cache(job, model, train.orient), ask)
         write_contexts(folder, read_answers(rows, answers, scale, image_token))
     job.batches(read_selection(job.inputs['selection']), 32, make)
     for kept in (_asker, load_context_model): kept.cache_clear()

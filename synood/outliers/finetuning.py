@@ -387,6 +387,7 @@ class SynOOD(Method):
     source: ClassVar[str] = 'SynOOD, ICCV 2025, Eqs. 1-2 and 11-14; hyperparameters of the release'
     settings: ClassVar[tuple[str, ...]] = ('finetuning',)
     synthetic: ClassVar[tuple[str, ...]] = SYNTHETIC_KINDS
+    needs_mllm: ClassVar[bool] = True  # for the contexts
     has_head: ClassVar[bool] = True
     images: str = 'grad'  # synthetic ones: one of `SYNTHETIC_KINDS`, or several, as in 'grad+text'
     training: str = 'both'  # 'projection', 'labels' or 'both'

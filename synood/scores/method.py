@@ -63,6 +63,8 @@ class Method:
     source: ClassVar[str] = ''  # paper, and the code its values were checked against
     transductive: ClassVar[bool] = False  # an image's score depends on other test images
     tunes_on_ood: ClassVar[bool] = False  # its published hyperparameters were chosen on OOD data
+    needs_mllm: ClassVar[bool] = False  # asks a multimodal language model about images
+    text_gradients: ClassVar[bool] = False  # backpropagates through the text encoder
     synthetic: ClassVar[tuple[str, ...]] = ()  # kinds of synthetic images it trains on
     needs_train_features: ClassVar[bool] = False  # reads the features of the ID training images
     negatives_stage: ClassVar[str] = 'negatives'  # the stage that chose its negatives
@@ -70,8 +72,7 @@ class Method:
     # groups of settings, or dotted names, that it reads from the scale beside what is shared
     settings: ClassVar[tuple[str, ...]] = ()
     stages: ClassVar[tuple[str, ...]] = ()  # other stages that it asks for, see `TrainData.stage`
-    # (stage that makes its CLIP, {setting: value for that stage}); empty for the scale's CLIP
-    backbone: ClassVar[tuple] = ()
+    backbone: ClassVar[tuple] = ()  # (stage that makes its CLIP, {its settings: values}); empty for the scale's CLIP
     uses_seed: ClassVar[bool] = True  # reads `TrainData.seed`; False if it draws nothing itself
     has_head: ClassVar[bool] = False  # its score is that of a `ScoreHead`, so that a detector can be made of it
 

@@ -18,6 +18,7 @@ from synood.core import stages
 from synood.data import images
 from synood.data.datasets import find_sets, imagenet_names, imagenet_wnids
 from synood.app.doctor import diagnose, exit_status
+from synood.evaluation.plan import RATES
 from synood.evaluation.table_check import Checked, check_tables
 from synood.data.images import read_sets, protocols
 from synood.core.stages import run_stage
@@ -143,7 +144,8 @@ LAYOUTS = {'MOS': (mos, MOS), 'MCM': (mcm, MOS), 'LoCoOp': (locoop, MOS), 'NegLa
 def costs(monkeypatch):
     "A cost model that is quick, and notebooks that are well; the machine's disk is no part of these tests."
     monkeypatch.setattr('synood.evaluation.costs.stage_flops', lambda scale: dict(synthesis=2e15))
-    monkeypatch.setattr(doctor, 'matmul_rate', lambda dtype: 1e12)
+    monkeypatch.setattr(doctor, 'step_rates', lambda scale: dict.fromkeys(RATES, 4e11))
+    monkeypatch.setattr(doctor, 'planned', lambda scale: None)
     monkeypatch.setattr(doctor, 'check_tables', lambda scale, notebooks: [Checked('table5.ipynb', 9, 1)])
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=1e15))
 
@@ -421,6 +423,6 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert 'SUN pictures' not in printed.out
     for wrong in (('--scale', 'minni'), ('--data', str(tmp_path/'nowhere')), ('--nonsense',)):
         assert call(*wrong)[0] == 2
-    monkeypatch.setattr(doctor, 'matmul_rate', lambda dtype: 1/0)
+    monkeypatch.setattr(doctor, 'step_rates', lambda scale: 1/0)
     code, printed = call('--scale', 'mini')
     assert code == 1 and 'this check stopped: ZeroDivisionError' in printed.out and 'Table 5' in printed.out

@@ -14,7 +14,7 @@ from synood.outliers.finetuning import Projection
 from synood.data.images import read_image
 from synood.methods.krnft import NFTAdapter
 from synood.detector.onnx import ONNX_TOLERANCE, PixelScoreHead, largest_difference, write_onnx
-from synood.scores.head import ScoreHead, classify_images
+from synood.scores.head import Gallery, ScoreHead, classify_images
 from synood.core.scales import rng
 
 EMBEDDED = 'embedded:clip-small',
@@ -48,6 +48,7 @@ def projection(): return Projection(96, draws=torch.Generator().manual_seed(0)).
 PARTS = dict(plain=dict,
              projection=lambda: dict(projection=projection()),
              mcm=lambda: dict(groups=0),
+             pictures=lambda: dict(gallery=Gallery(rows(40, 96, 'gallery').astype(np.float32), np.arange(40) % 7, k=3)),
              binary=lambda: dict(learner=stirred('binary')),
              csc=lambda: dict(learner=stirred('csc', classes=7, negatives=22)))
 
@@ -61,8 +62,8 @@ def test_the_graphs_head_agrees_with_the_detector(parts):
         assert ours.numpy().dtype == theirs.dtype
 
 
-@pytest.mark.parametrize('kind', ['binary', 'csc'])
-def test_learners_export(kind, tmp_path):
+@pytest.mark.parametrize('kind', ['binary', 'csc', 'pictures'])
+def test_heads_export(kind, tmp_path):
     plain, clip = detector(**PARTS[kind]()), load_clip(EMBEDDED)
     labels = dict(names=plain.names, negative_names=plain.negative_names, threshold=None)
     home = write_onnx(clip, plain.head, tmp_path/'onnx', labels)

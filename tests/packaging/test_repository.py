@@ -95,7 +95,9 @@ def test_nothing_runs_code_from_files(root):
     # some notebooks show in a test what a stage and a network are to a worker: a name
     shown = dict.fromkeys(('nbs/0_core/04_stages.ipynb', 'nbs/2_models/00_hub.ipynb', 'nbs/2_models/02_photos.ipynb'),
                           {'pickle'})
-    assert {name: what for name, what in faults.items() if what} == between_workers | shown
+    # what `weights_only` raises for a checkpoint that would run code, and a test with one that does
+    refused = dict.fromkeys(('synood/methods/released.py', 'nbs/5_methods/released.ipynb'), {'pickle'})
+    assert {name: what for name, what in faults.items() if what} == between_workers | shown | refused
 
 
 @pytest.mark.parametrize('source', [

@@ -83,9 +83,9 @@ def test_what_cannot_be_trained_is_an_error_of_one_line(settings, message, tmp_p
 
 
 def test_rows_without_captions_say_what_they_lack():
-    bare = SCALE.replace(captions='', captioner=())
-    assert {name for name in methods() if get_method(name).unavailable_reason(bare)} == {'CLIPN', 'ZOC'}
-    assert {name for name in methods() if get_method(name).unavailable_reason(get_scale('paper'))} == {'CLIPN'}
+    bare, paper = SCALE.replace(captions='', captioner=()), get_scale('paper')
+    for scale, wanted in ((bare, {'CLIPN', 'NegRefine', 'ZOC'}), (paper, {'CLIPN', 'NegRefine'})):
+        assert {name for name in methods() if get_method(name).unavailable_reason(scale)} == wanted
     with pytest.raises(ValueError, match='captions.tsv'):
         run_stage('captions', SCALE.replace(captions=''), (0,), 'runs')
 

@@ -18,7 +18,8 @@ WANTED = ['fig1.pdf', 'fig1.png', 'fig2.png', 'fig3.csv', 'fig3.pdf', 'fig3.png'
           'table5.csv', 'table5_crossed.csv',
           'table_krnft.csv', 'table_krnft_paired.csv', 'table_krnft_styles.csv', 'table_krnft.png',
           'table_cma.csv', 'table_cma_published.csv', 'table_cma_paired.csv', 'table_cma_gap.csv',
-          'table_cma_gap.png']
+          'table_cma_gap.png',
+          'table_streams_auroc.csv', 'table_streams_fpr95.csv', 'table_streams.png']
 
 
 @pytest.fixture(scope='module')

@@ -34,6 +34,7 @@ from synood.detector import OODDetector
 from synood.models import cache
 from synood.models.cache import PixelInput
 from synood.models.classifier import classifier_pass, load_classifier
+from synood.methods.coop import CoCoOp
 from synood.models.clip import clip_passes, load_clip
 from synood.scores.method import NegLabel
 from synood.evaluation.benchmark import experiment
@@ -213,14 +214,14 @@ def test_a_machine_is_lost_in_the_middle_of_a_fit(lab, tmp_path, log):
 
 @pytest.mark.slow
 def test_rows_are_made_by_tasks_that_ask_for_stages(lab, tmp_path, monkeypatch, log):
-    scale, cells = TINY.replace(n_test=10), [LoggedMCM(), NegLabel(groups=1)]
+    scale, cells = TINY.replace(n_test=10, coop=dict(shots=1)), [LoggedMCM(), NegLabel(groups=1), CoCoOp()]
     rows = {}
     for place in ('alone', 'together'):
         (tmp_path/place).mkdir()
         monkeypatch.chdir(tmp_path/place)  # tables are written beside the runs
         with connected(lab.address if place == 'together' else ''):
             rows[place] = experiment('toy', cells, scale, (0, 1))
-    assert len(rows['alone']) == 2*2*5
+    assert len(rows['alone']) == 3*2*5
     pd.testing.assert_frame_equal(rows['alone'], rows['together'])
     assert finished(tmp_path/'alone') == finished(tmp_path/'together')
     assert log.read_text().split() == ['fitted']*2  # once in each place, as nothing is drawn
@@ -286,7 +287,7 @@ def ray_start():
 @pytest.mark.slow
 def test_auto_is_the_cluster_that_a_user_has_started(tmp_path):
     OODDetector.from_names(['cat', 'cow'], 'smoke').save(tmp_path/'detector')
-    known = run_stage('images', get_scale('smoke'), (0,), tmp_path/'known')[0]
+    known = run_stage('world', get_scale('smoke'), (0,), tmp_path/'known')[0]
     with ray_start() as ours:
         def said(*arguments):
             line = [sys.executable, '-m', 'synood', *map(str, arguments)]
@@ -302,9 +303,18 @@ def test_auto_is_the_cluster_that_a_user_has_started(tmp_path):
     assert (tmp_path/'alone.csv').read_bytes() == (tmp_path/'together.csv').read_bytes()
 
 
-def test_a_cluster_of_one_machine(tmp_path):
+def asking():
+    "A function that says how much of a resource Ray has given to the worker that calls it."
+    def given(what='memory'):
+        import ray
+        return ray.get_runtime_context().get_assigned_resources().get(what)
+    return given
+
+
+def test_a_cluster_of_one_machine(tmp_path, monkeypatch):
     def refuse(part): raise ValueError(f'no {part}')
     def find(): core_cluster.findings['revisions'] = dict(toy='abc')
+    monkeypatch.setenv('SYNOOD_TASK_GB', '.001')
     run_stage('selection', TINY, root=tmp_path/'alone')
     with machines(0, first=1) as lab, connected(lab.address):
         run_stage('selection', TINY, root=tmp_path/'together')
@@ -313,6 +323,7 @@ def test_a_cluster_of_one_machine(tmp_path):
         with pytest.raises(ValueError, match='^no 3$'): list(map_parts(refuse, [3]))  # as if it had been met here
         with TaskPool() as pool: assert pool.submit(max, 5, 6).result() == 6
         call_once(find, {'a': ()})
+        assert call_once(asking(), {'a': ()}) == {'a': 1e6}
         assert core_cluster.findings.pop('revisions') == dict(toy='abc')  # what a worker found
     assert finished(tmp_path/'alone') == finished(tmp_path/'together')
 
@@ -325,6 +336,8 @@ def test_workers_with_a_gpu_get_what_other_cores_have_loaded():
     with machines(2, num_gpus=1) as lab, connected(lab.address):
         assert {told for _, told in map_in_order(make, range(6), load=load)} == {(True, False, '', '0')}
         assert call_once(gpu, {'a': ()}, gpus=0.) == {'a': ''}
+        assert {share for _, share in map_parts(asking(), ['GPU']*6, gpus=.25)} == {.25}
+        assert {size > 0 for _, size in map_parts(asking(), ['memory']*2, gpus=.25)} == {True}
 
 
 @pytest.mark.slow
@@ -373,11 +386,11 @@ def test_a_mistake_is_one_line(tmp_path):
 @pytest.mark.parametrize('name', ['slurm.sh', 'kuberay.yaml'])
 def test_examples_give_commands_that_there_are(root, name):
     known = typer.main.get_command(app).commands
-    found = re.findall(r'\bsynood (doctor|reproduce)\b(.*)', (root/'tools'/name).read_text())
+    found = re.findall(r'\bsynood (doctor|fetch-models|reproduce)\b(.*)', (root/'tools'/name).read_text())
     for command, words in found:
         options = {option for parameter in known[command].params for option in parameter.opts}
         assert set(re.findall(r'(?<!\w)--[a-z-]+', words)) <= options
-    assert [command for command, _ in found][0] == 'doctor'  # what is missing is said before anything is paid for
+    assert [command for command, _ in found] == ['doctor', 'fetch-models', 'reproduce']  # and nothing is paid before
     assert [command for command, words in found if '--cluster' in words] == ['reproduce']
 
 
@@ -385,6 +398,8 @@ def test_the_manifest_is_a_job_of_kuberay(root):
     job = yaml.safe_load((root/'tools'/'kuberay.yaml').read_text())
     groups = [job['spec']['rayClusterSpec']['headGroupSpec'], *job['spec']['rayClusterSpec']['workerGroupSpecs']]
     assert (job['apiVersion'], job['kind'], len(groups)) == ('ray.io/v1', 'RayJob', 2)
+    assert 'synood doctor' not in job['spec']['entrypoint']  # it needs no GPU
+    assert 'synood fetch-models --scale paper --yes' in (root/'tools'/'kuberay.yaml').read_text()
     for group in groups:  # every pod sees what `reproduce` reads and writes
         container, = group['template']['spec']['containers']
         assert [mount['mountPath'] for mount in container['volumeMounts']] == ['/shared']

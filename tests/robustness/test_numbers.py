@@ -17,9 +17,9 @@ from synood.methods.logits import energy_score, gen, msp
 
 WIDTH, SMOKE = 96, get_scale('smoke')
 ROLES = 'finetuned', 'resnet', 'augmix', 'vit', 'swin'
-# without the two that run a network on images, or one that was trained, and keep no arrays
-METHODS = [name for name in methods() if name not in ('ODIN', 'ZOC')]
-FROM_DIRECTIONS = {name for name, method in methods().items() if method.needs[0][0] == 'clip'} | {'KNN'}
+# without those that run a network on images, or one that was trained, and keep no arrays
+METHODS = [name for name in methods() if name not in ('ODIN', 'ZOC', 'ANTS')]
+FROM_DIRECTIONS = {name for name, method in methods().items() if method.needs[0][0] == 'clip'} | {'KNN', 'OODD (KNN)'}
 TUNED = {'SynOOD', 'CMA + SynOOD'}  # the projection's layer norm squares what it sees, in float32
 
 
@@ -38,7 +38,8 @@ def training(tmp_path, classes, negatives, alike):
     features = {('clip', 'image'): images}
     for role in ROLES: features |= seen_by(role, np.abs(images), (weight, bias))
     scale = SMOKE.replace(n_groups=min(2, negatives), adaneg=dict(n_groups=min(2, negatives)),
-                          tanl=dict(n_activated=3), knn=dict(k=1), vim=dict(dim=5), krnft=dict(n_groups=1))
+                          tanl=dict(n_activated=3), knn=dict(k=1), oodd_knn=dict(k=1), vim=dict(dim=5),
+                          krnft=dict(n_groups=1))
 
     def stage(name, **change):
         if name == 'krnft':

@@ -10,6 +10,7 @@ from PIL import Image
 from synood.app.cli import main
 from synood.app.preflight import preflight
 from synood.core.scales import get_scale, rng
+from synood.evaluation.plan import RATES
 
 
 @pytest.fixture
@@ -101,7 +102,8 @@ def test_a_root_that_is_a_file(refused, tmp_path):
 
 
 def test_the_doctor_finds_the_same(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr('synood.app.doctor.matmul_rate', lambda *args: 1e12)
+    monkeypatch.setattr('synood.app.doctor.step_rates', lambda scale: dict.fromkeys(RATES, 4e11))
+    monkeypatch.setattr('synood.app.doctor.planned', lambda scale: None)
     monkeypatch.setattr('synood.app.doctor.check_tables', lambda *args: [])
     (tmp_path/'r').touch()
     (tmp_path/'odd.toml').write_text('base = "smoke"\nm = 30\n')

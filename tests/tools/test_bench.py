@@ -75,6 +75,15 @@ def test_figures_that_stand_are_those_of_a_benchmark(root, scripts):
     for path in written: checked(path.read_text())
 
 
+def test_what_was_measured_keeps_what_is_promised(root):
+    def tables(name): return json.loads((root/'paper_figures'/'bench'/f'{name}.json').read_text())['tables']
+    assert tables('rehearsal')['minutes']['rehearsal']['cpu_minutes'] <= 15
+    ratios = tables('stream')['ratios']
+    assert ratios['features']['share'] >= .9 and ratios['features']['speedup'] > 1.3
+    # of a cheap network decoding is most of the work, and both want the same cores: see the notebook on costs
+    assert ratios['stream']['cpu_share'] >= .9 and ratios['stream']['speedup'] > 1
+
+
 # ---- decoding beside the network ---------------------------------------------------------------------------
 
 def test_stream(measured):
