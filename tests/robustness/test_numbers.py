@@ -17,8 +17,9 @@ from synood.methods.logits import energy_score, gen, msp
 
 WIDTH, SMOKE = 96, get_scale('smoke')
 ROLES = 'finetuned', 'resnet', 'augmix', 'vit', 'swin'
-# without those that run a network on images, or one that was trained, and keep no arrays
-METHODS = [name for name in methods() if name not in ('ODIN', 'ZOC', 'ANTS')]
+# without those that run a network on images, texts, or one that was trained, and keep no arrays
+RUN_NETWORKS = {'ODIN', 'ZOC', 'ANTS', 'InterNeg', 'TINS', 'NegRefine', 'NegRefine (WordNet)'}
+METHODS = [name for name in methods() if name not in RUN_NETWORKS]
 FROM_DIRECTIONS = {name for name, method in methods().items() if method.needs[0][0] == 'clip'} | {'KNN', 'OODD (KNN)'}
 TUNED = {'SynOOD', 'CMA + SynOOD'}  # the projection's layer norm squares what it sees, in float32
 
