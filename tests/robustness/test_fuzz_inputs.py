@@ -331,7 +331,7 @@ TRICKS = dict(
     learner=[{}, 3, dict(name='x'), dict(name=3), dict(name='binary', hidden=-1), dict(name='binary', hidden=10**12),
              dict(name='binary', hidden='x'), dict(name='x'*10**5)],
     neighbours=[{}, [], 3, dict(prompts=['x'], words=['y']), dict(prompts=[], words=[])],
-    format=[0, '4', None, 3, 5, [4]],
+    format=[0, '4', None, 3, 6, [4]],
     method=[None, 3, ['x']])
 
 
