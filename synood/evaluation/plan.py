@@ -368,24 +368,26 @@ def _krnft(scale):
                 memory=4*3*2*how.crops_kept*words)  # three arrays of cosines
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #d00e1468
+def _retrained(scale, flops):
+    "A training of a CLIP as in `cma`, which takes so many operations."
+    how, size = scale.cma, clip_bytes(scale.clip)
+    return Work(flops=flops, precision=how.precision, pictures=how.epochs*_counts(scale)['train'],
+                memory=4*size['weights'] + min(how.batch_size, how.chunk_size)*size['trained'], disk=size['weights'])
+
 @price('image_tower')
 def _image_tower(scale):
-    n, how, size = _counts(scale), scale.cma, clip_bytes(scale.clip)
-    seen = how.epochs*n['train']
-    return Work(flops=3*seen*clip_flops(scale.clip)['clip_image'], precision=how.precision, pictures=seen,
-                memory=4*size['weights'] + min(how.batch_size, how.chunk_size)*size['trained'], disk=size['weights'])
+    seen = scale.cma.epochs*_counts(scale)['train']
+    return _retrained(scale, 3*seen*clip_flops(scale.clip)['clip_image'])
 
 @price('m2mix')  # CMA's passes: what it mixes are features
 @price('cma')
 def _cma(scale):
-    n, how, f, size = _counts(scale), scale.cma, clip_flops(scale.clip), clip_bytes(scale.clip)
+    n, how, f = _counts(scale), scale.cma, clip_flops(scale.clip)
     steps = how.epochs*ceil(n['train']/how.batch_size)
     distinct = n['classes']*(1 - (1 - 1/n['classes'])**how.batch_size)  # classes of a step
     passes = (4 if how.batch_size > how.chunk_size else 3) + how.checkpointing
     seen = how.epochs*n['train']
-    return Work(flops=passes*(seen*f['clip_image'] + steps*distinct*f['clip_text']), precision=how.precision,
-                pictures=seen, memory=4*size['weights'] + min(how.batch_size, how.chunk_size)*size['trained'],
-                disk=size['weights'])
+    return _retrained(scale, passes*(seen*f['clip_image'] + steps*distinct*f['clip_text']))
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #5dabb1b8
 @cached_by_model_files()

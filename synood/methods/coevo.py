@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from fastcore.basics import patch
-from .adaneg import ConfidenceGate, MemoryBank, StreamingMethod, entropy
+from .adaneg import AdaNeg, ConfidenceGate, MemoryBank, StreamingMethod
 from .tanl import otsu_threshold
 from ..models.clip import normalize_rows
 from ..scores.head import id_probability
@@ -42,6 +42,7 @@ class CoEvo(StreamingMethod):
     memory: int = 10  # places per label; AdaNeg's
     gap: float = .5  # on both sides of the threshold; TANL's
     history: int = 20_000  # scores that the threshold is found from; TANL's
+    remember = AdaNeg.remember  # under classes, or listed words: the others' logits are minus infinity
 
     def fit(self, train: TrainData) -> 'CoEvo':
         super().fit(train)
@@ -84,12 +85,3 @@ def score_batch(self: CoEvo, images, logits):
 
 @patch
 def proxy_logits(self: CoEvo, images): return images @ self.bank.proxies.T/self.temperature_used
-
-@patch
-def remember(self: CoEvo, images, logits, surely_id, surely_ood):
-    "Write images to the memory: those that are surely ID under classes, surely OOD under listed words."
-    classes = len(self.text)
-    id_logits, ood_logits = logits[surely_id, :classes], logits[surely_ood, classes:]
-    labels = torch.cat([id_logits.argmax(1), classes + ood_logits.argmax(1)])
-    self.bank.write(labels, torch.cat([images[surely_id], images[surely_ood]]),
-                    torch.cat([entropy(id_logits), entropy(ood_logits)]))

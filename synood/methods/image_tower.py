@@ -8,7 +8,7 @@ __all__ = ['ImageTowerSettings', 'HeadedTower', 'headed_tower', 'classify_step',
            'ProbedThenTuned', 'LPFTMSP', 'LPFTODIN', 'LPFTEnergy']
 
 # %% ../../nbs/5_methods/image_tower.ipynb #7ec378b1
-import copy, os
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -16,14 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.numpy import load_file, save
-from torch.utils.data import DataLoader
 from ..core.files import atomic_write
 from ..core.scales import Scale, at_least, generator, require, settings
 from ..core.stages import stage
 from ..core.training import (TrainState, bfloat16_if, epoch_plan, seeded_linear, tf32, train_loop, train_once,
                                   warmup_cosine_rate)
 from ..data.images import ImageSet, read_sets
-from .cma import EpochCrops, RankBatches, denormals_as_zero
+from .cma import RankBatches, _load_crops, denormals_as_zero
 from .logits import MSP, ODIN, Energy
 from ..models.cache import PixelInput
 from ..models.classifier import with_linear_head
@@ -90,11 +89,11 @@ def train_tower(clip: Clip, images: ImageSet, probe: dict, scale: Scale, run_see
     course.restore(path)
     plan = epoch_plan(len(images), how.epochs, how.batch_size, run_seed, 'cma')
     left = RankBatches(plan[len(course.losses):], processes=1, rank=0)
-    workers = min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
-    batches = iter(DataLoader(EpochCrops(clip, images, run_seed), batch_sampler=left, num_workers=workers))
+    batches = _load_crops(left, clip, images, run_seed)
     def loss(step, entry):
         labels = torch.from_numpy(images.labels[entry[1].numpy()])  # (B,)
-        return classify_step(model, next(batches), labels, how.chunk_size, how.precision)
+        _, pixels = next(batches)
+        return classify_step(model, pixels, labels, how.chunk_size, how.precision)
     def rate(step): return warmup_cosine_rate(step, len(plan), how.warmup_steps, how.lr)
     with denormals_as_zero():
         return train_loop(course, plan, loss, rate, 'image tower', path, seconds_between, backward=False)

@@ -223,12 +223,17 @@ def start(self: InterNeg):
     self.draws = generator(self.run_seed, 'interneg', '', 'inversion')
 
 @patch
+def probability(self: InterNeg, logits, columns):
+    "NegLabel's scores (B,) of logits (B, C + n), for groups (G, S) of the n columns after the classes'."
+    return label_probability(logits, len(self.text), columns)
+
+@patch
 def grouped_scores(self: InterNeg, images, logits):
-    "NegLabel's scores (B,) against words and bank, of images (B, D) and their logits (B, C + M) by the words."
+    "Scores (B,) against words and bank, see `probability`, of images (B, D) and their logits (B, C + M) by the words."
     texts = self.bank.features[:self.how.bank].to(images.dtype)
     logits = torch.cat([logits, images @ texts.T/self.temperature_used], 1)
     columns = negative_groups(len(self.words) + len(texts), self.how.n_groups, self.seed)  # (G, S)
-    return label_probability(logits, len(self.text), torch.from_numpy(columns))
+    return self.probability(logits, torch.from_numpy(columns))
 
 # %% ../../nbs/5_methods/interneg.ipynb #86ba0e21
 @patch
@@ -254,7 +259,7 @@ def extend_bank(self: InterNeg, images):
     "Add what comes of images (n, D) to the bank, where it passes; whether anything did."
     texts = self.texts_of(images)
     passed, values = intermodal_values(texts, self.prototypes, self.base)
-    self.bank.add(texts[passed], values[passed])
+    if passed.any(): self.bank.add(texts[passed], values[passed])
     return bool(passed.any())
 
 @patch

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Callable, ClassVar
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader
 from ..core.scales import Scale, at_least, require, rng, settings
 from ..core.stages import stage
-from ..core.training import (TrainState, bfloat16_if, epoch_plan, tf32, train_loop, train_once,
+from ..core.training import (TrainState, epoch_plan, tf32, train_loop, train_once,
                                   warmup_cosine_rate)
 from ..data.images import ImageSet, read_sets
-from .cma import EpochCrops, RankBatches, cma_loss, denormals_as_zero, start_cma
+from .cma import (RankBatches, _backward_in_chunks, _features_in_chunks, _load_crops, cma_loss,
+                                denormals_as_zero, start_cma)
 from ..models.clip import Clip, load_clip, save_clip
 from ..scores.method import MCM, NegLabel
 from ..scores.negatives import fill_template
@@ -73,16 +73,13 @@ def pair_loss_step(model: torch.nn.Module,
     device = model.logit_scale.device
     pixels, tokens, rows = (tensor.to(device) for tensor in (pixels, tokens, rows))
     towers = (model.encode_image, pixels), (model.encode_text, tokens)
-    def encode(tower, part):
-        with bfloat16_if(precision, device): return tower(part).float()
     with tf32(precision == 'tf32'):
-        with torch.no_grad():
-            kept = [torch.cat([encode(tower, part) for part in inputs.split(chunk)]) for tower, inputs in towers]
+        kept = [_features_in_chunks(tower, inputs, chunk, precision) for tower, inputs in towers]
         images, texts = (features.requires_grad_() for features in kept)  # (B, D) and (K, D)
         loss = loss_of(images, texts[rows], model.logit_scale.exp())
         loss.backward()
         for (tower, inputs), features in zip(towers, kept):
-            for part, share in zip(inputs.split(chunk), features.grad.split(chunk)): encode(tower, part).backward(share)
+            _backward_in_chunks(tower, inputs, features.grad, chunk, precision)
     return loss.item()
 
 # %% ../../nbs/5_methods/m2mix.ipynb #9bcdc5fa
@@ -94,14 +91,14 @@ def train_m2mix(clip: Clip, images: ImageSet, scale: Scale, run_seed: int, path:
     plan = epoch_plan(len(images), how.epochs, how.batch_size, run_seed, 'cma')
     prompts = clip.tokenizer(fill_template(images.classes, scale.id_prompt))  # (C, L)
     left = RankBatches(plan[len(course.losses):], processes=1, rank=0)
-    batches = iter(DataLoader(EpochCrops(clip, images, run_seed), batch_sampler=left))
+    batches = _load_crops(left, clip, images, run_seed)
     def loss(step, entry):
         labels = torch.from_numpy(images.labels[entry[1].numpy()])  # (B,)
         present, rows = labels.unique(return_inverse=True)
         share = rng(run_seed, 'm2mix', step, 'share').beta(scale.m2mix.beta, scale.m2mix.beta)
         loss_of = partial(m2mix_loss, weight=scale.m2mix.weight, share=float(share))
-        return pair_loss_step(course.model, next(batches), prompts[present], rows, loss_of, how.chunk_size,
-                              how.precision)
+        _, pixels = next(batches)
+        return pair_loss_step(course.model, pixels, prompts[present], rows, loss_of, how.chunk_size, how.precision)
     def rate(step): return warmup_cosine_rate(step, len(plan), how.warmup_steps, how.lr)
     with denormals_as_zero():
         return train_loop(course, plan, loss, rate, 'm2-mix', path, seconds_between, backward=False)

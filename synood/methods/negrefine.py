@@ -246,6 +246,7 @@ def encode_pairs_of(clip: Clip, templates=CSP_TEMPLATES) -> Callable:
 @dataclass
 class RefinedNegLabel(NegLabel):
     "A base for NegLabel's score plus a weighted score of pairs, see `pair_scores`."
+    has_head: ClassVar[bool] = False
     weight: float = 2.  # alpha
     n_classes: int = 5  # whose pairs are tried
     n_words: int = 5  # negatives in these pairs
@@ -280,7 +281,6 @@ class NegRefine(RefinedNegLabel):
                              "clip_ood.py")
     negatives_stage: ClassVar[str] = 'negatives_negrefine'
     stages: ClassVar[tuple[str, ...]] = ('negatives_negrefine',)
-    has_head: ClassVar[bool] = False
 
     @classmethod
     def unavailable_reason(cls, scale: Scale) -> str:
@@ -298,4 +298,3 @@ class NegRefineWordNet(RefinedNegLabel):
                              "replaced by a rule of ours")
     negatives_stage: ClassVar[str] = 'negatives_negrefine_wordnet'
     stages: ClassVar[tuple[str, ...]] = ('negatives_negrefine_wordnet',)
-    has_head: ClassVar[bool] = False

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from ..core.scales import at_least, generator, require, settings
 from .adaneg import StreamingMethod, label_probability
-from .interneg import (InterNeg, TextBank, encode_with_vectors, intermodal_values, invert,
-                                     placeholder_tokens, read_prototypes, token_layer)
+from .interneg import (InterNeg, TextBank, encode_with_vectors, invert, placeholder_tokens,
+                                     read_prototypes, token_layer)
 from ..models.clip import Clip, normalize_rows, text_features
-from ..scores.head import negative_groups
 from ..scores.method import TrainData, register
 from ..scores.negatives import read_negatives
 
@@ -150,12 +149,9 @@ def start(self: TINS):
     self.bank = RenewedBank(self.labels.shape[1], self.how.bank, self.how.buffer, self.draw_order)
 
 @patch
-def grouped_scores(self: TINS, images, logits):
-    "Balanced scores (B,) against words and bank, of images (B, D) and their logits (B, C + M) by the words."
-    texts = self.bank.features.to(images.dtype)
-    logits = torch.cat([logits, images @ texts.T/self.temperature_used], 1)
-    columns = negative_groups(len(self.words) + len(texts), self.how.n_groups, self.seed)  # (G, S)
-    return balanced_probability(logits, len(self.text), torch.from_numpy(columns))
+def probability(self: TINS, logits, columns):
+    "Balanced scores (B,) of logits (B, C + n), for groups (G, S) of the n columns after the classes'."
+    return balanced_probability(logits, len(self.text), columns)
 
 @patch
 def first_sentences(self: TINS, images):
@@ -173,11 +169,3 @@ def texts_of(self: TINS, images):
     def encode(step, vectors): return self.encode(tokens, places, vectors)
     def loss(texts): return inversion_loss(texts, images, self.prototypes, self.how.push)
     return invert(encode, vectors, loss, self.how.steps, self.how.lr)
-
-@patch
-def extend_bank(self: TINS, images):
-    "Add what comes of images (n, D) to the bank, where it passes; whether anything did."
-    texts = self.texts_of(images)
-    passed, values = intermodal_values(texts, self.prototypes, self.base)
-    if passed.any(): self.bank.add(texts[passed], values[passed])
-    return bool(passed.any())
