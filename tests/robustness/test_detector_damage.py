@@ -14,7 +14,7 @@ from synood.detector import OODDetector
 from synood.detector.explanation import Neighbours
 from synood.detector.fitting import user_images
 from synood.detector.labels import check_names
-from synood.detector.storage import detector_files
+from synood.detector.storage import FORMAT, detector_files
 from synood.scores.method import text_adapters
 
 CLASSES = 'cat', 'house', 'tree'
@@ -52,7 +52,7 @@ def saved(tmp_path_factory):
 def folder(saved, tmp_path): return shutil.copytree(saved, tmp_path/'mine')
 
 
-CHANGES = [('"format": 4', '"format": 3', 'not a detector of format 4'), ('"tpr"', '"rpt"', 'tpr missing'),
+CHANGES = [(f'"format": {FORMAT}', '"format": 3', f'not a detector of format {FORMAT}'), ('"tpr"', '"rpt"', 'tpr missing'),
            ('"cat",', '', 'label counts do not match'),
            ('"threshold": 0.5', '"threshold": "low"', "threshold must be a number or null, not 'low'"),
            ('"embedded:clip"', '"../clip"', 'clip must be'), ('"cat"', '"HOUSE"', 'CLIP reads the class names'),
