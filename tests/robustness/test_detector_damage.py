@@ -52,7 +52,8 @@ def saved(tmp_path_factory):
 def folder(saved, tmp_path): return shutil.copytree(saved, tmp_path/'mine')
 
 
-CHANGES = [(f'"format": {FORMAT}', '"format": 3', f'not a detector of format {FORMAT}'), ('"tpr"', '"rpt"', 'tpr missing'),
+CHANGES = [(f'"format": {FORMAT}', '"format": 3', f'not a detector of format {FORMAT}'),
+           ('"tpr"', '"rpt"', 'tpr missing'),
            ('"cat",', '', 'label counts do not match'),
            ('"threshold": 0.5', '"threshold": "low"', "threshold must be a number or null, not 'low'"),
            ('"embedded:clip"', '"../clip"', 'clip must be'), ('"cat"', '"HOUSE"', 'CLIP reads the class names'),
