@@ -155,11 +155,12 @@ def picture_items(name: str, images, needed: bool):
 # %% ../../nbs/8_app/01_doctor.ipynb #f7134ba2
 def plain_items(protocol, root: Path, sets: dict):
     "Items for a protocol of plain folders; what is found enters `sets`."
-    for key, folder in protocol.folders().items():
+    for key, folder in protocol.locate(root).items():
         try: sets[key] = image_folder(root/folder, key in ('train', 'id'), by_content=False)
         except (OSError, ValueError) as e:
             status = 'broken' if (root/folder).is_dir() else 'missing'
-            yield Finding('data', key, status, str(e), f'protocol {protocol.name} reads {root/folder}')
+            home = (protocol.homes[key],) if key in protocol.homes else ()
+            yield Finding('data', key, status, str(e), f'protocol {protocol.name} reads {root/folder}', home)
         else: yield Finding('data', key, 'ok', f'{len(sets[key]):,} images at {root/folder}')
 
 def archive_items(root: Path):
@@ -176,6 +177,10 @@ def inspect_plain(protocol, root: Path, pictures: bool) -> tuple[list[Finding], 
     items = run_check('data', plain_items, protocol, root, sets)
     if pictures:
         for key, images in sets.items(): items += run_check('data', picture_items, key, images, True)
+    if protocol.splits and len(sets) == len(protocol.folders()):
+        sets = protocols[f'{protocol.name}-0'].load(root)
+        finding = f'{len(sets["train"].classes)} classes are known in each of {protocol.splits} divisions'
+        items.append(Finding('data', 'divisions', 'ok', finding))
     return items, sets
 
 def inspect_published(protocol, root: Path, pictures: bool, counts) -> tuple[list[Finding], dict]:

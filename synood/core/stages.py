@@ -55,6 +55,7 @@ def fingerprint(scale: Scale, field: str):
 # %% ../../nbs/0_core/04_stages.ipynb #18ac9dfe
 def _same_scale(scale): return scale
 def _never(scale): return False
+def _nothing_more(scale): return ()
 
 @dataclass(frozen=True)
 class Stage:
@@ -62,6 +63,7 @@ class Stage:
     name: str
     make: Callable  # make(job) fills job.folder
     needs: tuple[str, ...] = ()  # stages whose folders it reads
+    also_needs: Callable = _nothing_more  # scale -> further ones, which it reads at some scales
     uses: tuple[str, ...] = ()  # what it reads of the scale: shared fields, groups, or single settings: 'coop.shots'
     seeded: bool = False  # one folder per run seed
     shared: bool = False  # several processes may work on it at once, through `job.batches`
@@ -69,6 +71,10 @@ class Stage:
     hosted: Callable = _never  # scale -> whether it asks a server: then one worker makes it, and holds no GPU
     as_input: Callable = _same_scale  # the scale under which the stages that need it ask for it
     version: int = 1  # raise it when the same settings give another result
+
+    def inputs(self, scale: Scale) -> tuple[str, ...]:
+        "The stages whose folders it reads at a scale."
+        return *self.needs, *self.also_needs(scale)
 
     @property
     def gpus(self) -> float:
@@ -99,7 +105,7 @@ def stage_key(name: str, scale: Scale, seed: int | None = None) -> str:
     "The 12-digit key of everything the stage's result depends on."
     st = stages[name]
     settings = {name: fingerprint(scale, name) for name in setting_names(st.uses)}
-    inputs = {n: stage_key(n, stages[n].as_input(scale), seed) for n in st.needs}
+    inputs = {n: stage_key(n, stages[n].as_input(scale), seed) for n in st.inputs(scale)}
     return json_hash(dict(stage=name, version=st.version, settings=settings, inputs=inputs,
                           seed=seed if st.seeded else None))
 
@@ -402,7 +408,8 @@ def run_stage(name: str, scale, seeds: tuple[int, ...] = (), root: Path = 'runs'
 def run_stages(name: str, scales, seeds: tuple[int, ...] = (), root: Path = 'runs') -> list[dict[int, Path]]:
     "What `run_stage` gives for each scale; on a cluster the folders of all scales and seeds are made at once."
     st, scales = stages[name], [get_scale(scale) for scale in scales]
-    upstream = {n: run_stages(n, [stages[n].as_input(scale) for scale in scales], seeds, root) for n in st.needs}
+    upstream = {n: run_stages(n, [stages[n].as_input(scale) for scale in scales], seeds, root)
+                for n in st.inputs(scales[0])}
     found, calls = [], {}
     for k, scale in enumerate(scales):
         check_case_clash(Path(root)/scale.name)

@@ -8,9 +8,9 @@ __all__ = ['log', 'MAX_PIXELS', 'MAX_SIDE', 'MAX_BYTES', 'MAX_ASPECT_RATIO', 'EX
            'skip_reason', 'SkippedFiles', 'log_once', 'image_paths', 'find_files', 'evenly_spaced', 'image_folder',
            'contact_sheet', 'pack_image', 'as_jpeg', 'complexity', 'complexity_ranking', 'most_complex', 'image_note',
            'check_images', 'at_most_per_class', 'few_shot_indices', 'class_half', 'subsample', 'Protocol', 'HalfSplit',
-           'write_sets', 'read_sets', 'training_scale', 'images_stage', 'read_jsonl', 'read_user_text', 'rank_images',
-           'select_images', 'read_selection', 'ranking_stage', 'selection_stage', 'selection_blocks', 'block_folders',
-           'run_blocks', 'Figure3Settings', 'figure3_sizes']
+           'write_sets', 'read_sets', 'split_scale', 'training_scale', 'images_stage', 'read_jsonl', 'read_user_text',
+           'rank_images', 'select_images', 'read_selection', 'ranking_stage', 'selection_stage', 'selection_blocks',
+           'block_folders', 'run_blocks', 'Figure3Settings', 'figure3_sizes']
 
 # %% ../../nbs/1_data/01_images.ipynb #d87ecfcc
 import hashlib, html, io, json, logging, os, random, stat, unicodedata, warnings
@@ -304,6 +304,7 @@ class ImageSet:
     labels: np.ndarray  # (N,) int64: index into `classes`, -1 = OOD or unlabelled
     classes: tuple[str, ...] = ()  # sorted folder names
     orient: bool = False  # turn the pictures as their EXIF notes say: for a user's own, never in a benchmark
+    grey: bool = False  # without their colours, beside a set that has none
 
     def __post_init__(self):
         if len(self.files) != len(self.labels):
@@ -320,7 +321,8 @@ class ImageSet:
 
     def read(self, which: int | str) -> Image.Image:
         "An image as 8-bit RGB, by its index or its relative path; see `read_image`."
-        return read_image(self.path(which), orient=self.orient)
+        picture = read_image(self.path(which), orient=self.orient)
+        return picture.convert('L').convert('RGB') if self.grey else picture
 
     def take(self, indices) -> 'ImageSet':
         "The images at `indices` (integers or a mask of N booleans), in that order."
@@ -330,10 +332,10 @@ class ImageSet:
 
     @cached_property
     def hash(self) -> str:
-        """16 hexadecimal digits over relative path, size and content of every file, in order, and whether it is turned.
+        """16 hexadecimal digits over relative path, size and content of every file, in order, and how it is read.
 
         Computed once for a set."""
-        total = hashlib.sha256(b'turned' if self.orient else b'')
+        total = hashlib.sha256(b'turned'*self.orient + b'grey'*self.grey)
         for name, path, content in zip(self.files, self.paths, in_threads(file_hash, self.paths)):
             line = f'{name}\0{path.stat().st_size}\0{content}\n'
             total.update(line.encode(errors='surrogateescape'))  # a name may be any bytes
@@ -702,14 +704,20 @@ class Protocol:
     half: str = ''  # 'base' or 'new' leaves one half of the ID classes, see `class_half`
     # protocol that holds the training images alone, for stages to share; '' = this one
     train_protocol: ClassVar[str] = ''
+    splits: ClassVar[int] = 0  # ways to divide its classes into known and unknown ones, see `split_scale`
+    homes: ClassVar[dict[str, str]] = {}  # key of a set -> where it comes from, and its licence
 
     def listing(self, root: Path) -> str:
         "Hash of names and sizes of the files in its folders: what keys know of the images."
-        return json_hash([listing_hash(os.path.join(root, folder)) for folder in self.folders().values()])
+        return json_hash([listing_hash(os.path.join(root, folder)) for folder in self.locate(root).values()])
 
     def folders(self) -> dict[str, str]:
         "{key: folder}: 'train' and 'id', then the OOD sets under their own names."
         return {'train': self.train, 'id': self.id, **{name: name for name in self.groups()}}
+
+    def locate(self, root: Path) -> dict[str, str]:
+        "{key: folder} below a root: `folders`, unless a protocol knows several layouts."
+        return self.folders()
 
     def groups(self) -> dict[str, str]:
         "{OOD set: 'near' or 'far'}, near ones first."
@@ -720,7 +728,7 @@ class Protocol:
              n_test: int = 0  # images per OOD set and twice as many ID, 0 = all
             ) -> dict[str, ImageSet]:
         "{key: image set}, keys as in `folders`; one error names every folder that is missing."
-        root, folders = Path(root), self.folders()
+        root, folders = Path(root), self.locate(root)
         if missing := [folder for folder in folders.values() if not (root/folder).is_dir()]:
             instead = f'it holds {_contents(root)}' if root.is_dir() else 'there is no such root'
             raise FileNotFoundError(f'{root}: protocol {self.name} needs the folders {", ".join(missing)}; {instead}')
@@ -755,11 +763,12 @@ class HalfSplit(Protocol):
 protocols['rehearsal'] = HalfSplit('rehearsal', train='.', id='.', far=('unknown',))
 
 # %% ../../nbs/1_data/01_images.ipynb #332e49f5
+_READING = 'orient', 'grey'  # how an `ImageSet` reads its files
+
 def _set_record(images, root):
     "What sets.json says of a set."
     record = dict(root=root, files=images.files, labels=images.labels.tolist(), classes=images.classes)
-    if images.orient: record['orient'] = True  # only where it is on: other lists stay as they were
-    return record
+    return record | {name: True for name in _READING if getattr(images, name)}  # other lists stay as they were
 
 def write_sets(sets: dict[str, ImageSet], folder: Path, home: Path | None = None):
     "Write the lists of `sets` to folder/sets.json; roots absolute, or relative to `home`."
@@ -777,9 +786,10 @@ def read_sets(folder: Path) -> dict[str, ImageSet]:
         records = json.loads((folder/'sets.json').read_text(encoding='utf-8'))
         return {key: _set_of(folder, **record) for key, record in records.items()}
 
-def _set_of(folder, root, files, labels, classes, orient=False):
+def _set_of(folder, root, files, labels, classes, **reading):
     "The `ImageSet` of a record in folder/sets.json. ValueError for a value of the wrong type."
-    if type(orient) is not bool: raise ValueError('its orient must be true or false')
+    for name, value in reading.items():
+        if name not in _READING or type(value) is not bool: raise ValueError(f'its {name} must be true or false')
     lists = all(isinstance(values, list) for values in (files, labels, classes))
     if not lists or not all(isinstance(text, str) for text in (root, *files, *classes)):
         raise ValueError('its root, files and classes must be texts')
@@ -788,7 +798,7 @@ def _set_of(folder, root, files, labels, classes, orient=False):
     if '\0' in root: raise ValueError(f'a root is {root!r}')
     root = Path(os.path.normpath(folder/root))
     files = tuple(check_relative(name, folder/'sets.json') for name in files)
-    return ImageSet(root, files, np.array(labels, np.int64), tuple(classes), orient)
+    return ImageSet(root, files, np.array(labels, np.int64), tuple(classes), **reading)
 
 # %% ../../nbs/1_data/01_images.ipynb #c0f11e25
 @cached_while_unchanged
@@ -799,6 +809,11 @@ def _data_fingerprint(scale: Scale, field: str = 'data'):
     return [scale.data, _listing(protocols[scale.protocol], scale.data)] if scale.data else scale.data
 
 fingerprints['data'] = _data_fingerprint
+
+def split_scale(scale: Scale, run_seed: int) -> Scale:
+    "The scale on that division of the classes which a run seed meets; the same scale where there is but one."
+    splits = protocols[scale.protocol].splits
+    return scale.replace(protocol=f'{scale.protocol}-{run_seed % splits}') if splits else scale
 
 def training_scale(scale: Scale) -> Scale:
     """The scale whose images stages learn from.

@@ -6,19 +6,19 @@
 __all__ = ['load_backbone', 'network_name', 'network_passes', 'extract_features', 'Benchmark', 'load_benchmark',
            'synthetic_features', 'training_data', 'score_stream', 'score_sets', 'with_backbone', 'stages_behind',
            'row_settings', 'data_key', 'method_key', 'row_key', 'fit_method', 'evaluate_images', 'evaluate',
-           'read_images_once', 'same_at_all_seeds', 'RowMaker', 'make_all_rows', 'experiment']
+           'read_images_once', 'read_whole', 'same_at_all_seeds', 'RowMaker', 'make_all_rows', 'experiment']
 
 # %% ../../nbs/6_evaluation/03_benchmark.ipynb #2825217f
 import dataclasses, inspect, sys, warnings
 from dataclasses import dataclass, field, replace
 from contextlib import nullcontext
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 import numpy as np
 from ..models.classifier import Classifier, classifier_features, classifier_pass, load_role
 from ..models.clip import Clip, clip_passes, image_features, load_clip, patch_features
 from ..models.cache import Pass, PixelInput, read_once, transform_key
-from ..data.images import ImageSet, read_sets, protocols, read_selection
+from ..data.images import ImageSet, read_sets, protocols, read_selection, split_scale
 from .metrics import id_accuracy, measure
 from ..scores.negatives import read_negatives
 from .report import figures_folder, merge_results
@@ -106,6 +106,10 @@ class Benchmark:
     def draw(self, name: str, run_seed: int) -> ImageSet:
         "The test images of a set that a run seed meets: one of the scale's disjoint draws."
         return _test_split(self.sets[name], name, self.scale.test_splits, run_seed)
+
+    def id_beside(self, name: str) -> str:
+        "The key of the ID images that an OOD set is compared with: 'id', or a set of its own."
+        return next((key for key in (f'id beside {name}',) if key in self.sets), 'id')
 
     def features(self, name: str, needs, run_seed: int = 0) -> Features:
         "Features of the training set, or of a seed's draw of a test set."
@@ -199,14 +203,18 @@ def score_sets(fitted: Method, bench: Benchmark, run_seed: int):
     """Yield (OOD set, ID scores (N,), OOD scores (M,), ID classes (N,)) for every OOD set.
 
     ID images are scored once; by a transductive method once for each set, in a stream with its images."""
-    known = bench.features('id', fitted.needs, run_seed)
-    if not fitted.transductive: id_scores, classes = fitted.score_and_predict(known)
+    @lru_cache(maxsize=None)
+    def known(key): return bench.features(key, fitted.needs, run_seed)
+    @lru_cache(maxsize=None)
+    def scored(key): return fitted.score_and_predict(known(key))
     for name in bench.groups:
-        unknown = bench.features(name, fitted.needs, run_seed)
+        key, unknown = bench.id_beside(name), bench.features(name, fitted.needs, run_seed)
         if fitted.transductive:
-            order = rng(run_seed, 'stream', name).permutation(_n_images(known) + _n_images(unknown))
-            yield name, *score_stream(fitted, known, unknown, order)
-        else: yield name, id_scores, fitted.score(unknown), classes
+            order = rng(run_seed, 'stream', name).permutation(_n_images(known(key)) + _n_images(unknown))
+            yield name, *score_stream(fitted, known(key), unknown, order)
+        else:
+            id_scores, classes = scored(key)
+            yield name, id_scores, fitted.score(unknown), classes
 
 # %% ../../nbs/6_evaluation/03_benchmark.ipynb #bf0522d6
 def with_backbone(bench: Benchmark, method: Method, run_seed: int, learned: Benchmark | None = None) -> Benchmark:
@@ -304,7 +312,8 @@ def evaluate_images(method: Method, bench: Benchmark, run_seed: int,
         rows.append({**common, **measures, 'id_acc': 100*id_accuracy(classes, labels), 'dataset': name,
                      'group': bench.groups[name], 'n_ood': len(ood_scores),
                      'list_hash': bench.draw(name, run_seed).hash})
-    if not fitted.transductive: known = known[:1]  # scored once, for all sets
+    if not fitted.transductive and len({bench.id_beside(name) for name in bench.groups}) == 1:
+        known = known[:1]  # scored once, for all sets
     scores['id'], scores['correct'] = map(np.stack, zip(*known))  # (1 or sets, N)
     return rows, scores
 
@@ -338,12 +347,17 @@ def read_images_once(methods: list[Method], bench: Benchmark, run_seed: int, lea
     tested = network_passes([pair for _, pairs in wanted for pair in pairs])
     trained = network_passes([pair for needs_train, pairs in wanted if needs_train for pair in pairs])
     read_once(trained, bench.sets['train'], bench.cache)
-    for name in ('id', *bench.groups): read_once(tested, bench.draw(name, run_seed), bench.cache)
+    keys = dict.fromkeys([*(bench.id_beside(name) for name in bench.groups), *bench.groups])
+    for name in keys: read_once(tested, bench.draw(name, run_seed), bench.cache)
 
 # %% ../../nbs/6_evaluation/03_benchmark.ipynb #2f4d8add
+def read_whole(bench: Benchmark):
+    "Make CLIP's features of every set of a protocol with all its classes; its splits take theirs from there."
+    for images in bench.sets.values(): image_features(load_clip(bench.scale.clip), images, bench.cache)
+
 def same_at_all_seeds(method: Method, scale: Scale) -> bool:
     "Whether nothing in a method's rows is drawn: its test images, their order, its stages, what it learns."
-    drawn = scale.test_splits > 1 or method.transductive or method.uses_seed
+    drawn = (scale.test_splits > 1 or protocols[scale.protocol].splits or method.transductive or method.uses_seed)
     return not drawn and not any(stages[name].seeded for name in stages_behind(method))
 
 # %% ../../nbs/6_evaluation/03_benchmark.ipynb #9cb72750
@@ -358,41 +372,46 @@ class RowMaker:
     @property
     def folder(self) -> Path: return self.root/self.scale.name/'rows'
 
-    @cached_property
-    def bench(self): return load_benchmark(self.scale, self.root)
+    @lru_cache(maxsize=8)
+    def _opened(self, scale): return load_benchmark(scale, self.root)
 
-    @cached_property
-    def learned(self): return load_benchmark(self.fit_scale, self.root) if self.fit_scale else None
+    def bench(self, run_seed: int) -> Benchmark: return self._opened(split_scale(self.scale, run_seed))
 
-    def rows_of(self, method: Method) -> Rows: return Rows(self.folder, data_key(self.scale, method))
+    def learned(self, run_seed: int) -> Benchmark | None:
+        return self._opened(split_scale(self.fit_scale, run_seed)) if self.fit_scale else None
+
+    def filed(self, method: Method, run_seed: int) -> tuple[Rows, dict]:
+        "The store of a method's rows at a seed, and the key that they have in it."
+        learned = split_scale(self.fit_scale, run_seed) if self.fit_scale else None
+        store = Rows(self.folder, data_key(split_scale(self.scale, run_seed), method))
+        return store, row_key(method, run_seed, learned)
 
     def path(self, method: Method, run_seed: int) -> Path:
-        return self.rows_of(method).path(row_key(method, run_seed, self.fit_scale))
+        rows, key = self.filed(method, run_seed)
+        return rows.path(key)
 
     @check_once()
     def read_images(self, methods: list[Method], run_seed: int):
         "`read_images_once` for the methods whose rows are missing."
-        missing = [method for method in methods if not self.path(method, run_seed).exists()]
-        if missing: read_images_once(missing, self.bench, run_seed, self.learned)
+        if not (missing := [method for method in methods if not self.path(method, run_seed).exists()]): return
+        if protocols[self.scale.protocol].splits: read_whole(self._opened(self.scale))
+        read_images_once(missing, self.bench(run_seed), run_seed, self.learned(run_seed))
 
     def evaluate(self, method: Method, run_seed: int) -> tuple[list[dict], dict[str, np.ndarray]]:
         "What `evaluate_images` gives; made once where it is the same at all seeds."
         for known, rows, scores in self.kept:
             if known is not method: continue
-            params = json_hash(row_key(method, run_seed, self.fit_scale))
+            params = json_hash(self.filed(method, run_seed)[1])
             return [{**row, 'seed': run_seed, 'params_hash': params} for row in rows], scores
-        rows, scores = evaluate_images(method, self.bench, run_seed, self.learned)
+        rows, scores = evaluate_images(method, self.bench(run_seed), run_seed, self.learned(run_seed))
         if same_at_all_seeds(method, self.scale): self.kept.append((method, rows, scores))
         return rows, scores
 
     @check_once()
     def __call__(self, method: Method, run_seed: int) -> Path:
-        key = row_key(method, run_seed, self.fit_scale)
-        return self.rows_of(method).make(key, lambda: self.evaluate(method, run_seed))
+        rows, key = self.filed(method, run_seed)
+        return rows.make(key, lambda: self.evaluate(method, run_seed))
 
-    def at_seeds(self, method: Method, seeds: list[int]) -> list[Path]:
-        "The files at several seeds, by one process: what is the same at all of them is made once."
-        return [self(method, run_seed) for run_seed in seeds]
 
 # %% ../../nbs/6_evaluation/03_benchmark.ipynb #79b4590b
 def make_all_rows(maker: RowMaker, methods: list[Method], seeds, name: str) -> tuple[list[Path], dict[str, str]]:
@@ -421,13 +440,17 @@ def _read_before(pool, maker, methods, run_seed):
     sharing = [m for m in methods if not m.backbone and not _only_here(m) and not maker.path(m, run_seed).exists()]
     if sharing: pool.submit(maker.read_images, sharing, run_seed).result()
 
+def _at_seeds(maker, method, seeds):
+    "The files at several seeds, by one process: what is the same at all of them is made once."
+    return [maker(method, run_seed) for run_seed in seeds]
+
 def _begun(pool, maker, method, seeds):
     """A function that returns the file of rows at a seed, which a task of the cluster makes, or the caller where no
     other can. Seeds at which the rows are the same are one task."""
     missing = [s for s in seeds if not maker.path(method, s).exists() and not _only_here(method)]
     parts = [missing] if missing and same_at_all_seeds(method, maker.scale) else [[s] for s in missing]
     tasks = {}
-    for part in parts: tasks |= dict.fromkeys(part, pool.submit(maker.at_seeds, method, part))
+    for part in parts: tasks |= dict.fromkeys(part, pool.submit(_at_seeds, maker, method, part))
     def made(run_seed):
         if run_seed not in tasks: return maker(method, run_seed)
         tasks[run_seed].result()
@@ -452,7 +475,7 @@ def experiment(name: str, cells: list[Method], scale, seeds=(), root: Path = 'ru
     figures_folder(home, root, to_write=True)  # refused now, not after the work
     scale = check_scale(home.replace(**(change or {})))
     fit_scale = check_scale(scale.replace(**learned)) if learned else None
-    _warn_of_shared_splits(seeds, scale.test_splits)
+    _warn_of_shared_splits(seeds, max(scale.test_splits, protocols[scale.protocol].splits))
     maker = RowMaker(scale, fit_scale, Path(root))
     files, no_row = make_all_rows(maker, cells, seeds, name)
     for method, why in no_row.items(): warnings.warn(f'no row for {method} at {scale.name}: {why}')

@@ -300,6 +300,9 @@ def _probe(scale):
                 host_flops=100*2*n['train']*size['width']*n['classes'],  # a hundred products, see `linear_head`
                 memory=size['weights'] + BATCH*size['layer'], disk=4*size['width']*n['classes'])
 
+@price('boundary_classifier')
+def _copied_head(scale): return Work(disk=_probe(scale).disk)
+
 # %% ../../nbs/6_evaluation/08_plan.ipynb #f0d661f9
 _learned = lru_cache(maxsize=None)(learned_method_flops)
 
@@ -664,7 +667,7 @@ class _Planner:
         def tasks(need):
             if _has_selection(need): return self.all_blocks(need, scale)[seed]
             return [self.stage(need, _as_input(scale) if need == 'images' else scale, seed)]
-        return [task for need in stages[name].needs for task in tasks(need)]
+        return [task for need in stages[name].inputs(scale) for task in tasks(need)]
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #701afc95
 @patch

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BATCH', 'split_transform', 'forward_batch', 'forward_pictures', 'transform_key', 'arrays_hash', 'pack_arrays',
-           'read_note', 'unpack_arrays', 'read_arrays', 'cached_arrays', 'cached_tensors', 'read_cached_hash',
-           'image_set_hash', 'Pass', 'features_of', 'StreamImage', 'PixelInput', 'read_once']
+           'read_note', 'unpack_arrays', 'read_arrays', 'stored_arrays', 'cached_arrays', 'cached_tensors',
+           'read_cached_hash', 'image_set_hash', 'Pass', 'features_of', 'StreamImage', 'PixelInput', 'read_once']
 
 # %% ../../nbs/2_models/01_cache.ipynb #277d54b1
 import hashlib, json, os, re, shutil, warnings
@@ -202,6 +202,11 @@ def _file_of(cache, about):
     text = json.dumps(about, sort_keys=True)
     return Path(cache)/f'{hashlib.sha256(text.encode()).hexdigest()}.safetensors', text
 
+def stored_arrays(cache: Path, about: dict, count: int) -> dict[str, np.ndarray] | None:
+    "The arrays of `count` rows that stand in a cache, see `cached_arrays`; None if they do not."
+    final, text = _file_of(cache, about)
+    return read_arrays(final, count, text)
+
 def cached_arrays(cache: Path | None,  # folder; None computes without keeping
            about: dict,  # all that decides the arrays; its hash is the file's name
            count: int,  # rows
@@ -263,7 +268,8 @@ def image_set_hash(images: ImageSet, cache: Path | None) -> str:
     checked()[id(images)] = images  # kept, so that no other object gets its number
     if images.__dict__.get('marks') == marks: return images.hash
     images.__dict__.pop('hash', None)  # of what its files were
-    about = [str(Path(images.root).resolve()), list(zip(images.files, marks)), *(['turned'] if images.orient else [])]
+    reading = ['turned']*images.orient + ['grey']*images.grey
+    about = [str(Path(images.root).resolve()), list(zip(images.files, marks)), *reading]
     kept = _hash_kept_in(Path(cache)/'hashes'/json_hash(about), images)
     images.__dict__.update(hash=kept, marks=marks)  # as if it had been computed here
     return kept
@@ -334,10 +340,11 @@ def _read_contents(file, count):
     return kept and kept['contents']
 
 def _contents(images, cache):
-    "What every file of a set holds, (N, 33) bytes: its sha256 and whether it is turned; kept in the cache by the set."
+    "What every file of a set holds, (N, 33) bytes: its sha256 and how it is read; kept in the cache by the set."
     file = Path(cache)/'contents'/f'{image_set_hash(images, cache)}-{len(images)}.safetensors'
     if file.exists() and (kept := _read_contents(file, len(images))) is not None: return kept
-    contents = [bytes.fromhex(sha256) + bytes([images.orient]) for sha256 in in_threads(file_hash, images.paths)]
+    reading = bytes([images.orient + 2*images.grey])
+    contents = [bytes.fromhex(sha256) + reading for sha256 in in_threads(file_hash, images.paths)]
     contents = np.frombuffer(b''.join(contents), np.uint8).reshape(len(images), -1)
     make_folder(file.parent)
     atomic_write(file, pack_arrays({'contents': contents}, about=file.stem))

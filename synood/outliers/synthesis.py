@@ -19,11 +19,11 @@ from typing import Callable
 import numpy as np
 import torch
 from .context import read_contexts
-from .losses import energy, classifier_logits, boundary_losses
+from .losses import boundary_classifier, boundary_losses, classifier_logits, energy
 from .inpainting import (InpaintingModel, blank_latent, blank_text, decode, denoise, encode_latents,
                                         encode_prompts, float32_fallback, load_inpainting, load_text_to_image,
                                         stream_noise, make_scheduler, samplers, to_image, to_pixels)
-from ..models.classifier import classifier_features, load_classifier
+from ..models.classifier import classifier_features
 from ..models.hub import device
 from ..data.images import ImageSet, read_sets, read_jsonl, read_selection, run_blocks
 from ..scores.negatives import read_negatives
@@ -361,17 +361,20 @@ def _save_batch(folder, rows, passes, repeated):
     write_records(folder, [_record(row, passes, i, repeated) for i, row in enumerate(rows)])
 
 # %% ../../nbs/4_outliers/03_synthesis.ipynb #5f2d4bd4
-@stage('synthesis', needs=('images', 'selection', 'contexts'), seeded=True, shared=True, batched=True,
-       uses=('inpainting', 'classifier', 'synthesis'))
+def _needs_head(scale): return () if scale.classifier else ('boundary_classifier',)
+
+@stage('synthesis', needs=('images', 'selection', 'contexts'), also_needs=_needs_head, seeded=True, shared=True,
+       batched=True, uses=('inpainting', 'classifier', 'synthesis'))
 def synthesis_stage(job):
     "Near-boundary images of the selection: NNNNN/{plain,grad}/<class>/<name>.png and NNNNN/records.jsonl per batch."
     scale, hinge = job.scale, job.scale.synthesis.objective == 'energy_hinge'
     train = read_sets(job.inputs['images'])['train']
-    margin = energy_margin(job, load_classifier(scale.classifier), train) if hinge else None
+    def steering(): return boundary_classifier(scale.classifier, job.inputs)
+    margin = energy_margin(job, steering(), train) if hinge else None
     def read(row): return to_pixels(train.read(row['path']), scale.synthesis.resolution, scale.synthesis.fit)
     def run(painter, rows, pixels):
         prompts, names = [row['prompt'] for row in rows], [row['path'] for row in rows]
-        return synthesise(painter, load_classifier(scale.classifier), pixels, prompts, names, job.seed, scale, margin)
+        return synthesise(painter, steering(), pixels, prompts, names, job.seed, scale, margin)
     def make(rows, folder):
         pixels = torch.stack(in_threads(read, rows))  # (B, 3, H, W)
         load_exact = partial(load_inpainting, scale.inpainting)
@@ -381,7 +384,7 @@ def synthesis_stage(job):
             repeated = recompute_nonfinite(pass_tensors(passes), [row['path'] for row in rows], again)
         _save_batch(folder, rows, passes, repeated)
     def finish(painter, z):
-        return boundary_gradient(painter, load_classifier(scale.classifier), z, scale, 0., True)
+        return boundary_gradient(painter, steering(), z, scale, 0., True)
     size = batch_size(job, inpainting_model, finish)
     job.batches(_prompted_rows(job), size, make)
 
