@@ -24,7 +24,7 @@ from ..data.datasets import (BenchmarkProtocol, check_archives, expected_counts,
 from ..core.checks import first_line
 from ..models.endpoint import check_endpoint, endpoint_of
 from ..models.sources import model_source, resolve
-from ..data.images import (ImageSet, check_images, subsample, image_folder, protocols, rank_images,
+from ..data.images import (ImageSet, check_images, division, subsample, image_folder, protocols, rank_images,
                                 select_images)
 from .preflight import (TABLES, check_counts, check_names, check_place, counts_of, drawn_counts,
                                   figures_place, nearest, rendered, unfit_settings)
@@ -178,7 +178,7 @@ def inspect_plain(protocol, root: Path, pictures: bool) -> tuple[list[Finding], 
     if pictures:
         for key, images in sets.items(): items += run_check('data', picture_items, key, images, True)
     if protocol.splits and len(sets) == len(protocol.folders()):
-        sets = protocols[f'{protocol.name}-0'].load(root)
+        sets = division(protocol, 0).load(root)
         finding = f'{len(sets["train"].classes)} classes are known in each of {protocol.splits} divisions'
         items.append(Finding('data', 'divisions', 'ok', finding))
     return items, sets

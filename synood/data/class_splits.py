@@ -14,7 +14,8 @@ from typing import ClassVar
 import numpy as np
 from ..core.scales import get_scale, rng
 from .images import ImageSet, Protocol, image_folder, protocols, subsample
-from .senses import Sense, all_senses, ancestor_ids, find_sense, word_senses
+from .datasets import image_sets
+from .senses import Sense, all_senses, find_sense, related_senses, word_senses
 
 # %% ../../nbs/1_data/08_class_splits.ipynb #06afaf4b
 CALTECH_NAMES = {  # folder -> the name to show, and the word to describe where it is another
@@ -38,8 +39,7 @@ def _meanings(word):
 
 def overlaps(one: Sense, other: Sense) -> bool:
     "Whether two meanings are the same, one a kind of the other, or both kinds of the same thing."
-    related = one.id in ancestor_ids(other) or other.id in ancestor_ids(one)
-    return related or bool(set(one.parents) & set(other.parents))
+    return related_senses(one, other) or bool(set(one.parents) & set(other.parents))
 
 @lru_cache(maxsize=8)
 def classes_apart(ids: tuple[str, ...], words: tuple[str, ...]) -> tuple[str, ...]:
@@ -60,8 +60,8 @@ PLACES = {  # key of a set -> its folders, relative to the root; the first one t
 _CALTECH = 'Caltech-101 from https://data.caltech.edu/records/mzrjq-6wc02, CC BY 4.0'
 HOMES = {  # key of a set -> where it comes from, and its licence
     **dict.fromkeys(('train', 'id', 'Background'), _CALTECH),
-    'ImageNet': 'any labelled pictures of ImageNet-1k from https://image-net.org, research that is not commercial',
-    'Textures': 'DTD from https://www.robots.ox.ac.uk/~vgg/data/dtd, research',
+    **{key: f'{what} from {image_sets[name].home}, {image_sets[name].licence}' for key, what, name in (
+        ('ImageNet', 'labelled pictures of ImageNet-1k', 'imagenet_val'), ('Textures', 'DTD', 'dtd'))},
     'Scenes': '15-Scene from https://figshare.com/articles/dataset/7007177, no licence stated'}
 LEFT_OUT = 'Faces_easy', 'BACKGROUND_Google'  # folders of Caltech-101 that are no class of the benchmark
 _N_TRAIN, _N_TEST = 30, 50  # photographs of a class of an undivided Caltech-101, the second at most
@@ -80,13 +80,13 @@ def divide_class(images: ImageSet, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def caltech_images(train: Path, test: Path) -> dict[str, ImageSet]:
     "{'train', 'id'}: the classes of Caltech-101 from two folders or from the same one; errors as of `image_folder`."
-    sets = {}
-    for key, folder in (('train', train), ('id', test)):
+    def classes_in(folder):
         images = image_folder(folder, by_content=False)
-        sets[key] = _only(images, [name for name in images.classes if name not in LEFT_OUT])
-    if train != test: return sets
-    halves = zip(*(divide_class(sets['id'], name) for name in sets['id'].classes))
-    return {key: sets['id'].take(np.concatenate(rows)) for key, rows in zip(('train', 'id'), halves)}
+        return _only(images, [name for name in images.classes if name not in LEFT_OUT])
+    if train != test: return {'train': classes_in(train), 'id': classes_in(test)}
+    whole = classes_in(train)
+    halves = zip(*(divide_class(whole, name) for name in whole.classes))
+    return {key: whole.take(np.concatenate(rows)) for key, rows in zip(('train', 'id'), halves)}
 
 def hold_back(train: ImageSet) -> dict[str, ImageSet]:
     "{'train', 'id'}: of every class's training photographs every third to test on, the others to train on."
@@ -132,10 +132,7 @@ class ClassSplits(Protocol):
 
     def load(self, root: Path, n_train: int = 0, n_test: int = 0) -> dict[str, ImageSet]:
         "As `Protocol.load`, with 'id beside Scenes', and 'unknown' where a half is known."
-        folders = self.locate(root)
-        if missing := [folder for folder in folders.values() if not (Path(root)/folder).is_dir()]:
-            raise FileNotFoundError(f'{root}: protocol {self.name} needs the folders {", ".join(missing)}')
-        places = {key: Path(root)/folder for key, folder in folders.items()}
+        places = {key: Path(root)/folder for key, folder in self.found_folders(root).items()}
         caltech = caltech_images(places['train'], places.get('id', places['train']))
         if self.dev: caltech = hold_back(caltech['train'])
         sets = _divided(caltech, self.known(caltech['train'].classes))

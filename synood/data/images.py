@@ -8,9 +8,9 @@ __all__ = ['log', 'MAX_PIXELS', 'MAX_SIDE', 'MAX_BYTES', 'MAX_ASPECT_RATIO', 'EX
            'skip_reason', 'SkippedFiles', 'log_once', 'image_paths', 'find_files', 'evenly_spaced', 'image_folder',
            'contact_sheet', 'pack_image', 'as_jpeg', 'complexity', 'complexity_ranking', 'most_complex', 'image_note',
            'check_images', 'at_most_per_class', 'few_shot_indices', 'class_half', 'subsample', 'Protocol', 'HalfSplit',
-           'write_sets', 'read_sets', 'split_scale', 'training_scale', 'images_stage', 'read_jsonl', 'read_user_text',
-           'rank_images', 'select_images', 'read_selection', 'ranking_stage', 'selection_stage', 'selection_blocks',
-           'block_folders', 'run_blocks', 'Figure3Settings', 'figure3_sizes']
+           'write_sets', 'read_sets', 'division', 'split_scale', 'training_scale', 'images_stage', 'read_jsonl',
+           'read_user_text', 'rank_images', 'select_images', 'read_selection', 'ranking_stage', 'selection_stage',
+           'selection_blocks', 'block_folders', 'run_blocks', 'Figure3Settings', 'figure3_sizes']
 
 # %% ../../nbs/1_data/01_images.ipynb #d87ecfcc
 import hashlib, html, io, json, logging, os, random, stat, unicodedata, warnings
@@ -702,8 +702,7 @@ class Protocol:
     near: tuple[str, ...] = ()  # OOD sets close to the ID classes
     far: tuple[str, ...] = ()  # OOD sets far from them
     half: str = ''  # 'base' or 'new' leaves one half of the ID classes, see `class_half`
-    # protocol that holds the training images alone, for stages to share; '' = this one
-    train_protocol: ClassVar[str] = ''
+    train_protocol: ClassVar[str] = ''  # the one with the training images alone, for stages to share; '' = this one
     splits: ClassVar[int] = 0  # ways to divide its classes into known and unknown ones, see `split_scale`
     homes: ClassVar[dict[str, str]] = {}  # key of a set -> where it comes from, and its licence
 
@@ -719,6 +718,14 @@ class Protocol:
         "{key: folder} below a root: `folders`, unless a protocol knows several layouts."
         return self.folders()
 
+    def found_folders(self, root: Path) -> dict[str, str]:
+        "`locate`, or one FileNotFoundError that names every folder which is missing."
+        root, folders = Path(root), self.locate(root)
+        if missing := [folder for folder in folders.values() if not (root/folder).is_dir()]:
+            instead = f'it holds {_contents(root)}' if root.is_dir() else 'there is no such root'
+            raise FileNotFoundError(f'{root}: protocol {self.name} needs the folders {", ".join(missing)}; {instead}')
+        return folders
+
     def groups(self) -> dict[str, str]:
         "{OOD set: 'near' or 'far'}, near ones first."
         return {**dict.fromkeys(self.near, 'near'), **dict.fromkeys(self.far, 'far')}
@@ -728,10 +735,7 @@ class Protocol:
              n_test: int = 0  # images per OOD set and twice as many ID, 0 = all
             ) -> dict[str, ImageSet]:
         "{key: image set}, keys as in `folders`; one error names every folder that is missing."
-        root, folders = Path(root), self.locate(root)
-        if missing := [folder for folder in folders.values() if not (root/folder).is_dir()]:
-            instead = f'it holds {_contents(root)}' if root.is_dir() else 'there is no such root'
-            raise FileNotFoundError(f'{root}: protocol {self.name} needs the folders {", ".join(missing)}; {instead}')
+        root, folders = Path(root), self.found_folders(root)
         sets = {key: image_folder(root/folder, key in ('train', 'id'), by_content=False)
                 for key, folder in folders.items()}
         if differing := sorted(set(sets['train'].classes) ^ set(sets['id'].classes)):
@@ -810,10 +814,14 @@ def _data_fingerprint(scale: Scale, field: str = 'data'):
 
 fingerprints['data'] = _data_fingerprint
 
+def division(protocol: Protocol, run_seed: int) -> Protocol:
+    "The division of the classes that a run seed meets; the protocol itself where there is but one."
+    return protocols[f'{protocol.name}-{run_seed % protocol.splits}'] if protocol.splits else protocol
+
 def split_scale(scale: Scale, run_seed: int) -> Scale:
     "The scale on that division of the classes which a run seed meets; the same scale where there is but one."
-    splits = protocols[scale.protocol].splits
-    return scale.replace(protocol=f'{scale.protocol}-{run_seed % splits}') if splits else scale
+    protocol = protocols[scale.protocol]
+    return scale.replace(protocol=division(protocol, run_seed).name) if protocol.splits else scale
 
 def training_scale(scale: Scale) -> Scale:
     """The scale whose images stages learn from.

@@ -374,9 +374,7 @@ class RowMaker:
 
     @lru_cache(maxsize=8)
     def _opened(self, scale): return load_benchmark(scale, self.root)
-
     def bench(self, run_seed: int) -> Benchmark: return self._opened(split_scale(self.scale, run_seed))
-
     def learned(self, run_seed: int) -> Benchmark | None:
         return self._opened(split_scale(self.fit_scale, run_seed)) if self.fit_scale else None
 

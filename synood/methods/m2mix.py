@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['M2MixSettings', 'mixed_features', 'mixed_negatives_loss', 'm2mix_loss', 'pair_loss_step', 'train_m2mix',
-           'm2mix_stage', 'M2Mix', 'M2MixMCM']
+           'm2mix_stage', 'MixedNegatives', 'M2Mix', 'M2MixMCM']
 
 # %% ../../nbs/5_methods/m2mix.ipynb #6977f5bc
 from dataclasses import dataclass
@@ -113,19 +113,19 @@ def m2mix_stage(job):
 # %% ../../nbs/5_methods/m2mix.ipynb #4b87e6cc
 _SOURCE = "m2-mix, Oh et al., NeurIPS 2023, as a row of CMA's tables; with which weight there is not told"
 
-@dataclass
-class M2Mix(NegLabel):
-    "NegLabel with a CLIP that was trained further with mixed negatives. Example: `M2Mix().fit(train).score(test)`."
-    name: ClassVar[str] = 'm2-mix'
+class MixedNegatives:
+    "The CLIP of m2-mix."
     source: ClassVar[str] = _SOURCE
     backbone: ClassVar[tuple] = ('m2mix', {})
     text_gradients: ClassVar[bool] = True
+
+@dataclass
+class M2Mix(MixedNegatives, NegLabel):
+    "NegLabel with a CLIP that was trained further with mixed negatives. Example: `M2Mix().fit(train).score(test)`."
+    name: ClassVar[str] = 'm2-mix'
     groups: int | None = 1
 
 @dataclass
-class M2MixMCM(MCM):
+class M2MixMCM(MixedNegatives, MCM):
     "MCM, which asks no negatives, with the CLIP of `M2Mix`."
     name: ClassVar[str] = 'm2-mix (MCM score)'
-    source: ClassVar[str] = _SOURCE
-    backbone: ClassVar[tuple] = ('m2mix', {})
-    text_gradients: ClassVar[bool] = True

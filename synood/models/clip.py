@@ -227,7 +227,9 @@ def text_features(clip: Clip, prompts: list[str], cache: Path | None = None) -> 
     if shipped is not None: return shipped
     if cache is None or not prompts: return encode_text(clip, prompts)
     about, known = _about_prompts(clip, json_hash(prompts), len(prompts)), None
-    if len(prompts) >= DICTIONARY and stored_arrays(cache, about, len(prompts)) is None:
+    if len(prompts) >= DICTIONARY:
+        stored = stored_arrays(cache, about, len(prompts))
+        if stored is not None: return stored['text']
         known = _completed(clip, prompts, _known_elsewhere(clip, prompts, cache))
         _note_prompts(clip, prompts, cache)
     def make(rows):

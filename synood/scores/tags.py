@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from ..core.files import json_hash
 from ..core.scales import get_scale
-from ..data.senses import Sense, all_senses, ancestor_ids, find_sense, pictured_words, word_senses
+from ..data.senses import (Sense, all_senses, ancestor_ids, find_sense, pictured_words, related_senses,
+                                 word_senses)
 from ..data.words import word_pool
 from ..models.cache import forward_pictures
 from ..models.clip import Clip, cosine_similarity, load_clip, text_features
@@ -68,8 +69,7 @@ def is_tags(ids: tuple[str, ...]) -> bool:
 def is_related(word: str, subject: str) -> bool:
     "Whether a noun is the subject, a kind of it, or what it is a kind of; False where WordNet lacks the subject."
     one, other = find_sense(word), find_sense(subject)
-    if one is None or other is None: return False
-    return one.id in ancestor_ids(other) or other.id in ancestor_ids(one)
+    return one is not None and other is not None and related_senses(one, other)
 
 # %% ../../nbs/3_scores/03_tags.ipynb #ec957fe3
 @dataclass(frozen=True, eq=False)
