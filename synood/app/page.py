@@ -525,8 +525,12 @@ FAMILIES = {  # name: (title, the notebook that makes it)
     'table_krnft': ('KR-NFT. Classes and styles that were not there', '9_experiments/table_krnft'),
     'table_cma': ('CMA. The whole CLIP, trained further', '9_experiments/table_cma'),
     'table_streams': ('Streams. The order of the test images', '9_experiments/table_streams'),
+    'table_controls': ('Controls. What the painter is worth', '9_experiments/table_controls'),
+    'photos_users': ("A user's photographs. Ten known classes", '9_experiments/photos_users'),
     'choices': ('Choices. Settings searched on the world dev', '9_experiments/choices'),
     '': ('Other tables and figures', '')}
+
+_ONLY_AT = {'choices': 'dev', 'table_controls': 'photos', 'photos_users': 'photos'}  # family -> its scale
 
 def family_of(name: str) -> str:
     "The family of a file by its name without ending; '' for none of them."
@@ -541,7 +545,7 @@ def missing_outputs(folder: Path, scale, records: dict[str, Record]) -> list[str
     made = {family_of(Path(name).stem) for name in there if name.endswith(('.csv', '.png'))}
     gaps = []
     for name, (title, notebook) in FAMILIES.items():
-        if not notebook or name in made or name == 'choices' and scale != 'dev': continue
+        if not notebook or name in made or _ONLY_AT.get(name, scale) != scale: continue
         gaps.append(f'{title}: not made at this scale yet; nbs/{notebook}.ipynb makes it '
                     f'(synood reproduce --scale {scale} --only {Path(notebook).name}).')
     gaps += [f'{name}: written by the notebook {record.notebook}, and no longer in the folder.'

@@ -6,13 +6,14 @@
 __all__ = ['PICTURE_COUNTS', 'SHARD', 'GLYPHS', 'network_recipes', 'SHIPPED_NETWORKS', 'TARGETS', 'busy_scene', 'glyph_grid',
            'pretraining_picture', 'draw_shards', 'ImageShards', 'open_shards', 'Batch', 'draw_batch', 'TrainingPlan',
            'NetworkRecipe', 'network_recipe', 'start_training', 'loss_curve', 'train_network', 'manifest', 'is_trained',
-           'pretrain', 'tokenize', 'true_recipe', 'similarities', 'top_k_recall', 'ClipRecipe', 'ClipResNet',
-           'ClipSmallResNet', 'PlainClip', 'VisionTower', 'open_clip_tower', 'ClipViT', 'ClassifierRecipe',
-           'AutoencoderRecipe', 'psnr', 'diffusion_caption', 'draw_timesteps', 'glyph_weights', 'shard_latents',
-           'draw_masks', 'InpaintingRecipe', 'denoising_loss', 'WideInpaintingRecipe', 'paint_prompts',
-           'lister_question', 'lister_answer', 'pad_answers', 'ListerRecipe', 'grade_table', 'grade_clip',
-           'grade_classifier', 'grade_context_model', 'grade_autoencoder', 'recipe_of_word', 'render_recipes',
-           'grade_inpainting', 'evaluate_networks', 'shipped_card', 'package_networks']
+           'write_json', 'train_and_save', 'pretrain', 'tokenize', 'true_recipe', 'similarities', 'top_k_recall',
+           'ClipRecipe', 'ClipResNet', 'ClipSmallResNet', 'PlainClip', 'VisionTower', 'open_clip_tower', 'ClipViT',
+           'ClassifierRecipe', 'AutoencoderRecipe', 'psnr', 'reconstruct', 'diffusion_caption', 'draw_timesteps',
+           'glyph_weights', 'small_unet', 'inpainting_schedule', 'shard_latents', 'draw_masks', 'LatentRecipe',
+           'InpaintingRecipe', 'denoising_loss', 'WideInpaintingRecipe', 'paint_prompts', 'lister_question',
+           'lister_answer', 'pad_answers', 'ListerRecipe', 'grade_table', 'grade_clip', 'grade_classifier',
+           'grade_context_model', 'grade_autoencoder', 'recipe_of_word', 'render_recipes', 'grade_inpainting',
+           'evaluate_networks', 'shipped_card', 'package_networks']
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #4f5f17c0
 import json, math, os, shutil, subprocess
@@ -265,14 +266,15 @@ def is_trained(folder: Path) -> bool:
     return (Path(folder)/'manifest.json').exists()
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #76ea5df6
-def _write_json(path, content, indent):
+def write_json(path: Path, content, indent: int):
+    "Write a file of JSON that ends with a line."
     path.write_text(json.dumps(content, indent=indent) + '\n', encoding='utf-8')
 
 def _forget_places(folder):
     "Take out of configurations where a model was loaded from."
     for path in folder.rglob('*.json'):
         config = json.loads(path.read_text(encoding='utf-8'))
-        if config.pop('_name_or_path', None) is not None: _write_json(path, config, 2)
+        if config.pop('_name_or_path', None) is not None: write_json(path, config, 2)
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #ac30b9c8
 def _commit():
@@ -294,19 +296,19 @@ def _origin(student, plan, course, folder, commit):
                 curve=loss_curve(course.losses))
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #80fd64ad
-def _train(name, root, plan, folders, sizes, checkpoint, seconds_between):
-    "Train one network whose needs stand, and write its folder."
+def train_and_save(recipe: type[NetworkRecipe], shelves: dict[str, ImageShards], folders: dict[str, Path],
+                   plan: TrainingPlan, root: Path, checkpoint: Path, seconds_between: float = 60):
+    "Train one network whose needs stand in `folders`, and write root/<name>/network, with its manifest."
     commit = _commit()  # of the code as training begins
-    shelves = open_shards(root/'pictures', sizes)
     torch.manual_seed(plan.seed)
-    student = network_recipes[name](shelves, folders)
+    student = recipe(shelves, folders)
     student.net.to(_device(), memory_format=torch.channels_last)
     course = train_network(student, plan, checkpoint, seconds_between)
     student.net.eval().to('cpu', memory_format=torch.contiguous_format)
-    with atomic_folder(root/name/'network') as part:
+    with atomic_folder(root/recipe.name/'network') as part:
         student.save(part)
         _forget_places(part)
-        _write_json(part/'manifest.json', _origin(student, plan, course, part, commit), 1)
+        write_json(part/'manifest.json', _origin(student, plan, course, part, commit), 1)
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #b7143611
 def pretrain(name: str, root: Path, plans: dict[str, TrainingPlan] | None = None,
@@ -324,7 +326,9 @@ def pretrain(name: str, root: Path, plans: dict[str, TrainingPlan] | None = None
     folders = {other: pretrain(other, root, plans, sizes, seconds_between) for other in network_recipes[name].needs}
     def done(): return is_trained(network)
     with checkpoint_lock(root/name/'checkpoint.safetensors', root/name/'.lock', done) as checkpoint:
-        if checkpoint: _train(name, root, plan, folders, sizes, checkpoint, seconds_between)
+        if checkpoint:
+            shelves = open_shards(root/'pictures', sizes)
+            train_and_save(network_recipes[name], shelves, folders, plan, root, checkpoint, seconds_between)
     return network
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #888dc752
@@ -576,7 +580,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     error = np.square(a.astype(np.float64) - b).mean((1, 2, 3))  # (N,)
     return float(np.mean(10*np.log10(255**2/error)))
 
-def _reconstruct(painter, pictures):
+def reconstruct(painter: InpaintingModel, pictures: np.ndarray) -> np.ndarray:
     "Pictures (N, 64, 64, 3) uint8 through the autoencoder and back, fifty at once."
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()/127.5 - 1  # (N, 3, 64, 64) in [-1, 1]
     parts = []
@@ -617,13 +621,19 @@ def glyph_weights(cells: torch.Tensor, times: float) -> torch.Tensor:
     return F.interpolate(weight/weight.mean(), scale_factor=2)  # (B, 1, 16, 16)
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #871079ee
-_UNET = dict(sample_size=16, layers_per_block=1, cross_attention_dim=96, attention_head_dim=4, norm_num_groups=8,
-             down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'),
-             up_block_types=('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'))
+def small_unet(latent: int, widths: tuple[int, ...], words: int) -> nn.Module:
+    "A UNet that inpaints latents (B, latent, 16, 16); widths: of its three levels; words: width of the text's states."
+    from diffusers import UNet2DConditionModel
+    return UNet2DConditionModel(
+        sample_size=16, layers_per_block=1, cross_attention_dim=words, attention_head_dim=4, norm_num_groups=8,
+        down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'),
+        up_block_types=('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'),
+        in_channels=2*latent + 1, out_channels=latent, block_out_channels=widths)
+
 _WORDS = dict(vocab_size=1166, hidden_size=96, intermediate_size=384, num_hidden_layers=2, num_attention_heads=4,
               max_position_embeddings=24, bos_token_id=1164, eos_token_id=1165, pad_token_id=1165)
 
-def _schedule():
+def inpainting_schedule():
     "The noise schedule: cosine, and the network predicts the velocity (Salimans & Ho 2022)."
     from diffusers import DDIMScheduler
     return DDIMScheduler(beta_schedule='squaredcos_cap_v2', prediction_type='v_prediction', clip_sample=False,
@@ -653,28 +663,17 @@ def draw_masks(count: int, rng: np.random.Generator) -> torch.Tensor:
         mask[top:top + height, left:left + width] = 1
     return masks
 
-# %% ../../nbs/8_app/05_pretraining.ipynb #48a32704
-@network_recipe('inpainting')
-class InpaintingRecipe(NetworkRecipe):
-    "A Stable Diffusion inpainting pipeline: UNet and text encoder learn together, on latents of the autoencoder."
-    plan = TrainingPlan(samples=368_000, batch=32, lr=1e-3, weight_decay=.01, warmup=200, decay=.3, average=.9995)
-    mix = {'id': .3, 'near': .08, 'iNaturalist': .06, 'open': .2, 'Textures': .06, 'crowd': .3}
-    needs = ('vae',)
-    widths = 32, 64, 96  # channels of the UNet's levels
-
-    def __init__(self, shelves, folders):
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-        super().__init__(shelves, folders)
-        self.vae = AutoencoderKL.from_pretrained(folders['vae'], torch_dtype=torch.float32)
+# %% ../../nbs/8_app/05_pretraining.ipynb #48a32703
+class LatentRecipe(NetworkRecipe):
+    "A UNet that learns to inpaint latents of a frozen autoencoder; a recipe says which texts it reads, and how."
+    def encode_shelves(self, vae: Path):
+        "Open the frozen autoencoder of a folder, and make the latents of all pictures, which are kept beside it."
+        from diffusers import AutoencoderKL
+        self.vae = AutoencoderKL.from_pretrained(vae, torch_dtype=torch.float32)
         self.vae.eval().requires_grad_(False).to(_device(), memory_format=torch.channels_last)
-        channels = self.vae.config.latent_channels
-        unet = UNet2DConditionModel(in_channels=2*channels + 1, out_channels=channels,
-                                    block_out_channels=self.widths, **_UNET)
-        text = transformers.CLIPTextModel(transformers.CLIPTextConfig(**_WORDS))
-        self.net = nn.ModuleDict(dict(unet=unet, text=text))
-        self.schedule = _schedule()
+        self.schedule = inpainting_schedule()
         self.blank = self.encode(torch.full((1, 3, SIDE, SIDE), .5))  # grey: nothing to be seen
-        self.latents = {kind: shard_latents(self.encode, shelves[kind], kind, folders['vae'].parent)
+        self.latents = {kind: shard_latents(self.encode, self.shelves[kind], kind, Path(vae).parent)
                         for kind in self.mix}
 
     @torch.no_grad()
@@ -697,10 +696,32 @@ class InpaintingRecipe(NetworkRecipe):
         latents = torch.from_numpy(np.stack([self.latents[kind][i] for kind, i in batch.where])).float()
         return denoising_loss(self, latents.to(self.device), batch, rng, noise)
 
+# %% ../../nbs/8_app/05_pretraining.ipynb #48a32704
+@network_recipe('inpainting')
+class InpaintingRecipe(LatentRecipe):
+    "A Stable Diffusion inpainting pipeline: UNet and text encoder learn together, on latents of the autoencoder."
+    plan = TrainingPlan(samples=368_000, batch=32, lr=1e-3, weight_decay=.01, warmup=200, decay=.3, average=.9995)
+    mix = {'id': .3, 'near': .08, 'iNaturalist': .06, 'open': .2, 'Textures': .06, 'crowd': .3}
+    needs = ('vae',)
+    widths = 32, 64, 96  # channels of the UNet's levels
+
+    def __init__(self, shelves, folders):
+        super().__init__(shelves, folders)
+        self.encode_shelves(folders['vae'])
+        unet = small_unet(self.vae.config.latent_channels, self.widths, _WORDS['hidden_size'])
+        text = transformers.CLIPTextModel(transformers.CLIPTextConfig(**_WORDS))
+        self.net = nn.ModuleDict(dict(unet=unet, text=text))
+
+    def captions(self, batch, rng): return [diffusion_caption(recipe, rng) for recipe in batch.recipes]
+
+    def states(self, captions: list[str]) -> torch.Tensor:
+        "What the UNet reads of captions: a state (B, L, W) for every token."
+        return self.net.text(tokenize(captions).to(self.device))[0]
+
     def save(self, folder): _save_pipeline(self, folder)
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #a1c67e6f
-def denoising_loss(student: InpaintingRecipe, latents: torch.Tensor, batch: Batch, rng: np.random.Generator,
+def denoising_loss(student: LatentRecipe, latents: torch.Tensor, batch: Batch, rng: np.random.Generator,
                    noise: torch.Generator) -> torch.Tensor:
     """Mean square error of the predicted velocity (Salimans & Ho 2022), weighted by `glyph_weights`.
 
@@ -708,8 +729,7 @@ def denoising_loss(student: InpaintingRecipe, latents: torch.Tensor, batch: Batc
     masks, seen = student.hidden(batch, rng)
     times = draw_timesteps(len(latents), rng).to(latents.device)                     # (B,)
     eps = torch.randn(latents.shape, generator=noise).to(latents.device)
-    captions = [diffusion_caption(recipe, rng) for recipe in batch.recipes]
-    text = student.net.text(tokenize(captions).to(latents.device))[0]               # (B, 24, 96)
+    text = student.states(student.captions(batch, rng))                             # (B, L, W)
     noisy = student.schedule.add_noise(latents, eps, times)
     x = torch.cat([noisy, masks, seen], 1).to(memory_format=torch.channels_last)  # (B, 9, 16, 16)
     velocity = student.net.unet(x, times, text).sample.float()                    # (B, 4, 16, 16)
@@ -883,7 +903,7 @@ def grade_autoencoder(scale, n: int = 200) -> dict[str, float]:
     items = [item for item in items if item.path.startswith('train/')][:n]
     def draw(style): return np.stack([draw_item(world('dev'), item, style)[1] for item in items])  # (n, 64, 64, 3)
     noisy, clean = draw(TRAIN_STYLE), draw(replace(TRAIN_STYLE, noise=0))
-    again = _reconstruct(load_inpainting(scale.inpainting), noisy)
+    again = reconstruct(load_inpainting(scale.inpainting), noisy)
     return {'VAE PSNR to the noiseless picture, dB': psnr(again, clean),
             'VAE PSNR to the picture, dB': psnr(again, noisy),
             'the noise itself, dB': psnr(noisy, clean)}
@@ -993,5 +1013,5 @@ def package_networks(root: Path) -> Path:
             steps = [step for step in about['recipe']['needs'] if step not in SHIPPED_NETWORKS]
             about['built_from'] = {step: manifest(root/step/'network') for step in steps}
             about['metrics'] = dict(card[card.model == name][['metric', 'value']].itertuples(index=False))
-            _write_json(part/name/'manifest.json', about, 1)
+            write_json(part/name/'manifest.json', about, 1)
     return root/'miniature'

@@ -350,9 +350,9 @@ def asset_path(*parts: str) -> Path:
     return Path(str(files('synood').joinpath('assets', *parts)))
 
 def embedded_model_folder(name: str) -> Path:
-    "The folder of a network that ships inside the package: 'clip', 'classifier', 'inpainting', 'lister' or 'photos'."
+    "The folder of a network that ships inside the package: 'clip', 'classifier', 'photos', 'painter' and others."
     known = {folder.name: folder for folder in asset_path('miniature').iterdir() if folder.is_dir()}
-    known['photos'] = asset_path('photos')
+    known |= {'photos': asset_path('photos'), 'painter': asset_path('photo_painter')}
     if name not in known:  # nor is it '/home' or '..'
         raise ValueError(f'no embedded model {name!r}: there are {", ".join(sorted(known))}')
     return known[name]

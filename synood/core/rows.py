@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 import numpy as np
 from .files import (atomic_write, json_hash, check_relative, lock, make_folder, trace_output,
-                               check_case_clash, repair_command, file_errors, write_errors)
+                               check_case_clash, repair_command, file_errors, file_stamp, write_errors)
 if TYPE_CHECKING: import pandas as pd
 
 # %% ../../nbs/0_core/05_rows.ipynb #51a94908
@@ -167,9 +167,16 @@ def read_published(listed: Path) -> tuple[bool, list[Path]]:
 # %% ../../nbs/0_core/05_rows.ipynb #67c89340
 def merge_rows(root: Path, scale: str) -> 'pd.DataFrame':
     "The published rows of a scale, sorted; the experiment is named in the first column."
+    folder = Path(root)/scale/'rows'
+    stamps = tuple((path, file_stamp(path)) for path in sorted(folder.rglob('*')) if path.is_file())
+    return _merged(folder, stamps).copy()
+
+@lru_cache(maxsize=2)
+def _merged(folder, stamps):
+    "Rows below a folder; a command asks for them several times, and the stamps say that no file has changed."
     import pandas as pd
     parts = []
-    for listed in sorted((Path(root)/scale/'rows').glob('*.json')):
+    for listed in sorted(folder.glob('*.json')):
         ablation, files = read_published(listed)
         parts += [read_rows(path, ablation).assign(experiment=listed.stem) for path in files]
     if not parts: return pd.DataFrame(columns=['experiment', *ROW_COLUMNS])

@@ -323,12 +323,16 @@ _GLOSSED = 'a photo of a {}, {gloss}'
 
 scales['photos'] = Scale(
     name='photos', presets=('mini', 'photos'),
-    changes=(('krnft.crops', 8), ('krnft.crops_kept', 2)),  # 128 of every image take two hours of a CPU
+    changes=(('finetuning.label_include_id', False),
+             ('krnft.crops', 8), ('krnft.crops_kept', 2)),  # 128 of every image take two hours of a CPU
     world='photographs', protocol='caltech101', m=200,
-    clip=('embedded:photos',), backbones=('embedded:photos',), inpainting=(), text_to_image=(), context_model=(),
-    captioner=(), classifier=(), finetuned=(), resnet=(), augmix=(), vit=(), swin=(),
+    clip=('embedded:photos',), backbones=('embedded:photos',), inpainting=('embedded:painter',),
+    text_to_image=('embedded:painter',), context_model=('tags',), captioner=(), classifier=(), finetuned=(), resnet=(),
+    augmix=(), vit=(), swin=(),
     id_prompt=_GLOSSED, noun_prompt=_GLOSSED, adj_prompt=_GLOSSED, corpus='photographs', fraction=.6,
     temperature=.03, n_groups=10, seeds=(0, 1, 2, 3, 4))
+
+scales['photos-dev'] = replace(scales['photos'], name='photos-dev', protocol='caltech101-dev', seeds=(0, 1, 2))
 
 # %% ../../nbs/0_core/00_scales.ipynb #e4f2e8e4
 def differing_settings(**named: Scale) -> dict[str, dict]:
@@ -400,7 +404,7 @@ def _check_shared(scale):
 # %% ../../nbs/0_core/00_scales.ipynb #34424807
 def is_miniature_model(model_id: str) -> bool:
     "Whether a network ships with the package and knows the miniature's drawings, and no photographs."
-    return model_id.startswith('embedded:') and model_id != 'embedded:photos'
+    return model_id.startswith('embedded:') and model_id not in ('embedded:photos', 'embedded:painter')
 
 # %% ../../nbs/0_core/00_scales.ipynb #3075f978
 def check_scale(scale: Scale) -> Scale:

@@ -88,8 +88,8 @@ def check_fittable(method: Method, scale: Scale):
 
 # %% ../../nbs/7_detector/07_fitting.ipynb #53da5ef7
 def default_method(scale: Scale) -> str:
-    "SynOOD at a scale with an inpainting model, else the nearest pictures."
-    return 'SynOOD' if scale.inpainting else 'KNN (CLIP)'
+    "The nearest pictures with the encoder of photographs or without an inpainting model, else SynOOD."
+    return 'SynOOD' if scale.inpainting and 'embedded:photos' not in scale.clip else 'KNN (CLIP)'
 
 # %% ../../nbs/7_detector/07_fitting.ipynb #9872cb56
 _MOST_NEIGHBOURS = 1000

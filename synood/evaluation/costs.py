@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['META', 'count_flops', 'count_pass_flops', 'count_gradient_flops', 'find_configuration', 'meta_clip_network',
-           'clip_tokenizer', 'blank_picture', 'clip_flops', 'meta_classifier', 'classifier_flops', 'diffusion_shapes',
-           'inpainting_flops', 'count_by_layers', 'context_model_flops', 'network_flops', 'item_counts',
-           'denoising_steps', 'stage_flops', 'cost_table', 'duration', 'count_parameters', 'projection_share']
+           'clip_tokenizer', 'blank_picture', 'clip_flops', 'meta_classifier', 'classifier_flops', 'steering_flops',
+           'diffusion_shapes', 'inpainting_flops', 'count_by_layers', 'context_model_flops', 'network_flops',
+           'item_counts', 'denoising_steps', 'stage_flops', 'cost_table', 'duration', 'count_parameters',
+           'projection_share']
 
 # %% ../../nbs/6_evaluation/05_costs.ipynb #1cc5eb8f
 from contextlib import contextmanager
@@ -19,13 +20,14 @@ import torch
 from ..outliers.context import context_model_config, format_question, standin_processor
 from ..models.endpoint import endpoint_of
 from ..scores.tags import is_tags
-from ..models.hub import random_init, locate_model, random_config_folder
+from ..models.hub import (PAINTER, cached_by_model_files, locate_model, quiet_offline, random_config_folder,
+                               random_init, sanitized_folder, scheduler_class)
+from ..models.photos import packaged_words
 from ..outliers.finetuning import Projection
-from ..models.hub import sanitized_folder, quiet_offline, scheduler_class
 from ..data.datasets import expected_counts
 from ..data.images import protocols
 from ..core.checks import checked_count
-from ..models.hub import cached_by_model_files
+from ..core.files import asset_path
 from ..core.scales import get_scale
 from ..outliers.inpainting import make_scheduler
 from ..data.words import word_pool
@@ -141,6 +143,13 @@ def classifier_flops(ids: tuple[str, ...]) -> dict[str, float]:
     picture = torch.zeros(1, 3, side, side, device=META)
     return dict(zip(('classifier', 'classifier_backward'), count_pass_flops(model, picture).tolist()))
 
+def steering_flops(scale) -> dict[str, float]:
+    "Operations of the classifier that steers synthesis, a linear head on CLIP where the scale names none."
+    if scale.classifier: return classifier_flops(scale.classifier)
+    model = meta_clip_network(scale.clip)
+    operations = count_pass_flops(model.encode_image, blank_picture(model)).tolist()
+    return dict(zip(('classifier', 'classifier_backward'), operations))
+
 # %% ../../nbs/6_evaluation/05_costs.ipynb #6ff81163
 @cached_by_model_files(4)
 def diffusion_shapes(ids, field):
@@ -150,7 +159,10 @@ def diffusion_shapes(ids, field):
     _, home = find_configuration(ids, field)
     vae = random_init(AutoencoderKL, home/'vae', 0, META)
     unet = random_init(UNet2DConditionModel, home/'unet', 0, META)
-    return vae, unet, random_init(CLIPTextModel, home/'text_encoder', 0, META)
+    if home != asset_path(PAINTER): return vae, unet, random_init(CLIPTextModel, home/'text_encoder', 0, META)
+    words, tokenizer = packaged_words()
+    words.config.max_position_embeddings = tokenizer.model_max_length  # prompts are padded to so many tokens
+    return vae, unet, words.to(META)
 
 @cached_by_model_files()
 def inpainting_flops(ids: tuple[str, ...],
@@ -250,7 +262,7 @@ def network_flops(scale) -> dict[str, float]:
     from_text = inpainting_flops(scale.text_to_image, scale.synthesis.resolution, 'text_to_image')
     answer = context_model_flops(scale.context_model, scale.context.question, scale.context.max_new_tokens)
     diffusion = inpainting | dict(text_to_image=from_text['unet'])
-    return diffusion | classifier_flops(scale.classifier) | clip_flops(scale.clip) | answer
+    return diffusion | steering_flops(scale) | clip_flops(scale.clip) | answer
 
 # %% ../../nbs/6_evaluation/05_costs.ipynb #aa47852c
 def _published_images(scale):
@@ -272,10 +284,14 @@ def item_counts(scale,
     ValueError for a count of another name, or one that is not a whole number."""
     scale = get_scale(scale)
     counts = counts or {}
-    chosen, (test, train) = protocols[scale.protocol], _published_images(scale)
-    classes = (20 if scale.world in ('dev', 'test') else 1000)//(2 if chosen.half else 1)
+    chosen = protocols[scale.protocol]
+    if hasattr(chosen, 'at_most'): published = chosen.at_most()
+    else: published = dict(zip(('test', 'train'), _published_images(scale)), classes=1000)
+    classes = 20 if scale.world in ('dev', 'test') else published['classes']
+    if chosen.half: classes //= 2
     candidates = _count_words(scale.corpus, scale.drop_nonwords)
-    test, train = scale.n_test*(2 + len(chosen.groups())) or test, scale.n_train*classes or train
+    test = scale.n_test*(2 + len(chosen.groups())) or published['test']
+    train = scale.n_train*classes or published['train']
     defaults = dict(m=scale.m, test=test, train=train, classes=classes, candidates=candidates)
     if unknown := set(counts) - set(defaults):
         raise ValueError(f'counts: unknown {sorted(unknown)}; known are {", ".join(defaults)}')

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['RATES', 'prices', 'PNG', 'Work', 'Worker', 'measured_seconds', 'kept_bytes', 'layer_bytes', 'clip_bytes',
-           'sentence_bytes', 'painter_bytes', 'classifier_bytes', 'context_model_bytes', 'price', 'stage_work',
-           'tuned_flops', 'row_work', 'Asked', 'asked_rows', 'synthetic_kinds', 'plan_graph', 'part_seconds',
-           'critical_path', 'makespan', 'plan_table', 'asking_table', 'speed_table', 'plan_text', 'plan_values',
-           'missing_rows', 'growth_table']
+           'sentence_bytes', 'painter_bytes', 'classifier_bytes', 'steering_bytes', 'context_model_bytes', 'price',
+           'stage_work', 'tuned_flops', 'row_work', 'Asked', 'asked_rows', 'synthetic_kinds', 'plan_graph',
+           'part_seconds', 'critical_path', 'makespan', 'plan_table', 'asking_table', 'speed_table', 'plan_text',
+           'plan_values', 'missing_rows', 'growth_table']
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #df372c3d
 import copy, csv, heapq, itertools, textwrap
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, singledispatch
 from math import ceil
@@ -23,6 +24,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from ..core.checks import DoesNotFit
 from ..core.scales import differing_settings, get_scale, setting_names
 from ..core.stages import stages
 from ..core.training import ONE_THREAD
@@ -56,6 +58,7 @@ from ..methods.tins import TINS
 from ..methods.vos import VOS, _BATCH, last_blocks
 from ..methods.zoc import ZOC, new_decoder
 from ..outliers.context import context_model_config
+from ..outliers.controls import SHARP
 from ..outliers.finetuning import SynOOD
 from ..scores.method import MCM, Method, NegLabel, ZeroShot, get_method, methods
 from ..scores.tags import is_tags
@@ -181,6 +184,12 @@ def classifier_bytes(ids: tuple[str, ...]) -> dict[str, float]:
     return dict(weights=4*count_parameters(network), layer=layer_bytes(network, network, picture),
                 kept=kept_bytes(network, network, picture))
 
+def steering_bytes(scale) -> dict[str, float]:
+    "'weights', 'layer' and 'kept' of the classifier that steers synthesis, a linear head on CLIP where none is named."
+    if scale.classifier: return classifier_bytes(scale.classifier)
+    size = clip_bytes(scale.clip)
+    return dict(weights=size['weights'], layer=size['layer'], kept=size['trained'])
+
 @cached_by_model_files()
 def context_model_bytes(ids: tuple[str, ...], tokens: int) -> dict[str, float]:
     "Bytes of a vision-language model in bfloat16: 'weights', and keys and values of one answer ('cache')."
@@ -265,7 +274,7 @@ def _contexts(scale):
 
 @price('synthesis')
 def _synthesis(scale):
-    how, judge = scale.synthesis, classifier_bytes(scale.classifier)
+    how, judge = scale.synthesis, steering_bytes(scale)
     size = painter_bytes(scale.inpainting, how.resolution)
     memory = size['weights'] + judge['weights'] + _at_least(scale)*(size['kept'] + judge['kept'])
     return Work(flops=_stage_flops(scale)['synthesis'], precision=how.unet_precision, pictures=3*scale.m,
@@ -277,6 +286,13 @@ def _textimages(scale):
     return Work(flops=_stage_flops(scale)['textimages'], precision=how.unet_precision, pictures=scale.m,
                 parts=ceil(scale.m/_batch(scale)), memory=size['weights'] + _at_least(scale)*size['layer'],
                 disk=PNG*scale.m*how.resolution**2)
+
+@price('controls')
+def _controls(scale):
+    how, size = scale.synthesis, painter_bytes(scale.inpainting, scale.synthesis.resolution)
+    return Work(pictures=7*scale.m, parts=ceil(scale.m/_batch(scale)),  # two are read, five are written
+                memory=size['weights'] + _at_least(scale)*size['layer'],
+                disk=PNG*scale.m*(4*how.resolution**2 + SHARP**2))
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #22a75557
 def _mined(scale):
@@ -778,7 +794,7 @@ def words(self: _Planner, method: Method, scale, seed: int, own: list[str]) -> s
 @patch
 def row(self: _Planner, method: Method, scale, seed: int, learned=None, about: str = '') -> str:
     "A row at one seed, and all it needs; learned: the scale that it is fitted under, if another."
-    own, taught = [], learned or scale
+    own, taught, work = [], learned or scale, row_work(method, scale)
     if method.backbone:
         name, change = method.backbone
         own = [self.stage(name, scale.replace(**change), seed)]
@@ -787,8 +803,7 @@ def row(self: _Planner, method: Method, scale, seed: int, learned=None, about: s
     needs += [self.stage(name, changed, seed) for name, changed in _stages_of(method, taught)]
     if method.needs[0][0] != 'clip' and not getattr(scale, method.needs[0][0]):
         needs.append(self.stage('probe', scale, seed))
-    return self.add(f'row {method.name}', f'{_own_text(method)}{about}, seed {seed}', row_work(method, scale),
-                    [*own, *needs])
+    return self.add(f'row {method.name}', f'{_own_text(method)}{about}, seed {seed}', work, [*own, *needs])
 
 @patch
 def ask(self: _Planner, asked: Asked):
@@ -801,7 +816,7 @@ def ask(self: _Planner, asked: Asked):
         if method.unavailable_reason(scale): continue
         again = f', {"fit" if not asked.rows else "phase"} {k + 1} of {asked.table}' if k or not asked.rows else ''
         for seed in scale.seeds[:1] if same_at_all_seeds(method, scale) else scale.seeds:
-            self.row(method, scale, seed, learned, _change_text(changed) + again)
+            with suppress(DoesNotFit): self.row(method, scale, seed, learned, _change_text(changed) + again)
 
 def plan_graph(scale, chosen: list[type[Method]] | None = None, worker: Worker | None = None) -> nx.DiGraph:
     """The tasks of a scale: of all tables and figures, or of the rows in Table 1 of the chosen methods.

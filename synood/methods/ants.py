@@ -21,6 +21,7 @@ from ..models.clip import encode_text, normalize_rows
 from ..outliers.context import answer_pictures
 from ..scores.head import id_probability, negative_groups
 from ..scores.method import Features, TrainData, register
+from ..scores.tags import is_tags
 
 # %% ../../nbs/5_methods/ants.ipynb #b98c8585
 def grouped_probability(images: torch.Tensor,  # (B, D) unit
@@ -204,7 +205,8 @@ class ANTS(StreamingMethod):
 
     @classmethod
     def unavailable_reason(cls, scale) -> str:
-        return '' if scale.context_model else 'a model that describes pictures (`context_model`)'
+        describes = scale.context_model and not is_tags(scale.context_model)
+        return '' if describes else 'a model that describes pictures (`context_model`)'
 
     def fit(self, train: TrainData) -> 'ANTS':
         if self.in_score not in ('far', 'near', 'both'):

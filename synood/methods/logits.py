@@ -161,7 +161,8 @@ class ODIN(LogitScore):
     def score(self, test: Features) -> np.ndarray:
         pixels = test[self.needs[0]]
         net = pixels.network
-        def pushed(batch): return {'logits': odin_logits(net.model, batch, net.std, self.temperature, self.epsilon)}
+        def push(part): return odin_logits(net.model, part, net.std, self.temperature, self.epsilon)
+        def pushed(batch): return {'logits': torch.cat([push(part) for part in batch.split(32)])}  # gradients are large
         key = f'ODIN {_ODIN} temperature {self.temperature} epsilon {self.epsilon}'
         logits = pixels.forward_cached(pushed, key)['logits']
         return msp(logits.astype(np.float64), self.temperature)

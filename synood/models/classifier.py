@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'Classifier', 'load_classifier', 'penultimate_features', 'encode_classifier', 'classifier_pass',
-           'classifier_features', 'linear_head', 'with_linear_head', 'linear_probe', 'probe_stage', 'load_role']
+           'classifier_features', 'linear_head', 'with_linear_head', 'linear_probe', 'probe_stage', 'clip_with_head',
+           'load_role']
 
 # %% ../../nbs/2_models/04_classifier.ipynb #b653c4a2
 import math
@@ -200,8 +201,9 @@ def probe_stage(job):
 ROLES = 'classifier', 'finetuned', 'resnet', 'augmix', 'vit', 'swin'
 
 @lru_cache(maxsize=4)
-def _probed(clip, folder):
-    return with_linear_head(clip, **load_file(folder/'head.safetensors')).loaded_by(_probed, clip, folder)
+def clip_with_head(clip: Clip, folder: Path) -> Classifier:
+    "A CLIP under the linear head of a folder of the stage `probe`."
+    return with_linear_head(clip, **load_file(folder/'head.safetensors')).loaded_by(clip_with_head, clip, folder)
 
 def load_role(role: str, scale: Scale, root: Path) -> Classifier:
     """The classifier that plays a role, a field of the scale; see the table above.
@@ -210,4 +212,4 @@ def load_role(role: str, scale: Scale, root: Path) -> Classifier:
     if role not in ROLES: raise ValueError(f'no classifier {role!r}: roles are {", ".join(ROLES)}')
     if ids := getattr(scale, role): return load_classifier(ids)
     folder = run_stage('probe', scale, scale.seeds[:1], root)[scale.seeds[0]]
-    return _probed(load_clip(scale.clip), folder)
+    return clip_with_head(load_clip(scale.clip), folder)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PHOTOS', 'WORD_FEATURES', 'PackagedFolder', 'photo_settings', 'packaged_towers', 'lite2_weights', 'SquareRootHead',
-           'KernelHead', 'kernel_ridge', 'is_dual_encoder', 'load_dual_encoder', 'quantize_rows', 'shipped_features']
+           'KernelHead', 'kernel_ridge', 'is_dual_encoder', 'load_dual_encoder', 'packaged_words', 'quantize_rows',
+           'shipped_features']
 
 # %% ../../nbs/2_models/02_photos.ipynb #66fabccf
 import json
@@ -20,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import normalize
 from ..core.files import asset_path, file_hash, json_hash
-from .hub import read_settings, sanitized_folder, seeded_init
+from .hub import freeze, read_settings, sanitized_folder, seeded_init
 
 # %% ../../nbs/2_models/02_photos.ipynb #30fd8756
 @dataclass(frozen=True)
@@ -172,6 +173,13 @@ def load_dual_encoder(folder: Path | None  # for which `is_dual_encoder` holds; 
     if whole and whole.exists(): _load(model, load_file(whole), whole)
     else: _load(model, _packaged_weights() | (load_file(Path(folder)/'heads.safetensors') if folder else {}), PHOTOS)
     return model, image_transform(model.visual.image_size, False, **settings['preprocess_cfg']), tokenizer
+
+def packaged_words(length: int = 32) -> tuple[nn.Module, Callable]:
+    "The text tower alone, which gives a state for every token, and its tokenizer, for prompts of so many tokens."
+    from transformers import AutoModel, AutoTokenizer
+    with sanitized_folder(packaged_towers()[1].path(), 'answerer') as place:
+        model = AutoModel.from_pretrained(place, use_safetensors=True, add_pooling_layer=False)
+        return freeze(model), AutoTokenizer.from_pretrained(place, model_max_length=length)
 
 # %% ../../nbs/2_models/02_photos.ipynb #0ad36910
 WORD_FEATURES = asset_path('photo_words', 'words.safetensors')

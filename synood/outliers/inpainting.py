@@ -14,10 +14,11 @@ from functools import lru_cache
 from typing import Callable
 import torch
 from PIL import Image
-from ..models.hub import (random_init, device, sanitized_folder, locate_model, memory_format, weight_errors,
-                               cached_by_model_files, scheduler_class,
-                               require_all_weights)
+from ..core.files import asset_path
+from ..models.hub import (PAINTER, random_init, device, sanitized_folder, locate_model, memory_format,
+                               weight_errors, cached_by_model_files, scheduler_class, require_all_weights)
 from ..models.clip import clip_tokenizer
+from ..models.photos import packaged_words
 from ..core.scales import Registry, generator
 
 # %% ../../nbs/4_outliers/02_inpainting.ipynb #dd9f9dad
@@ -28,7 +29,7 @@ class InpaintingModel:
     `vae` and `unet` are each in a type of its own. Example: `load_inpainting(('embedded:inpainting',))`."""
     vae: torch.nn.Module  # diffusers' AutoencoderKL
     unet: torch.nn.Module  # diffusers' UNet2DConditionModel
-    text_encoder: torch.nn.Module  # transformers' CLIPTextModel
+    text_encoder: torch.nn.Module  # of transformers: a CLIPTextModel, or another that gives a state for every token
     tokenizer: object
     scheduler: object  # the checkpoint's own; samplers are built from its config
     device: torch.device
@@ -88,19 +89,21 @@ def _load_parts(source, place, drawn, precision, vae_precision):
         return net.eval().requires_grad_(False).to(device())
     vae = part(AutoencoderKL, 'vae', vae_precision)
     unet = part(UNet2DConditionModel, 'unet', precision)
-    text_encoder = part(CLIPTextModel, 'text_encoder', 'fp32', 'dtype')
     scheduler = scheduler_class(source).from_pretrained(place, subfolder='scheduler')
-    if drawn: tokenizer = clip_tokenizer(source/'tokenizer')
-    else: tokenizer = AutoTokenizer.from_pretrained(place, subfolder='tokenizer')
-    return vae, unet, text_encoder, tokenizer, scheduler
+    if source == asset_path(PAINTER): return vae, unet, *packaged_words(), scheduler
+    text_encoder = part(CLIPTextModel, 'text_encoder', 'fp32', 'dtype')
+    if drawn: return vae, unet, text_encoder, clip_tokenizer(source/'tokenizer'), scheduler
+    return vae, unet, text_encoder, AutoTokenizer.from_pretrained(place, subfolder='tokenizer'), scheduler
 
 # %% ../../nbs/4_outliers/02_inpainting.ipynb #bd75cef9
 @torch.no_grad()
 def encode_prompts(painter: InpaintingModel, prompts: list[str]) -> torch.Tensor:
-    "Text states (B, L, W) of the prompts, padded or cut to the tokenizer's length."
+    "Text states (B, L, W) of the prompts, padded or cut to the tokenizer's length. A CLIP reads the padding too."
     tokens = painter.tokenizer(list(prompts), padding='max_length', truncation=True,
                                max_length=painter.tokenizer.model_max_length, return_tensors='pt')
-    return painter.text_encoder(tokens.input_ids.to(painter.device))[0]
+    tokens = tokens.to(painter.device)
+    if painter.text_encoder.config.model_type == 'clip_text_model': return painter.text_encoder(tokens.input_ids)[0]
+    return painter.text_encoder(tokens.input_ids, tokens.attention_mask)[0]
 
 @lru_cache(maxsize=8)
 def blank_text(painter: InpaintingModel) -> torch.Tensor:

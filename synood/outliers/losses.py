@@ -8,16 +8,14 @@ __all__ = ['boundary_losses', 'energy', 'energy_hinge', 'energy_target', 'msp_lo
 
 # %% ../../nbs/4_outliers/01_losses.ipynb #5123108d
 import json
-from functools import lru_cache
 from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.numpy import load_file
 from ..core.files import atomic_write, file_errors
 from ..core.scales import Registry
 from ..core.stages import stage
-from ..models.classifier import Classifier, load_classifier, with_linear_head
+from ..models.classifier import Classifier, clip_with_head, load_classifier
 from ..models.clip import load_clip
 
 # %% ../../nbs/4_outliers/01_losses.ipynb #e3fd5799
@@ -69,11 +67,9 @@ def boundary_classifier_stage(job):
     atomic_write(job.folder/'head.safetensors', (job.inputs['probe']/'head.safetensors').read_bytes())
     atomic_write(job.folder/'clip.json', json.dumps(job.scale.clip))
 
-@lru_cache(maxsize=4)
-def _clip_with_head(folder):
-    with file_errors(folder/'clip.json'): ids = tuple(json.loads((folder/'clip.json').read_text(encoding='utf-8')))
-    return with_linear_head(load_clip(ids), **load_file(folder/'head.safetensors'))
-
 def boundary_classifier(ids: tuple[str, ...], inputs: dict[str, Path]) -> Classifier:
     "The classifier of these ids, or, where there are none, that of the stage `boundary_classifier` among the inputs."
-    return load_classifier(ids) if ids else _clip_with_head(Path(inputs['boundary_classifier']))
+    if ids: return load_classifier(ids)
+    folder = Path(inputs['boundary_classifier'])
+    with file_errors(folder/'clip.json'): clip = tuple(json.loads((folder/'clip.json').read_text(encoding='utf-8')))
+    return clip_with_head(load_clip(clip), folder)

@@ -1,4 +1,5 @@
 """What the README's first screen says, run as it is written."""
+import csv
 import os
 import re
 import shutil
@@ -51,20 +52,33 @@ def test_it_is_short(readme, screen):
 
 def test_it_says_what_it_has_to(readme):
     heads = re.findall(r'^## (.*)$', readme, re.M)
-    assert heads[:8] == ['What it is, and for whom', 'Why not OpenOOD or pytorch-ood?', 'Install', 'Two commands',
-                         'Results', 'The rooms', 'Change a setting', 'Run one notebook']
+    assert heads[:7] == ['What it is, and for whom', 'Why not OpenOOD or pytorch-ood?', 'Install', 'Two commands',
+                         'Results', 'The rooms', 'Change a setting']
+    assert 'papermill nbs/' in readme  # how one notebook runs
     assert len(re.findall(r'https://arxiv.org/abs/\d{4}\.\d{5}', readme)) == 3
 
 
+def rows_of(text):
+    "The lines of a table, without its head, as lists of cells."
+    rows = [line.strip('| ').split(' | ') for line in text.splitlines() if line.startswith('| ')][1:]
+    return {row[0]: [cell.strip() for cell in row[1:] if cell.strip()] for row in rows}
+
+
 def test_its_rows_are_those_of_the_results(readme, root):
+    "Photographs first, then the miniature."
     from synood.evaluation.report import reproduction_table
-    lines = reproduction_table('mini', root/'runs')
     part = readme[readme.index('\n## Results'):readme.index('\n## The rooms')]
-    rows = [line.strip('| ').split(' | ') for line in part.splitlines() if line.startswith('| ')][1:]
-    assert [row[0] for row in rows] == ['Energy', 'MCM', 'NegLabel', 'AdaNeg', 'SynOOD', 'RMDS']
-    for name, *cells in rows:
-        known = [cell for cell in lines.loc[name].iloc[:4] if cell != 'not published']
-        assert [cell.strip() for cell in cells if cell.strip()] == known
+    photographs, miniature = map(rows_of, part.split('**The miniature**'))
+    with open(root/'paper_figures'/'photos'/'table1.csv', encoding='utf-8') as file:
+        found = {line['method']: line for line in csv.DictReader(file)}
+    assert list(photographs) == ['MCM', 'NegLabel', 'SynOOD', 'KNN (CLIP)', 'Energy']
+    columns = 'unknown auroc', 'unknown fpr95', 'Average auroc', 'Average fpr95'
+    for name, cells in photographs.items():
+        assert cells == [f'{float(found[name][column].split()[0]):.1f}' for column in columns]
+    lines = reproduction_table('mini', root/'runs')
+    assert list(miniature) == ['MCM', 'NegLabel', 'SynOOD', 'RMDS']
+    for name, cells in miniature.items():
+        assert cells == [cell for cell in lines.loc[name].iloc[:4] if cell != 'not published']
 
 
 def test_its_rooms_are_the_folders(readme, root):

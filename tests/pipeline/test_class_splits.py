@@ -8,6 +8,9 @@ from synood.core.scales import get_scale
 from synood.data.images import split_scale
 from synood.evaluation.benchmark import experiment, load_benchmark
 from synood.methods.oodd import OODD
+from synood.outliers.controls import ControlledSynOOD
+from synood.outliers.finetuning import SynOOD
+from synood.outliers.synthesis import synthetic_images
 from synood.scores.method import MCM, NegLabel
 
 CLASSES = 'ant', 'camera', 'Faces', 'Faces_easy', 'pizza'
@@ -66,6 +69,19 @@ def test_choices_look_at_no_test_picture(scale, photographs, tmp_path):
     assert set(bench.sets) == {'train', 'id', 'unknown'}
     assert all('train' in str(path.relative_to(photographs)) for images in bench.sets.values() for path in images.paths)
     assert not set(bench.sets['train'].paths) & set(bench.sets['id'].paths)
+
+
+def test_synood_learns_from_painted_and_from_real_photographs(scale, tmp_path):
+    "Every stage on the shipped networks: tags, the linear head that steers, the painter, the controls."
+    small = scale.replace(m=2, synthesis=dict(steps=2), finetuning=dict(projection_epochs=1, label_epochs=1))
+    cells = [SynOOD(), *(ControlledSynOOD(images=kind) for kind in ('blurred', 'real'))]
+    rows = experiment('painted', cells, small, (0,), tmp_path, ablation=True)
+    assert rows.groupby('images').dataset.nunique().to_dict() == {'blurred': 5, 'grad': 5, 'real': 5}
+    assert rows.groupby('dataset').auroc.nunique().max() > 1  # what is learned from matters
+    painted, records = synthetic_images('grad', split_scale(small, 0), 0, tmp_path)
+    known = load_benchmark(split_scale(small, 0), tmp_path).sets['train']
+    assert len(painted) == 2 and {record['path'] for record in records} <= set(known.files)
+    assert all(record['energies'][0] != record['energies'][1] for record in records)  # a step was taken
 
 
 def test_doctor_counts_the_classes_of_a_division(scale):
