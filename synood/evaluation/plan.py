@@ -449,7 +449,11 @@ def _vos(scale):
 # %% ../../nbs/6_evaluation/08_plan.ipynb #e604b393
 @singledispatch
 def row_work(method: Method, scale) -> Work:
-    "What fit and score of a method take at one run seed, its stages and cached features not included."
+    """What fit and score of a method take at one run seed, its stages and cached features not included.
+
+    A class that a notebook has written anew has the price of its namesake."""
+    for kind, price in row_work.registry.items():
+        if kind.__name__ == type(method).__name__: return price(method, scale)
     raise ValueError(f'the method {method.name} has no price: write a function of (method, scale) under '
                      f'@row_work.register({type(method).__name__})')
 
