@@ -7,7 +7,7 @@ __all__ = ['PATCHES', 'BLUR', 'SHARP', 'shuffle_patches', 'blur', 'noise_latents
            'controls_stage', 'ControlledSynOOD']
 
 # %% ../../nbs/4_outliers/05_controls.ipynb #e0fa8f49
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 import numpy as np
