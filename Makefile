@@ -51,7 +51,7 @@ test test-slow: export HF_HUB_OFFLINE = 1
 test test-slow: export TOKENIZERS_PARALLELISM = false
 test: $(STAMP)
 	$(call step,notebooks and modules agree,python tools/nb.py check)
-	$(call step,tests in the notebooks,nbdev_test --n_workers 2)
+	$(call step,tests in the notebooks,python tools/notebook_tests.py)
 	$(call step,tests in tests/,pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(LONGEST) tests)
 
 test-slow: $(STAMP)

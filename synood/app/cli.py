@@ -154,24 +154,34 @@ def reproduce(scale: ScaleOption = 'mini', settings: SetOption = (), seeds: Seed
         raise typer.Exit(1)
 
 # %% ../../nbs/8_app/08_cli.ipynb #d5246571
+def _write_results(scale, root):
+    "Merge the results of a scale, and put them on a page if Table 1 has been made; what there is to tell of them."
+    from synood.app.page import write_page
+    from synood.app.reproduction import RESULT_FILES
+    from synood.evaluation.report import figures_folder, reproduction_table, markdown, merge_results
+    merge_results(scale, root)
+    figures = figures_folder(scale, root)
+    try: table = reproduction_table(scale, root).reset_index()
+    except FileNotFoundError: return dict(ledger=None, page=None, files=[figures/name for name in RESULT_FILES[:2]])
+    page = write_page(scale, root)
+    files = [figures/name for name in RESULT_FILES]
+    return dict(ledger=table.to_dict('records'), text=markdown(table), page=page, files=files)
+
 def print_reproduction(scale, root: Path, ended: list | None = None):
     """Merge the results of a scale; print the ledger, if Table 1 has been made, and where the files are.
 
     ended: what became of each notebook; if given, all of it is printed as JSON."""
-    from synood.app.page import write_page
-    from synood.evaluation.report import figures_folder, reproduction_table, markdown, merge_results
-    merge_results(scale, root)
-    try: table = reproduction_table(scale, root).reset_index()
-    except FileNotFoundError: table = None
-    page = None if table is None else write_page(scale, root)
+    from synood.app.reproduction import remembered, results_key
+    from synood.evaluation.report import figures_folder
     figures = figures_folder(scale, root)
+    record = Path(root).resolve()/scale.name/'.results.json'
+    told = remembered(record, results_key(scale, root, figures), lambda: _write_results(scale, root))
     if ended is not None:
-        rows = None if table is None else table.to_dict('records')
         notebooks = {one.name: one.outcome for one in ended}
-        print(json.dumps(dict(notebooks=notebooks, ledger=rows, figures=figures, page=page), default=str))
-    elif page:
-        print(f'\n{markdown(table)}\n')
-        print_result({'tables and figures': figures, 'all on one page': page}, False)
+        print(json.dumps(dict(notebooks=notebooks, ledger=told['ledger'], figures=str(figures), page=told['page'])))
+    elif told['page']:
+        print(f"\n{told['text']}\n")
+        print_result({'tables and figures': figures, 'all on one page': told['page']}, False)
 
 # %% ../../nbs/8_app/08_cli.ipynb #9562a76f
 @app.command()

@@ -17,11 +17,10 @@ import torch
 from PIL import Image
 from torch import nn
 from .pretraining import (SHARD, AutoencoderRecipe, ImageShards, LatentRecipe, TrainingPlan,
-                                    is_trained, manifest, psnr, reconstruct, small_unet,
+                                    manifest, psnr, reconstruct, small_unet,
                                     train_and_save, write_json)
 from .encoder import bare_towers, top_k
 from ..core.files import asset_path, atomic_folder, progress
-from ..core.training import checkpoint_lock
 from ..models.clip import encode_images
 from ..models.photos import lite2_weights, packaged_words
 from ..outliers.inpainting import (InpaintingModel, decode, encode_latents, encode_prompts, load_inpainting,
@@ -142,21 +141,13 @@ class PhotoInpainting(LatentRecipe):
         write_json(folder/'model_index.json', {'_class_name': 'StableDiffusionInpaintPipeline', **index}, 2)
 
 # %% ../../nbs/8_app/11_painter.ipynb #932530af
-def _trained(recipe, shelves, folders, plan, root):
-    "The folder of a network, trained if it does not stand."
-    network = root/recipe.name/'network'
-    def done(): return is_trained(network)
-    if done(): return network
-    with checkpoint_lock(root/recipe.name/'checkpoint.safetensors', root/recipe.name/'.lock', done) as checkpoint:
-        if checkpoint: train_and_save(recipe, shelves, folders, plan, root, checkpoint)
-    return network
-
 def train_painter(shelves: dict[str, ImageShards],  # see `photo_shelves` and `name_surroundings`
                   root: Path, plans: dict[str, TrainingPlan] = {}) -> Path:
     "The folder root/photo-inpainting/network of a pipeline; `plans`: others than the recipes' own, by name."
     root, folders = Path(root), {}
     for recipe in (PhotoAutoencoder, PhotoInpainting):
-        folders[recipe.name] = _trained(recipe, shelves, folders, plans.get(recipe.name, recipe.plan), root)
+        plan = plans.get(recipe.name, recipe.plan)
+        folders[recipe.name] = train_and_save(recipe, lambda: shelves, folders, plan, root)
     return folders['photo-inpainting']
 
 # %% ../../nbs/8_app/11_painter.ipynb #d8e5d770

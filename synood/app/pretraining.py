@@ -20,7 +20,7 @@ import json, math, os, shutil, subprocess
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
@@ -296,9 +296,20 @@ def _origin(student, plan, course, folder, commit):
                 curve=loss_curve(course.losses))
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #80fd64ad
-def train_and_save(recipe: type[NetworkRecipe], shelves: dict[str, ImageShards], folders: dict[str, Path],
-                   plan: TrainingPlan, root: Path, checkpoint: Path, seconds_between: float = 60):
-    "Train one network whose needs stand in `folders`, and write root/<name>/network, with its manifest."
+def train_and_save(recipe: type[NetworkRecipe],
+                   shelves: Callable[[], dict[str, ImageShards]],  # asked only if there is something to train
+                   folders: dict[str, Path], plan: TrainingPlan, root: Path, seconds_between: float = 60) -> Path:
+    """Folder root/<name>/network of one network whose needs stand in `folders`, trained if it is not there.
+
+    Of several processes one trains; killed, the next call goes on from the checkpoint."""
+    network = root/recipe.name/'network'
+    def done(): return is_trained(network)
+    with checkpoint_lock(root/recipe.name/'checkpoint.safetensors', root/recipe.name/'.lock', done) as checkpoint:
+        if checkpoint: _train_and_save(recipe, shelves(), folders, plan, root, checkpoint, seconds_between)
+    return network
+
+def _train_and_save(recipe, shelves, folders, plan, root, checkpoint, seconds_between):
+    "Train a network, and write its folder with its manifest."
     commit = _commit()  # of the code as training begins
     torch.manual_seed(plan.seed)
     student = recipe(shelves, folders)
@@ -324,12 +335,8 @@ def pretrain(name: str, root: Path, plans: dict[str, TrainingPlan] | None = None
         if manifest(network)['recipe'].items() >= asdict(plan).items(): return network
         raise ValueError(f'{network} was made by another plan: delete it or take another root')
     folders = {other: pretrain(other, root, plans, sizes, seconds_between) for other in network_recipes[name].needs}
-    def done(): return is_trained(network)
-    with checkpoint_lock(root/name/'checkpoint.safetensors', root/name/'.lock', done) as checkpoint:
-        if checkpoint:
-            shelves = open_shards(root/'pictures', sizes)
-            train_and_save(network_recipes[name], shelves, folders, plan, root, checkpoint, seconds_between)
-    return network
+    def shelves(): return open_shards(root/'pictures', sizes)
+    return train_and_save(network_recipes[name], shelves, folders, plan, root, seconds_between)
 
 # %% ../../nbs/8_app/05_pretraining.ipynb #888dc752
 def _half(state):

@@ -324,7 +324,8 @@ _GLOSSED = 'a photo of a {}, {gloss}'
 scales['photos'] = Scale(
     name='photos', presets=('mini', 'photos'),
     changes=(('finetuning.label_include_id', False),
-             ('krnft.crops', 8), ('krnft.crops_kept', 2)),  # 128 of every image take two hours of a CPU
+             ('krnft.crops', 8), ('krnft.crops_kept', 2),  # 128 of every image take two hours of a CPU
+             ('cma.epochs', 1), ('cma.chunk_size', 25)),  # four take an hour of one for every division
     world='photographs', protocol='caltech101', m=200,
     clip=('embedded:photos',), backbones=('embedded:photos',), inpainting=('embedded:painter',),
     text_to_image=('embedded:painter',), context_model=('tags',), captioner=(), classifier=(), finetuned=(), resnet=(),

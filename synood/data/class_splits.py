@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 import numpy as np
 from ..core.scales import get_scale, rng
-from .images import ImageSet, Protocol, image_folder, protocols, subsample
+from .images import CLASS_HALVES, ImageSet, Protocol, image_folder, protocols, subsample
 from .datasets import image_sets
 from .senses import Sense, all_senses, find_sense, related_senses, word_senses
 
@@ -123,9 +123,10 @@ class ClassSplits(Protocol):
 
     def at_most(self) -> dict[str, int]:
         "Classes, and pictures to train and to test on, of the published sets: what a plan counts with."
-        if self.dev: return dict(classes=N_CLASSES//2, train=N_CLASSES//2*_N_TRAIN*2//3, test=N_CLASSES*_N_TRAIN//3)
-        test = N_CLASSES*_N_TEST + sum(FAR_SIZES.values())
-        return dict(classes=N_CLASSES//2, train=N_CLASSES//2*_N_TRAIN, test=test)
+        known = N_CLASSES//4 if self.half else N_CLASSES//2
+        tested = known + N_CLASSES//2  # the unknown ones are those of the division
+        if self.dev: return dict(classes=known, train=known*_N_TRAIN*2//3, test=tested*_N_TRAIN//3)
+        return dict(classes=known, train=known*_N_TRAIN, test=tested*_N_TEST + sum(FAR_SIZES.values()))
 
     def locate(self, root: Path) -> dict[str, str]:
         "{key: folder} of what is there below a root; of what is not the folder that it should be."
@@ -144,8 +145,9 @@ class ClassSplits(Protocol):
         caltech = caltech_images(places['train'], places.get('id', places['train']))
         if self.dev: caltech = hold_back(caltech['train'])
         sets = _divided(caltech, self.known(caltech['train'].classes))
-        if self.dev: return subsample(sets, n_train, n_test)
-        sets = subsample(sets | _far_sets(places, caltech['train'].classes), n_train, n_test)
+        if not self.dev: sets |= _far_sets(places, caltech['train'].classes)
+        sets = subsample(sets, n_train, n_test, self.half)
+        if self.dev: return sets
         return sets | {'id beside Scenes': replace(sets['id'], grey=True)}
 
 # %% ../../nbs/1_data/08_class_splits.ipynb #1b5b1fdf
@@ -165,6 +167,11 @@ def _far_sets(places, classes):
     return {'ImageNet': _unlabelled(_only(imagenet, apart)),
             **{key: image_folder(places[key], False, by_content=False) for key in ('Textures', 'Scenes', 'Background')}}
 
-for name, dev in (('caltech101', False), ('caltech101-dev', True)):
-    protocols[name] = ClassSplits(name, dev=dev)
-    for k in range(protocols[name].splits): protocols[f'{name}-{k}'] = ClassSplits(f'{name}-{k}', split=k, dev=dev)
+def _register_divided(whole):
+    "A protocol, and each of its divisions under its number."
+    protocols[whole.name] = whole
+    for k in range(whole.splits): protocols[f'{whole.name}-{k}'] = replace(whole, name=f'{whole.name}-{k}', split=k)
+
+_register_divided(ClassSplits('caltech101'))
+_register_divided(ClassSplits('caltech101-dev', dev=True))
+for half in CLASS_HALVES: _register_divided(ClassSplits(f'caltech101-{half}', half=half))

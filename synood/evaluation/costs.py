@@ -286,9 +286,10 @@ def item_counts(scale,
     counts = counts or {}
     chosen = protocols[scale.protocol]
     if hasattr(chosen, 'at_most'): published = chosen.at_most()
-    else: published = dict(zip(('test', 'train'), _published_images(scale)), classes=1000)
-    classes = 20 if scale.world in ('dev', 'test') else published['classes']
-    if chosen.half: classes //= 2
+    else:
+        classes = 20 if scale.world in ('dev', 'test') else 1000
+        published = dict(zip(('test', 'train'), _published_images(scale)), classes=classes//(2 if chosen.half else 1))
+    classes = published['classes']
     candidates = _count_words(scale.corpus, scale.drop_nonwords)
     test = scale.n_test*(2 + len(chosen.groups())) or published['test']
     train = scale.n_train*classes or published['train']

@@ -29,8 +29,8 @@ from ..core.scales import differing_settings, get_scale, setting_names
 from ..core.stages import stages
 from ..core.training import ONE_THREAD
 from ..data.captions import DEFAULT_N_CAPTIONS, PER_FOLDER
-from ..data.datasets import expected_counts, image_sets, table_protocol
-from ..data.images import CLASS_HALVES, RANKED, figure3_sizes, protocols, selection_blocks
+from ..data.datasets import STYLES, expected_counts, image_sets, table_protocol
+from ..data.images import CLASS_HALVES, OTHER_ID, RANKED, figure3_sizes, protocols, selection_blocks
 from ..data.miniature import group_by_folder, plan as plan_world, world
 from ..models.cache import BATCH
 from ..models.endpoint import endpoint_of
@@ -449,11 +449,7 @@ def _vos(scale):
 # %% ../../nbs/6_evaluation/08_plan.ipynb #e604b393
 @singledispatch
 def row_work(method: Method, scale) -> Work:
-    """What fit and score of a method take at one run seed, its stages and cached features not included.
-
-    A class that a notebook has written anew has the price of its namesake."""
-    for kind, price in row_work.registry.items():
-        if kind.__name__ == type(method).__name__: return price(method, scale)
+    "What fit and score of a method take at one run seed, its stages and cached features not included."
     raise ValueError(f'the method {method.name} has no price: write a function of (method, scale) under '
                      f'@row_work.register({type(method).__name__})')
 
@@ -604,11 +600,15 @@ def _asked_by_figure3(scale):
     return asked
 
 def _asked_by_halves(scale):
-    "What the table of KR-NFT asks for: seen classes, unseen ones, the halves swapped, and all classes."
+    "What the table of KR-NFT asks for: seen classes, unseen ones, the halves swapped, all classes, other ID sets."
     cells = NegLabel(), KRNFT('none'), KRNFT('plain'), KRNFT(), MCM(), CoOp(), CoCoOp()
     base, new = (dict(protocol=f'{scale.protocol}-{half}') for half in CLASS_HALVES)
     whole = Asked('KR-NFT', (MCM(), CoOp(), LoCoOp(), NegLabel(), KRNFT()))
-    return [Asked('KR-NFT', cells, base), Asked('KR-NFT', cells, new, base), Asked('KR-NFT', cells, base, new), whole]
+    others = [f'{scale.protocol}-{name}' for name in (*OTHER_ID, *STYLES)]
+    learned = dict(protocol=scale.protocol)
+    carried = [Asked('KR-NFT', cells[:4], dict(protocol=name), learned) for name in others if name in protocols]
+    return [Asked('KR-NFT', cells, base), Asked('KR-NFT', cells, new, base), Asked('KR-NFT', cells, base, new), whole,
+            *carried]
 
 # %% ../../nbs/6_evaluation/08_plan.ipynb #a66b2947
 def asked_rows(scale) -> list[Asked]:

@@ -299,7 +299,7 @@ def _intervals(rows, paired):
     if shared and paired: over += ' (where no seed changes anything, over these images by bootstrap)'
     if seeds == 1: over, left = 'bootstrap intervals over the test images of one run seed', 'other seeds, '
     note = f'95 % {over}. They leave out {left}the pretraining, the world and the choice of ID training images.'
-    if 'protocol' in rows and rows.protocol.nunique() > 1 and rows.groupby('seed').protocol.nunique().max() == 1:
+    if 'protocol' in rows and seeds > 1 and rows.groupby('protocol').seed.nunique().max() == 1:
         note = (f'95 % t intervals over {seeds} divisions of the classes, a run seed each. They leave out the far-OOD '
                 'pictures, which all divisions share, and the pretraining.')
     if not paired: return note

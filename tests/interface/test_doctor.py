@@ -16,7 +16,7 @@ from scipy.io import savemat
 from synood.app import cli, doctor
 from synood.core import stages
 from synood.data import images
-from synood.data.datasets import find_sets, imagenet_names, imagenet_wnids
+from synood.data.datasets import STYLES, find_sets, imagenet_names, imagenet_wnids
 from synood.app.doctor import diagnose, exit_status
 from synood.evaluation.plan import RATES
 from synood.evaluation.table_check import Checked, check_tables
@@ -29,7 +29,8 @@ LABELS = [imagenet_wnids().index(w) for w in WNIDS]
 VAL = [(f'ILSVRC2012_val_{k:08d}.JPEG', k % 3) for k in range(1, 10)]  # nine images, three of each class
 FEW = dict(imagenet_train=6, imagenet_val=9, imagenet_openood=6, imagenet_openood_val=3, iNaturalist=6, SUN=4,
            Places=4, dtd=6,
-           textures_openood=4, ssb_hard=4, ninco=3, ninco_clean=2, imagenet_o=2, openimage_o=3, openimage_o_val=1)
+           textures_openood=4, ssb_hard=4, ninco=3, ninco_clean=2, imagenet_o=2, openimage_o=3, openimage_o_val=1,
+           imagenet_v2=2, imagenet_a=2, imagenet_r=2, imagenet_sketch=2)
 TEXTURES = ['banded_1', 'banded_2', 'bubbly_1', 'bubbly_2', 'woven_1', 'woven_2']  # OpenOOD leaves `bubbly` out
 MOS = dict(imagenet_train=6, imagenet_val=9, iNaturalist=6, SUN=4, Places=4, dtd=6)
 
@@ -130,6 +131,15 @@ def openood_vlm(root):
         write(root/'data/images_largescale'/name)
     listed(lists/'test_dtd.txt', *names)
     write(lists/'test_imagenet_all.txt', ''.join(f'imagenet_1k/val/{name} {LABELS[k]}\n' for name, k in VAL))
+
+
+def write_styles(root):
+    "Two pictures of every set that shows ImageNet's classes in another style."
+    for folder in ('imagenet-a', 'imagenet-r', 'sketch'):
+        for wnid in ('n01440764', 'n01443537'):
+            write(root/folder/wnid/f'{folder}.jpg')
+    for label in (0, 1):
+        write(root/f'imagenetv2-matched-frequency-format-val/{label}/{label}.jpeg')
 
 
 OPENOOD = dict(imagenet_openood=6, imagenet_openood_val=3, textures_openood=4, ssb_hard=4, ninco=3, imagenet_o=2,
@@ -243,13 +253,14 @@ def test_a_complete_disk_has_status_0_and_a_table_for_every_protocol(scale, tmp_
     openood_vlm(tmp_path)
     write(tmp_path/'NINCO/NINCO_popular_datasets_subsamples/places/a b.jpg')
     write(tmp_path/'NINCO/NINCO_popular_datasets_subsamples/textures/c.JPG')
+    write_styles(tmp_path)
     items = diagnose(scale, tmp_path, tmp_path/'runs', counts=FEW)
     harm = [item for item in items if item.status in ('missing', 'broken')]
     # six pictures are few for a thousand classes
     assert [(item.check, item.name) for item in harm] == [('work', 'numbers')]
     assert '1000 classes' in harm[0].finding
     protocols_found = {name: item.status for name, item in of(items).items() if name.startswith('protocol ')}
-    names = 'imagenet', 'mos', 'openood15', 'synood_table2', 'ninco_clean'
+    names = 'imagenet', 'mos', 'openood15', 'synood_table2', 'ninco_clean', *(f'mos-{style}' for style in STYLES)
     assert protocols_found == {f'protocol {name}': 'ok' for name in names}
     assert {item.status for item in of(items, 'tables').values()} == {'ok'} and len(of(items, 'tables')) == 9
 
