@@ -74,6 +74,12 @@ def is_up_to_date(record: Path, key: str) -> bool:
         return last['key'] == key and all(h is not None and output_hash(p) == h for p, h in last['outputs'].items())
     except (OSError, ValueError, TypeError, KeyError, AttributeError): return False
 
+def _note(record, key, outputs, **more):
+    "Write down what was made under a key, for `is_up_to_date`, and what else there is to remember."
+    from synood.core.files import atomic_write
+    made = {path: output_hash(path) for path in outputs}
+    atomic_write(record, json.dumps(dict(key=key, outputs=made, **more), indent=1))
+
 # %% ../../nbs/8_app/06_reproduction.ipynb #8693429a
 RESULT_FILES = ('results.csv', 'manifest.json', 'report.html')  # what is made of all the others
 
@@ -91,11 +97,9 @@ def results_key(scale, root: Path, figures: Path) -> str:
 
 def remembered(record: Path, key: str, make) -> dict:
     "What `make` told, a dictionary whose `files` it wrote, when it last ran with this key; else what it tells now."
-    from synood.core.files import atomic_write
     if is_up_to_date(record, key): return json.loads(record.read_text(encoding='utf-8'))['told']
     told = json.loads(json.dumps(make(), default=str))
-    outputs = {str(file): output_hash(file) for file in told['files']}
-    atomic_write(record, json.dumps(dict(key=key, outputs=outputs, told=told), indent=1))
+    _note(record, key, told['files'], told=told)
     return told
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #8c1c791a
@@ -119,14 +123,14 @@ def execute(source: Path, folder: Path, parameters: dict, settings, full: bool) 
     """Run one notebook, all of its cells if `full`, unless it stands.
 
     Returns 'stands' or 'ran', and the CPU-seconds of its kernel."""
-    from synood.core.files import atomic_write, lock
+    from synood.core.files import lock
     nb, given, key = _to_run(source, parameters, settings, full)
     name = notebook_name(source)
     record = folder/f'{name}.json'
     with lock(folder/f'.{name}.lock'):  # a second `reproduce` waits here, and finds the notebook done
         if is_up_to_date(record, key): return 'stands', 0.
         made, cpu_seconds = _execute(nb, source, folder, given)
-        atomic_write(record, json.dumps(dict(key=key, outputs={p: output_hash(p) for p in made}), indent=1))
+        _note(record, key, made)
     return 'ran', cpu_seconds
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #299edd75
