@@ -124,7 +124,7 @@ def reproduce(scale: ScaleOption = 'mini', settings: SetOption = (), seeds: Seed
     fails. With --methods Table 1 alone, unless --only names others too.
     Example: synood reproduce --scale smoke --methods NegLabel,SynOOD"""
     asked = parse_seeds(seeds)
-    from synood.app.reproduction import default_jobs, run_notebooks, settings_read_by
+    from synood.app.reproduction import default_jobs, run_notebooks, settings_read_by, split_by_length
     from synood.core.notebooks import find_notebooks
     listed, only = _chosen_rows(chosen, only)
     notebooks = find_notebooks(only, full)
@@ -136,6 +136,9 @@ def reproduce(scale: ScaleOption = 'mini', settings: SetOption = (), seeds: Seed
     from synood.core.scales import check_choices, get_scale, setting_names
     scale = write_scale(scale, data, root, settings)
     run_scale = check_choices(get_scale(scale))
+    if not (only or full):
+        notebooks, too_long = split_by_length(notebooks, run_scale.name)
+        for name in too_long: say(f'{name} takes more than an hour at this scale: --only {name}, or --full, runs it')
     preflight(run_scale, root, seeds=asked, fields=settings_read_by(notebooks, listed))
     values = {name: fingerprint(run_scale, name) for name in setting_names()}
     folder = root.resolve()/run_scale.name/'notebooks'

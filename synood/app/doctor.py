@@ -69,8 +69,9 @@ def run_check(check: str, make, *arguments) -> list[Finding]:
 
 # %% ../../nbs/8_app/01_doctor.ipynb #1181967a
 def published_protocols() -> dict[str, BenchmarkProtocol]:
-    "The protocols of the literature on whole ImageNet."
-    return {name: p for name in protocols.names() if (p := protocols[name]).train_protocol and not p.half}
+    "The protocols of the literature, without those of a half of ImageNet."
+    every = {name: protocols[name] for name in protocols.names()}
+    return {name: p for name, p in every.items() if isinstance(p, BenchmarkProtocol) and not p.half}
 
 # %% ../../nbs/8_app/01_doctor.ipynb #2318a9e9
 def remedy_of(key: str, problems: tuple[str, ...], root: Path) -> str:
@@ -207,9 +208,10 @@ def inspect_data(scale: Scale, pictures: bool = True, counts: dict[str, int] | N
     if not scale.data:
         finding = f'scale {scale.name} reads images from a disk and names no root'
         images = Finding('data', 'images', 'missing', finding, 'pass --data ROOT, or set data in a TOML file')
-        wanted = count_items(protocol, {}, expected_counts(counts), Path('ROOT')) if protocol.train_protocol else ()
+        published = isinstance(protocol, BenchmarkProtocol)
+        wanted = count_items(protocol, {}, expected_counts(counts), Path('ROOT')) if published else ()
         return [*wanted, images], {}
-    if not protocol.train_protocol: return inspect_plain(protocol, Path(scale.data), pictures)
+    if not isinstance(protocol, BenchmarkProtocol): return inspect_plain(protocol, Path(scale.data), pictures)
     return inspect_published(protocol, Path(scale.data), pictures, counts)
 
 # %% ../../nbs/8_app/01_doctor.ipynb #a72e36f7
@@ -411,7 +413,7 @@ def cost_items(scale: Scale, root: Path):
 # %% ../../nbs/8_app/01_doctor.ipynb #adf8b97e
 def table_items(scale: Scale, items: list[Finding]):
     "For every table whether it can be made now, or which of the other items are in its way."
-    whole = not rendered(scale) and bool(protocols[scale.protocol].train_protocol)
+    whole = not rendered(scale) and isinstance(protocols[scale.protocol], BenchmarkProtocol)
     lacking = tuple(f'no row for {m.name}: {m.unavailable_reason(scale)}' for m in methods().values()
                     if m.unavailable_reason(scale))
     for table, fields in TABLES.items():

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RESULT_FILES', 'PRELOAD', 'HOW_TO_RESUME', 'package_code', 'notebook_key', 'settings_read_by', 'output_hash',
            'is_up_to_date', 'results_key', 'remembered', 'NotebookError', 'stands', 'execute', 'default_jobs', 'Ended',
-           'timed_execute', 'execute_all', 'seconds_left', 'read_notebook_seconds', 'longest_first', 'run_notebooks']
+           'timed_execute', 'execute_all', 'seconds_left', 'read_notebook_seconds', 'longest_first', 'split_by_length',
+           'run_notebooks']
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #f1c14157
 import csv, json, os, re, time
@@ -266,6 +267,13 @@ def longest_first(notebooks: list[Path]) -> list[Path]:
     "Those that take the longest first, so that all workers end together; the others in their order."
     def place(path): return _LONGEST.index(name) if (name := notebook_name(path)) in _LONGEST else len(_LONGEST)
     return sorted(notebooks, key=place)
+
+_TOO_LONG = {'table_cma': 'photos'}  # notebook -> the scale at which it takes more than an hour
+
+def split_by_length(notebooks: list[Path], scale: str) -> tuple[list[Path], list[str]]:
+    "Notebooks that run when none is asked for by name, and the names of those that take too long at this scale."
+    names = [name for name in map(notebook_name, notebooks) if _TOO_LONG.get(name) == scale]
+    return [path for path in notebooks if notebook_name(path) not in names], names
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #158ae2b1
 def run_notebooks(notebooks: list[Path], folder: Path, parameters: dict, settings, full: bool, jobs: int, out) -> list:

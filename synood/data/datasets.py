@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['WNID', 'WNID_INSIDE', 'image_sets', 'DUPLICATED', 'layouts', 'PREFIXES', 'LIST_FOLDERS', 'DEVKIT', 'LABEL_SOURCES',
-           'STAND_INS', 'STYLES', 'imagenet_wnids', 'imagenet_names', 'wordnet_names', 'read_class_list',
-           'folder_class_names', 'DataSet', 'Location', 'usual_places', 'openood_places', 'read_list', 'find_list',
-           'read_devkit', 'read_labels', 'FoundSet', 'stand_in_counts', 'expected_counts', 'explain_count', 'SetSearch',
-           'match_list', 'label_imagenet', 'find_sets', 'missing_message', 'BenchmarkProtocol', 'table_protocol',
-           'check_archives']
+           'STAND_INS', 'STYLES', 'FINE_GRAINED', 'OTHER_SETS', 'imagenet_wnids', 'imagenet_names', 'wordnet_names',
+           'read_class_list', 'folder_class_names', 'DataSet', 'Location', 'usual_places', 'openood_places',
+           'read_list', 'find_list', 'read_devkit', 'read_labels', 'FoundSet', 'stand_in_counts', 'expected_counts',
+           'explain_count', 'SetSearch', 'match_list', 'label_imagenet', 'keep_test_images', 'label_by_name',
+           'find_sets', 'missing_message', 'BenchmarkProtocol', 'SetHalves', 'table_protocol', 'check_archives']
 
 # %% ../../nbs/1_data/03_datasets.ipynb #b00e0436
 import hashlib, json, os, re, unicodedata
@@ -18,7 +18,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from .images import CLASS_HALVES, ImageSet, Protocol, subsample, find_files, log, read_user_text, protocols
+from .images import (CLASS_HALVES, ImageSet, Protocol, class_half, find_files, log, protocols,
+                                read_user_text, subsample)
 from ..core.files import file_errors, json_hash, in_threads, file_stamp, progress
 from ..core.scales import Registry, Scale
 
@@ -140,6 +141,8 @@ class DataSet:
     about: str
     labelled: bool = False  # by ImageNet's classes
     numbered: bool = False  # its folders are named by the numbers of the classes, not by their WordNet ids
+    named_by: str = ''  # what names its own classes: 'folder' or 'file'
+    test_list: str = ''  # beside its folder: a list of its test images
     part_of: str = ''  # the set in whose folders it lies too
     file_list: str = ''  # the list that says, by file name, which images it takes
     excluded_list: str = ''  # a list whose images must never be in it
@@ -250,6 +253,29 @@ image_sets['imagenet_sketch'] = DataSet(
     50_889, 'ImageNet-Sketch: drawings in black and white', labelled=True, archives={'ImageNet-Sketch.zip': ''},
     home=f'{_ON_HUB}/songweig/imagenet_sketch')
 
+# %% ../../nbs/1_data/03_datasets.ipynb #5d1f0a72
+_OXFORD = 'https://www.robots.ox.ac.uk/~vgg/data/pets'
+for size in (10, 100):
+    image_sets[f'cifar{size}'] = DataSet(
+        10_000, f'CIFAR-{size}, test images of {size} classes', named_by='folder', archives={f'cifar{size}.zip': ''},
+        home=_OPENOOD)
+image_sets['cub'] = DataSet(
+    5_794, 'CUB-200-2011, test images of 200 kinds of bird', named_by='folder', test_list='train_test_split.txt',
+    archives={'CUB_200_2011.tgz': '97eceeb196236b17998738112f37df78'}, gigabytes={'CUB_200_2011.tgz': 1.15},
+    home='https://data.caltech.edu/records/65de6-vp158', licence='research and teaching that is not commercial')
+image_sets['stanford_cars'] = DataSet(
+    8_041, 'Stanford Cars, test images of 196 models, a folder each', named_by='folder',
+    archives={'stanford-car-dataset-by-classes-folder.zip': ''},
+    home='https://www.kaggle.com/datasets/jutrera/stanford-car-dataset-by-classes-folder')
+image_sets['food101'] = DataSet(
+    25_250, 'Food-101, test images of 101 dishes', named_by='folder', test_list='meta/test.txt',
+    archives={'food-101.tar.gz': '85eeb15f3717b99a5da872d97d918f87'}, gigabytes={'food-101.tar.gz': 5.},
+    home='https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/')
+image_sets['oxford_pets'] = DataSet(
+    3_669, 'Oxford-IIIT Pet, test images of 37 breeds', named_by='file', test_list='annotations/test.txt',
+    archives={'images.tar.gz': '5c4f3ee8e5d25df40f4fd59a7f44e54c',
+              'annotations.tar.gz': '95a8c909bbe2e81eed6a22bccdf3f68f'}, home=_OXFORD, licence='CC BY-SA 4.0')
+
 # %% ../../nbs/1_data/03_datasets.ipynb #5a63c512
 class Location(NamedTuple):
     "Where a layout keeps a set, relative to its data folder."
@@ -283,6 +309,7 @@ def openood_places(base: str = '') -> dict[str, tuple[Location, ...]]:
     places |= usual_places(f'{images}/imagenet_1k/{{}}')
     places['textures_openood'] = Location(classic, f'{lists}/test_textures.txt'), Location(f'{classic}/texture')
     places['openimage_o_val'] = (Location(images, f'{lists}/val_openimage_o.txt'),)
+    places |= {f'cifar{size}': (Location(f'{classic}/cifar{size}/test'),) for size in (10, 100)}
     return places
 
 # %% ../../nbs/1_data/03_datasets.ipynb #9775acae
@@ -304,7 +331,12 @@ layouts['archives'] = usual_places(mos='{}', dtd=('dtd/images',)) | {
     'imagenet_o': (Location('imagenet-o'),), 'imagenet_a': (Location('imagenet-a'),),
     'imagenet_r': (Location('imagenet-r'),), 'imagenet_sketch': (Location('sketch'),),
     'imagenet_v2': (Location('imagenetv2-matched-frequency-format-val'),)}
+layouts['archives'] |= {
+    'cub': (Location('CUB_200_2011/images'),), 'food101': (Location('food-101/images'),),
+    'oxford_pets': (Location('oxford-iiit-pet/images'),),
+    'stanford_cars': (Location('car_data/test'), Location('car_data/car_data/test'))}
 layouts['CoOp'] = {
+    'oxford_pets': (Location('oxford_pets/images'),),
     'imagenet_v2': (Location('imagenetv2/imagenetv2-matched-frequency-format-val'),),
     'imagenet_a': (Location('imagenet-adversarial/imagenet-a'),),
     'imagenet_r': (Location('imagenet-rendition/imagenet-r'),),
@@ -375,7 +407,7 @@ def read_labels(root: Path) -> dict[str, int]:
 class FoundSet:
     "A set on disk: its images, in whose layout they lie, and what is wrong with them."
     key: str
-    images: ImageSet  # ImageNet's with OpenAI's 1,000 names as classes, the others with label -1
+    images: ImageSet  # ImageNet's with OpenAI's 1,000 names as classes, or with classes of its own, or with label -1
     layout: str  # in whose place it lies
     source: Path  # the folder that was searched, or the list that was followed
     problems: tuple[str, ...] = ()  # one sentence each; none: it is what the literature means by the name
@@ -492,9 +524,34 @@ def label_imagenet(files: tuple[str, ...], listed: dict[str, int], numbered: boo
                         f'one of {", ".join(LABEL_SOURCES)} is needed')
     return tuple(file for *_, file in rows), np.array([label for label, *_ in rows], np.int64), problems
 
+# %% ../../nbs/1_data/03_datasets.ipynb #5d1f0a74
+def keep_test_images(files: tuple[str, ...], listed: Path) -> tuple[tuple[str, ...], list[str]]:
+    "Those files that a list names as test images, with or without their ending, and what is wrong."
+    if not listed.is_file(): return (), [f'the list of its test images is missing: unpack the archive to {listed}']
+    def words(path): return [line.split() for line in read_user_text(path).splitlines() if line.strip()]
+    names = {first for first, *_ in words(listed)}
+    if listed.name == 'train_test_split.txt':  # CUB's
+        names = {number for number, training in words(listed) if training == '0'}
+        names = {name for number, name in words(listed.with_name('images.txt')) if number in names}
+    kept = tuple(file for file in files if {file, os.path.splitext(file)[0]} & names)
+    lost = len(names) - len(kept)
+    return kept, [f'{lost:,} of {len(names):,} test images of {listed} are not there'] if lost else []
+
+def label_by_name(files: tuple[str, ...], named_by: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels (N,) of files, and the names of their classes in the order of the alphabet.
+
+    `named_by`: 'folder', as in 001.Black_footed_Albatross/a.jpg, or 'file', as in Abyssinian_1.jpg."""
+    def called(file):
+        folder, name = os.path.split(file)
+        return os.path.basename(folder) if named_by == 'folder' else name.rpartition('_')[0]
+    found = [called(file) for file in files]
+    label = {name: k for k, name in enumerate(sorted(set(found), key=str.lower))}
+    classes = tuple(re.sub(r'^\d+\.', '', name).replace('_', ' ') for name in label)
+    return np.array([label[name] for name in found], np.int64), classes
+
 # %% ../../nbs/1_data/03_datasets.ipynb #d9ff34cc
 def _contents(search, row, folder, listed):
-    "(files, labels or None, problems) of what lies at one place of a set."
+    "(files, labels, classes, problems) of what lies at one place of a set; without labels they are -1."
     files, problems = search.listed(folder, listed) if listed else search.walk(folder)
     if row.without:  # a texture is a folder, or the beginning of a file's name in a flat one
         files = tuple(file for file in files
@@ -502,9 +559,13 @@ def _contents(search, row, folder, listed):
     if row.file_list:
         files, more = match_list(search.root, row, files)
         problems += more
-    if not row.labelled: return files, None, problems
+    if row.test_list:
+        files, more = keep_test_images(files, folder.parent/row.test_list)
+        problems += more
+    if row.named_by: return files, *label_by_name(files, row.named_by), problems
+    if not row.labelled: return files, np.full(len(files), -1, np.int64), (), problems
     files, labels, more = label_imagenet(files, search.labels, row.numbered)
-    return files, labels, problems + more
+    return files, labels, imagenet_names(), problems + more
 
 # %% ../../nbs/1_data/03_datasets.ipynb #1be7789e
 def _cause(search, key, n, folder):
@@ -518,13 +579,11 @@ def _cause(search, key, n, folder):
 def _examine(search, key, layout, folder, listed):
     "What lies at one place of a set, as a `FoundSet`."
     row, wanted = image_sets[key], search.counts[key]
-    try: files, labels, problems = _contents(search, row, folder, listed)
-    except (OSError, ValueError) as e: files, labels, problems = (), None, [str(e)]
+    try: files, labels, classes, problems = _contents(search, row, folder, listed)
+    except (OSError, ValueError) as e: files, labels, classes, problems = (), np.zeros(0, np.int64), (), [str(e)]
     n = len(files)
     if n != wanted and (n or not problems):
         problems.append(f'{n:,} images, {wanted:,} expected: {_cause(search, key, n, folder)}')
-    classes = () if labels is None else imagenet_names()
-    if labels is None: labels = np.full(n, -1, np.int64)
     return FoundSet(key, ImageSet(folder, files, labels, classes), layout, listed or folder, tuple(problems))
 
 # %% ../../nbs/1_data/03_datasets.ipynb #6407278c
@@ -577,7 +636,8 @@ class BenchmarkProtocol(Protocol):
 
     @property
     def train_protocol(self) -> str:
-        "The protocol with ImageNet alone, which all others train on: what is made of the training images is shared."
+        "The protocol with ImageNet alone, if it trains on that: what is made of the training images is shared."
+        if self.train != 'imagenet_train': return ''
         return f'imagenet-{self.half}' if self.half else 'imagenet'
 
     def listing(self, root: Path) -> str:
@@ -604,7 +664,10 @@ class BenchmarkProtocol(Protocol):
         if problems := self.problems(found, root):
             raise ValueError(f'{root}: protocol {self.name} cannot run: {"; ".join(problems)}')
         if stand_in_counts(root): log.warning('%s holds stand-ins: everything runs, and the numbers mean nothing', root)
-        return subsample({key: found[name].images for key, name in keys.items()}, n_train, n_test, self.half)
+        sets = {key: found[name].images for key, name in keys.items()}
+        for key in self.groups().keys() & sets.keys():  # what is OOD has no class, though its set may have some
+            sets[key] = replace(sets[key], labels=np.full(len(sets[key]), -1, np.int64), classes=())
+        return subsample(sets, n_train, n_test, self.half)
 
 # %% ../../nbs/1_data/03_datasets.ipynb #7911fc26
 _OPENOOD_NEAR = 'ssb_hard', 'ninco'
@@ -640,6 +703,35 @@ for style in STYLES:
         protocols['mos'], name=f'mos-{style}', id=f'imagenet_{style}',
         about=f'{shown.count:,} ID images ({shown.about}) against the sets of mos. FPR95: as in mos. '
               "Source: the table of unseen styles of KR-NFT (ACM MM 2025); which OOD sets it has is not told.")
+
+# %% ../../nbs/1_data/03_datasets.ipynb #5d1f0a77
+@dataclass(frozen=True)
+class SetHalves(BenchmarkProtocol):
+    "The first half of the classes of a set is ID, for training and testing alike, and the others are near OOD."
+    near: tuple[str, ...] = ('unknown',)
+
+    def folders(self) -> dict[str, str]:
+        return {key: name for key, name in super().folders().items() if key not in self.near}
+
+    def load(self, root: Path, n_train: int = 0, n_test: int = 0) -> dict[str, ImageSet]:
+        "As `Protocol.load`; the near set holds the classes that are not ID."
+        sets = super().load(root)
+        known, unknown = (class_half(sets['id'], half) for half in CLASS_HALVES)
+        unknown = replace(unknown, labels=np.full(len(unknown), -1), classes=())
+        far = {key: sets[key] for key in self.far}
+        return subsample({'train': known, 'id': known, **dict.fromkeys(self.near, unknown), **far}, n_train, n_test)
+
+# %% ../../nbs/1_data/03_datasets.ipynb #5d1f0a78
+FINE_GRAINED = 'cub', 'stanford_cars', 'food101', 'oxford_pets'
+OTHER_SETS = 'cifar10', 'cifar100', *FINE_GRAINED  # ID sets that nothing is trained on
+for key in OTHER_SETS:
+    beside = dict(cifar10='cifar100', cifar100='cifar10').get(key)
+    kind, near = (BenchmarkProtocol, dict(near=(beside,))) if beside else (SetHalves, {})
+    protocols[f'mos-{key}'] = kind(
+        f'mos-{key}', train=key, id=key, far=protocols['mos'].far, **near,
+        about=f'{image_sets[key].about}, {"all" if beside else "the first half"} of them as ID; near: '
+              f'{beside or "the other half"}; far: the sets of mos. FPR95: as in mos. '
+              'Source: the table of other ID data sets of KR-NFT (ACM MM 2025); the OOD sets are ours.')
 
 # %% ../../nbs/1_data/03_datasets.ipynb #5e1b1946
 for name in ('imagenet', 'mos', 'openood15', 'synood_table2', 'ninco_clean'):

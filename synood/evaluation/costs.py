@@ -24,7 +24,7 @@ from ..models.hub import (PAINTER, cached_by_model_files, locate_model, quiet_of
                                random_init, sanitized_folder, scheduler_class)
 from ..models.photos import packaged_words
 from ..outliers.finetuning import Projection
-from ..data.datasets import expected_counts
+from ..data.datasets import BenchmarkProtocol, expected_counts
 from ..data.images import protocols
 from ..core.checks import checked_count
 from ..core.files import asset_path
@@ -268,7 +268,7 @@ def network_flops(scale) -> dict[str, float]:
 def _published_images(scale):
     "(test, training) images of a scale's protocol; of Table 1's for one that is not of the literature."
     chosen, counts = protocols[scale.protocol], expected_counts(root=scale.data or None)
-    keys = (chosen if chosen.train_protocol else protocols['mos']).folders()
+    keys = (chosen if isinstance(chosen, BenchmarkProtocol) else protocols['mos']).folders()
     known, test, unknown = counts[keys.pop('train')], counts[keys.pop('id')], sum(counts[key] for key in keys.values())
     share = 2 if chosen.half else 1  # of the classes
     return test//share + unknown, known//share

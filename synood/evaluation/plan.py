@@ -29,7 +29,8 @@ from ..core.scales import differing_settings, get_scale, setting_names
 from ..core.stages import stages
 from ..core.training import ONE_THREAD
 from ..data.captions import DEFAULT_N_CAPTIONS, PER_FOLDER
-from ..data.datasets import STYLES, expected_counts, image_sets, table_protocol
+from ..data.datasets import (OTHER_SETS, STYLES, BenchmarkProtocol, expected_counts, image_sets,
+                                  table_protocol)
 from ..data.images import CLASS_HALVES, OTHER_ID, RANKED, figure3_sizes, protocols, selection_blocks
 from ..data.miniature import group_by_folder, plan as plan_world, world
 from ..models.cache import BATCH
@@ -604,7 +605,7 @@ def _asked_by_halves(scale):
     cells = NegLabel(), KRNFT('none'), KRNFT('plain'), KRNFT(), MCM(), CoOp(), CoCoOp()
     base, new = (dict(protocol=f'{scale.protocol}-{half}') for half in CLASS_HALVES)
     whole = Asked('KR-NFT', (MCM(), CoOp(), LoCoOp(), NegLabel(), KRNFT()))
-    others = [f'{scale.protocol}-{name}' for name in (*OTHER_ID, *STYLES)]
+    others = [f'{scale.protocol}-{name}' for name in (*OTHER_ID, *OTHER_SETS, *STYLES)]
     learned = dict(protocol=scale.protocol)
     carried = [Asked('KR-NFT', cells[:4], dict(protocol=name), learned) for name in others if name in protocols]
     return [Asked('KR-NFT', cells, base), Asked('KR-NFT', cells, new, base), Asked('KR-NFT', cells, base, new), whole,
@@ -714,7 +715,7 @@ def synthetic(self: _Planner, kind: str, scale, seed: int) -> list[str]:
 def _test_sets(scale) -> dict[str, int]:
     "{set that holds them: test images} of a scale's protocol."
     chosen = protocols[scale.protocol]
-    if scale.n_test or not chosen.train_protocol:
+    if scale.n_test or not isinstance(chosen, BenchmarkProtocol):
         return {chosen.name.removesuffix(f'-{chosen.half}'): _counts(scale)['test']}
     counts = expected_counts(root=scale.data or None)
     keys = [key for role, key in chosen.folders().items() if role != 'train']

@@ -282,8 +282,13 @@ def scale_caption(scale) -> str:
     return f'scale {scale.name}, world {scale.world}{chosen}'
 
 # %% ../../nbs/6_evaluation/02_report.ipynb #8ee3483a
+_HALF_SEEN = 'Textures', 'Scenes'  # at `photos`: the words of NegLabel were chosen on every second picture
+
 def scenes_note(world: str, datasets) -> str:
-    "The sentence under a table of `test` with a set that shows the scenes of `dev`, see `shared_sets`; else ''."
+    "The sentence under a table with sets that are not unseen, at `test` (see `shared_sets`) and at `photos`; else ''."
+    if world == 'photographs':
+        seen = ' and '.join(name for name in _HALF_SEEN if name in set(datasets))
+        return f'{seen}: the negative labels were chosen on every second of these pictures.' if seen else ''
     known = [name for name in shared_sets() if name in set(datasets)]
     if world != 'test' or not known: return ''
     return f'{" and ".join(known)}: the pictures are unseen, their scenes are those of dev, where settings were chosen.'

@@ -38,7 +38,7 @@ class CoEvo(StreamingMethod):
     name: ClassVar[str] = 'CoEvo'
     source: ClassVar[str] = "Tang et al., AAAI 2026; from the paper's description, no public code, not checked"
     weight: float = .8  # lambda: of the words before, of the memory after
-    joining: int = 5  # words that an image brings; ours
+    joining: int = 1  # word that an image brings; ours, searched on `dev`
     memory: int = 10  # places per label; AdaNeg's
     gap: float = .5  # on both sides of the threshold; TANL's
     history: int = 20_000  # scores that the threshold is found from; TANL's

@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['template_sets', 'class_prototypes', 'intermodal_values', 'intermodal_mining', 'InterNegSettings', 'mine_by_images',
-           'interneg_stage', 'read_prototypes', 'token_layer', 'placeholder_tokens', 'encode_with_vectors', 'invert',
-           'TextBank', 'InterNeg']
+           'interneg_stage', 'read_prototypes', 'token_layer', 'placeholder_tokens', 'encode_with_vectors',
+           'SentenceEncoder', 'invert', 'TextBank', 'InterNeg']
 
 # %% ../../nbs/5_methods/interneg.ipynb #a7fc3790
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Callable, ClassVar
 from fastcore.basics import patch
@@ -23,7 +22,7 @@ from ..core.scales import Registry, at_least, generator, require, setting_choice
 from ..core.stages import stage
 from ..data.words import corpus_words
 from .adaneg import StreamingMethod, label_probability
-from .coop import encode_embedded, load_few_shot, text_tower
+from .coop import encode_embedded, load_few_shot, project_text, text_tower
 from ..models.clip import Clip, normalize_rows, text_features
 from ..scores.head import negative_groups
 from ..scores.method import TrainData, register
@@ -67,7 +66,7 @@ template_sets['plain'] = lambda: ('a photo of a {}.', 'a photo of the {}.')
 setting_choices['interneg.templates'] = template_sets
 
 @settings('interneg', paper_random=dict(n_negatives=99, n_groups=1, steps=1),
-          rehearsal=dict(n_negatives=1500, steps=1), mini=dict(n_negatives=99, n_groups=1, templates='plain'))
+          rehearsal=dict(n_negatives=1500, steps=1), mini=dict(n_negatives=132, n_groups=1, templates='plain'))
 @dataclass(frozen=True)
 class InterNegSettings:
     "InterNeg's numbers; all from its scripts. Images of a class are those of CoOp, `coop.shots`."
@@ -151,6 +150,54 @@ def encode_with_vectors(clip: Clip, tokens: torch.Tensor, places: torch.Tensor, 
         ends = tokens.argmax(1)
         return encode_embedded(clip, layer(tokens[:, :int(ends.max()) + 1]), ends).to(home)
 
+# %% ../../nbs/5_methods/interneg.ipynb #1f7e0002
+def _start_states(clip, tokens):
+    "What each block of a causal text tower attends to of the first tokens (H, S) of sentences: (H, S, W) a block."
+    tower, states = text_tower(clip), []
+    mask = tower.attn_mask[:tokens.shape[1], :tokens.shape[1]]
+    with torch.no_grad():
+        x = token_layer(clip)(tokens) + tower.positional_embedding[:tokens.shape[1]]
+        for block in tower.transformer.resblocks:
+            states.append(block.ln_1(x))
+            x = block(x, attn_mask=mask)
+    return states
+
+def _encode_rest(clip, states, embedded, ends):
+    "Raw features (P, D) of sentences that go on, after what `_start_states` told, with embeddings (P, R, W)."
+    tower, start = text_tower(clip), states[0].shape[1]
+    length = start + embedded.shape[1]
+    x, mask = embedded + tower.positional_embedding[start:length], tower.attn_mask[start:length, :length]
+    for before, block in zip(states, tower.transformer.resblocks):
+        own = block.ln_1(x)
+        seen = torch.cat([before, own], 1)
+        x = x + block.ls_1(block.attention(own, seen, seen, attn_mask=mask))
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+    return project_text(tower, tower.ln_final(x[torch.arange(len(x), device=x.device), ends - start]))
+
+# %% ../../nbs/5_methods/interneg.ipynb #1f7e0003
+class SentenceEncoder:
+    """`encode_with_vectors` for many calls: what stands before the vectors' places is read once.
+
+    Example: `SentenceEncoder(clip)(tokens, places, vectors)`. Towers that are not causal read whole sentences."""
+    def __init__(self, clip: Clip): self.clip, self.read = clip, {}  # read: start tokens -> (1, S, W) for every block
+
+    def states(self, starts: torch.Tensor) -> list[torch.Tensor]:
+        "What each block attends to of start tokens (H, S): (H, S, W) for every block."
+        keys = [tuple(start.tolist()) for start in starts]
+        for key, start in zip(keys, starts):
+            if key not in self.read: self.read[key] = _start_states(self.clip, start[None])
+        return [torch.cat(of_block) for of_block in zip(*(self.read[key] for key in keys))]
+
+    def __call__(self, tokens: torch.Tensor, places: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        if not _causal(self.clip): return encode_with_vectors(self.clip, tokens, places, vectors)
+        layer, home = token_layer(self.clip), vectors.device
+        tokens, places, vectors = (x.to(layer.weight.device) for x in (tokens, places, vectors))
+        start, ends = int(places.min()), tokens.argmax(1)
+        starts, which = tokens[:, :start].unique(dim=0, return_inverse=True)
+        rows = torch.arange(len(tokens), device=tokens.device)
+        embedded = layer(tokens[:, start:int(ends.max()) + 1]).index_put((rows, places - start), vectors)
+        return _encode_rest(self.clip, [states[which] for states in self.states(starts)], embedded, ends).to(home)
+
 # %% ../../nbs/5_methods/interneg.ipynb #33f77afe
 def invert(encode: Callable,  # step, vectors (n, W) -> raw text features (n, D)
            vectors: torch.Tensor,  # (n, W) to begin with
@@ -203,7 +250,7 @@ class InterNeg(StreamingMethod):
         super().fit(train)
         self.how, self.run_seed = train.scale.interneg, train.seed
         clip = train.clip()
-        self.encode = partial(encode_with_vectors, clip)  # tokens, places, vectors -> raw features
+        self.encode = SentenceEncoder(clip)  # tokens, places, vectors -> raw features
         self.width = token_layer(clip).weight.shape[1]
         self.tokens, self.places = placeholder_tokens(clip, template_sets[self.how.templates]())
         return self.with_prototypes(read_prototypes(train.stage(self.negatives_stage)))

@@ -56,7 +56,7 @@ def queue_scores(images,  # (N, D), of unit length, in the order in which they c
     return torch.cat(found).numpy()
 
 # %% ../../nbs/5_methods/oodd.ipynb #888d695a
-@settings('oodd', mini=dict(queue=80))
+@settings('oodd', mini=dict(queue=80), photos=dict(queue=160))
 @dataclass(frozen=True)
 class OODDSettings:
     "How many images OODD's queue holds."
@@ -129,7 +129,7 @@ def nearest_similarity(bank: np.ndarray, features: np.ndarray, k: int) -> np.nda
     return torch.cat([(part @ torch.as_tensor(bank).T).topk(k, dim=1).values[:, -1] for part in parts]).numpy()
 
 # %% ../../nbs/5_methods/oodd.ipynb #d274591c
-@settings('oodd_knn', paper_random=dict(k=5), mini=dict(k=5, queue=80))
+@settings('oodd_knn', paper_random=dict(k=5), mini=dict(k=5, queue=80), photos=dict(queue=320))
 @dataclass(frozen=True)
 class OODDKNNSettings:
     "The neighbour that OODD's base on a classifier looks up, and how many images its queue holds."

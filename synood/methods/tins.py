@@ -7,7 +7,6 @@ __all__ = ['Starts', 'starting_words', 'inversion_loss', 'balanced_probability',
 
 # %% ../../nbs/5_methods/tins.ipynb #a97a7cfd
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 from fastcore.basics import patch
@@ -15,8 +14,8 @@ import numpy as np
 import torch
 from ..core.scales import at_least, generator, require, settings
 from .adaneg import StreamingMethod, label_probability
-from .interneg import (InterNeg, TextBank, encode_with_vectors, invert, placeholder_tokens,
-                                     read_prototypes, token_layer)
+from .interneg import (InterNeg, SentenceEncoder, TextBank, invert, placeholder_tokens, read_prototypes,
+                                     token_layer)
 from ..models.clip import Clip, normalize_rows, text_features
 from ..scores.method import TrainData, register
 from ..scores.negatives import read_negatives
@@ -129,7 +128,7 @@ class TINS(InterNeg):
     def fit(self, train: TrainData) -> 'TINS':
         StreamingMethod.fit(self, train)
         self.how, self.run_seed, clip, folder = train.scale.tins, train.seed, train.clip(), train.stage(*self.stages)
-        self.encode = partial(encode_with_vectors, clip)  # tokens, places, vectors -> raw features
+        self.encode = SentenceEncoder(clip)  # tokens, places, vectors -> raw features
         self.with_prototypes(read_prototypes(folder))
         self.starts = starting_words(clip, read_negatives(folder).words, self.prototypes.numpy(), train.cache)
         self.width = self.starts.vectors.shape[1]

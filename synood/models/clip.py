@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['DICTIONARY', 'normalize_rows', 'cosine_similarity', 'Clip', 'openai_bpe', 'clip_tokenizer', 'load_clip',
-           'learned_temperature', 'encode_text', 'text_features', 'published_clip_config', 'save_clip', 'encode_images',
-           'encode_pixels', 'clip_passes', 'image_features', 'RandomCrop', 'patch_tokens', 'image_and_patch_tokens',
-           'patch_features']
+           'learned_temperature', 'backbone_changes', 'encode_text', 'text_features', 'published_clip_config',
+           'save_clip', 'encode_images', 'encode_pixels', 'clip_passes', 'image_features', 'RandomCrop', 'patch_tokens',
+           'image_and_patch_tokens', 'patch_features']
 
 # %% ../../nbs/2_models/03_clip.ipynb #533bb977
-import hashlib, json, shutil, warnings
+import hashlib, json, re, shutil, warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -151,6 +151,17 @@ def _load_clip(name, folder, stamp):
 def learned_temperature(ids: tuple[str, ...]) -> float:
     "One over the `logit_scale` that a CLIP learned, to three decimals; errors as of `load_clip`."
     return round(1/load_clip(ids).logit_scale, 3)
+
+def backbone_changes(scale) -> dict[str, dict]:
+    """{name of a network: what to change in a scale to put it in the place of `clip`}, for all its `backbones`.
+
+    The scale's own CLIP changes nothing, and is there even where `backbones` does not name it."""
+    changes = {}
+    for model in dict.fromkeys((*scale.backbones, scale.clip[0])):
+        name = re.sub('[/:]+', ' ', model.removeprefix('embedded:')).strip()
+        own = model == scale.clip[0]
+        changes[name] = {} if own else dict(clip=(model,), temperature=learned_temperature((model,)))
+    return changes
 
 # %% ../../nbs/2_models/03_clip.ipynb #6f66fb00
 def _tokens(clip, prompts):

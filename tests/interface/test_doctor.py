@@ -16,7 +16,7 @@ from scipy.io import savemat
 from synood.app import cli, doctor
 from synood.core import stages
 from synood.data import images
-from synood.data.datasets import STYLES, find_sets, imagenet_names, imagenet_wnids
+from synood.data.datasets import OTHER_SETS, STYLES, find_sets, imagenet_names, imagenet_wnids
 from synood.app.doctor import diagnose, exit_status
 from synood.evaluation.plan import RATES
 from synood.evaluation.table_check import Checked, check_tables
@@ -30,7 +30,8 @@ VAL = [(f'ILSVRC2012_val_{k:08d}.JPEG', k % 3) for k in range(1, 10)]  # nine im
 FEW = dict(imagenet_train=6, imagenet_val=9, imagenet_openood=6, imagenet_openood_val=3, iNaturalist=6, SUN=4,
            Places=4, dtd=6,
            textures_openood=4, ssb_hard=4, ninco=3, ninco_clean=2, imagenet_o=2, openimage_o=3, openimage_o_val=1,
-           imagenet_v2=2, imagenet_a=2, imagenet_r=2, imagenet_sketch=2)
+           imagenet_v2=2, imagenet_a=2, imagenet_r=2, imagenet_sketch=2,
+           cifar10=2, cifar100=2, cub=2, stanford_cars=2, food101=2, oxford_pets=2)
 TEXTURES = ['banded_1', 'banded_2', 'bubbly_1', 'bubbly_2', 'woven_1', 'woven_2']  # OpenOOD leaves `bubbly` out
 MOS = dict(imagenet_train=6, imagenet_val=9, iNaturalist=6, SUN=4, Places=4, dtd=6)
 
@@ -140,6 +141,22 @@ def write_styles(root):
             write(root/folder/wnid/f'{folder}.jpg')
     for label in (0, 1):
         write(root/f'imagenetv2-matched-frequency-format-val/{label}/{label}.jpeg')
+
+
+def write_other_sets(root):
+    "Two test images, of two classes, of every ID set that nothing is trained on, and one more for training."
+    for folder in ('images_classic/cifar10/test', 'images_classic/cifar100/test', 'car_data/test', 'food-101/images'):
+        for name in ('a', 'b'):
+            write(root/folder/name/'1.jpg')
+    for name in ('001.A/1', '002.B/2', '002.B/3'):
+        write(root/f'CUB_200_2011/images/{name}.jpg')
+    write(root/'CUB_200_2011/images.txt', '1 001.A/1.jpg\n2 002.B/2.jpg\n3 002.B/3.jpg\n')
+    write(root/'CUB_200_2011/train_test_split.txt', '1 0\n2 0\n3 1\n')
+    write(root/'food-101/images/b/2.jpg')
+    write(root/'food-101/meta/test.txt', 'a/1\nb/1\n')
+    for name in ('A_1', 'b_1', 'b_2'):
+        write(root/f'oxford-iiit-pet/images/{name}.jpg')
+    write(root/'oxford-iiit-pet/annotations/test.txt', 'A_1 1 1 1\nb_2 2 2 1\n')
 
 
 OPENOOD = dict(imagenet_openood=6, imagenet_openood_val=3, textures_openood=4, ssb_hard=4, ninco=3, imagenet_o=2,
@@ -254,13 +271,15 @@ def test_a_complete_disk_has_status_0_and_a_table_for_every_protocol(scale, tmp_
     write(tmp_path/'NINCO/NINCO_popular_datasets_subsamples/places/a b.jpg')
     write(tmp_path/'NINCO/NINCO_popular_datasets_subsamples/textures/c.JPG')
     write_styles(tmp_path)
+    write_other_sets(tmp_path)
     items = diagnose(scale, tmp_path, tmp_path/'runs', counts=FEW)
     harm = [item for item in items if item.status in ('missing', 'broken')]
     # six pictures are few for a thousand classes
     assert [(item.check, item.name) for item in harm] == [('work', 'numbers')]
     assert '1000 classes' in harm[0].finding
     protocols_found = {name: item.status for name, item in of(items).items() if name.startswith('protocol ')}
-    names = 'imagenet', 'mos', 'openood15', 'synood_table2', 'ninco_clean', *(f'mos-{style}' for style in STYLES)
+    names = 'imagenet', 'mos', 'openood15', 'synood_table2', 'ninco_clean'
+    names = *names, *(f'mos-{other}' for other in (*STYLES, *OTHER_SETS))
     assert protocols_found == {f'protocol {name}': 'ok' for name in names}
     assert {item.status for item in of(items, 'tables').values()} == {'ok'} and len(of(items, 'tables')) == 9
 
