@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import ClassVar
 import numpy as np
 from ..core.scales import get_scale, rng
-from .images import CLASS_HALVES, ImageSet, Protocol, image_folder, protocols, subsample
+from .images import (CLASS_HALVES, ImageSet, Protocol, image_folder, protocols, subsample,
+                                unlabelled)
 from .datasets import image_sets
 from .senses import Sense, all_senses, find_sense, related_senses, word_senses
 
@@ -151,20 +152,18 @@ class ClassSplits(Protocol):
         return sets | {'id beside Scenes': replace(sets['id'], grey=True)}
 
 # %% ../../nbs/1_data/08_class_splits.ipynb #1b5b1fdf
-def _unlabelled(images): return replace(images, labels=np.full(len(images), -1), classes=())
-
 def _divided(caltech, known):
     "'train' and 'id' of the known classes under the names to show, and 'unknown' where there are others."
     names = tuple(caltech_name(folder)[0] for folder in known)
     sets = {key: replace(_only(images, known), classes=names) for key, images in caltech.items()}
     others = [name for name in caltech['id'].classes if name not in known]
-    return sets | ({'unknown': _unlabelled(_only(caltech['id'], others))} if others else {})
+    return sets | ({'unknown': unlabelled(_only(caltech['id'], others))} if others else {})
 
 def _far_sets(places, classes):
     "ImageNet without what overlaps Caltech-101's classes, textures, scenes and background pictures."
     imagenet = image_folder(places['ImageNet'], by_content=False)
     apart = classes_apart(imagenet.classes, tuple(caltech_name(folder)[1] for folder in classes))
-    return {'ImageNet': _unlabelled(_only(imagenet, apart)),
+    return {'ImageNet': unlabelled(_only(imagenet, apart)),
             **{key: image_folder(places[key], False, by_content=False) for key in ('Textures', 'Scenes', 'Background')}}
 
 def _register_divided(whole):

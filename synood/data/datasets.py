@@ -18,8 +18,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from .images import (CLASS_HALVES, ImageSet, Protocol, class_half, find_files, log, protocols,
-                                read_user_text, subsample)
+from .images import (CLASS_HALVES, ImageSet, Protocol, find_files, known_and_unknown, log, protocols,
+                                read_user_text, subsample, unlabelled)
 from ..core.files import file_errors, json_hash, in_threads, file_stamp, progress
 from ..core.scales import Registry, Scale
 
@@ -330,8 +330,7 @@ layouts['archives'] = usual_places(mos='{}', dtd=('dtd/images',)) | {
     'ninco_clean': (Location('NINCO/NINCO_popular_datasets_subsamples'),),
     'imagenet_o': (Location('imagenet-o'),), 'imagenet_a': (Location('imagenet-a'),),
     'imagenet_r': (Location('imagenet-r'),), 'imagenet_sketch': (Location('sketch'),),
-    'imagenet_v2': (Location('imagenetv2-matched-frequency-format-val'),)}
-layouts['archives'] |= {
+    'imagenet_v2': (Location('imagenetv2-matched-frequency-format-val'),),
     'cub': (Location('CUB_200_2011/images'),), 'food101': (Location('food-101/images'),),
     'oxford_pets': (Location('oxford-iiit-pet/images'),),
     'stanford_cars': (Location('car_data/test'), Location('car_data/car_data/test'))}
@@ -666,7 +665,7 @@ class BenchmarkProtocol(Protocol):
         if stand_in_counts(root): log.warning('%s holds stand-ins: everything runs, and the numbers mean nothing', root)
         sets = {key: found[name].images for key, name in keys.items()}
         for key in self.groups().keys() & sets.keys():  # what is OOD has no class, though its set may have some
-            sets[key] = replace(sets[key], labels=np.full(len(sets[key]), -1, np.int64), classes=())
+            sets[key] = unlabelled(sets[key])
         return subsample(sets, n_train, n_test, self.half)
 
 # %% ../../nbs/1_data/03_datasets.ipynb #7911fc26
@@ -716,8 +715,7 @@ class SetHalves(BenchmarkProtocol):
     def load(self, root: Path, n_train: int = 0, n_test: int = 0) -> dict[str, ImageSet]:
         "As `Protocol.load`; the near set holds the classes that are not ID."
         sets = super().load(root)
-        known, unknown = (class_half(sets['id'], half) for half in CLASS_HALVES)
-        unknown = replace(unknown, labels=np.full(len(unknown), -1), classes=())
+        known, unknown = known_and_unknown(sets['id'])
         far = {key: sets[key] for key in self.far}
         return subsample({'train': known, 'id': known, **dict.fromkeys(self.near, unknown), **far}, n_train, n_test)
 

@@ -8,10 +8,10 @@ __all__ = ['log', 'MAX_PIXELS', 'MAX_SIDE', 'MAX_BYTES', 'MAX_ASPECT_RATIO', 'EX
            'to_rgb', 'ImageSet', 'skip_reason', 'SkippedFiles', 'log_once', 'image_paths', 'find_files',
            'evenly_spaced', 'image_folder', 'contact_sheet', 'pack_image', 'as_jpeg', 'complexity',
            'complexity_ranking', 'most_complex', 'image_note', 'check_images', 'at_most_per_class', 'few_shot_indices',
-           'class_half', 'subsample', 'Protocol', 'HalfSplit', 'write_sets', 'read_sets', 'division', 'split_scale',
-           'training_scale', 'images_stage', 'read_jsonl', 'read_user_text', 'rank_images', 'select_images',
-           'read_selection', 'ranking_stage', 'selection_stage', 'selection_blocks', 'block_folders', 'run_blocks',
-           'Figure3Settings', 'figure3_sizes']
+           'class_half', 'unlabelled', 'known_and_unknown', 'subsample', 'Protocol', 'HalfSplit', 'write_sets',
+           'read_sets', 'division', 'split_scale', 'training_scale', 'images_stage', 'read_jsonl', 'read_user_text',
+           'rank_images', 'select_images', 'read_selection', 'ranking_stage', 'selection_stage', 'selection_blocks',
+           'block_folders', 'run_blocks', 'Figure3Settings', 'figure3_sizes']
 
 # %% ../../nbs/1_data/01_images.ipynb #d87ecfcc
 import hashlib, html, io, json, logging, os, random, stat, unicodedata, warnings
@@ -674,6 +674,15 @@ def class_half(images: ImageSet, half: str) -> ImageSet:
     kept = images.take((first <= images.labels) & (images.labels < last))
     return replace(kept, labels=kept.labels - first, classes=images.classes[first:last])
 
+def unlabelled(images: ImageSet) -> ImageSet:
+    "The same images without classes, as OOD images have none: every label is -1."
+    return replace(images, labels=np.full(len(images), -1, np.int64), classes=())
+
+def known_and_unknown(images: ImageSet) -> tuple[ImageSet, ImageSet]:
+    "The first half of the classes, and the images of the second, unlabelled; errors as of `class_half`."
+    known, unknown = (class_half(images, half) for half in CLASS_HALVES)
+    return known, unlabelled(unknown)
+
 # %% ../../nbs/1_data/01_images.ipynb #520bc80a
 def subsample(sets: dict[str, ImageSet],  # 'train', 'id' and OOD sets
              n_train: int,  # training images per class, 0 = all
@@ -758,9 +767,7 @@ class HalfSplit(Protocol):
 
     def load(self, root: Path, n_train: int = 0, n_test: int = 0) -> dict[str, ImageSet]:
         "As `Protocol.load`; the folder `train` holds one folder per class."
-        images = image_folder(Path(root)/self.train, by_content=False)
-        known, unknown = (class_half(images, half) for half in CLASS_HALVES)
-        unknown = replace(unknown, labels=np.full(len(unknown), -1), classes=())
+        known, unknown = known_and_unknown(image_folder(Path(root)/self.train, by_content=False))
         return subsample({'train': known, 'id': known, **dict.fromkeys(self.far, unknown)}, n_train, n_test)
 
 protocols['rehearsal'] = HalfSplit('rehearsal', train='.', id='.', far=('unknown',))
