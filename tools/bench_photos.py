@@ -5,7 +5,8 @@
 
 A photograph is read from its file, resized and scored: by PyTorch, as a detector does it, and from an exported detector
 by ONNX Runtime, with as many threads as score.py of the export takes and with one. Reading and resizing alone stand
-beside them. A sentence is one about a class of ImageNet. Each figure is the median over the items, one at a time.
+beside them. A sentence is one about a class of ImageNet, read alone, or in batches as a detector reads the names of its
+classes. Each figure is the median over the items, of a batch the share of one of its sentences.
 """
 import runpy
 import tempfile
@@ -19,6 +20,8 @@ from synood.data.examples import example_photographs
 from synood.data.images import image_folder
 from synood.detector import OODDetector
 from synood.models.clip import encode_text, load_clip
+
+BATCH = 50  # names of classes, as many as a division of Caltech-101 has
 
 
 def image_calls(detector, folder):
@@ -52,6 +55,9 @@ def measure(args):
         image = {way: median_ms(call, paths) for way, call in calls.items()}
     every = max(1, len(sentences)//args.sentences)
     text = {'PyTorch': median_ms(lambda sentence: encode_text(clip, [sentence]), sentences[::every][:args.sentences])}
+    batches = [sentences[k:k + BATCH] for k in range(0, BATCH*8, BATCH)]
+    batched = median_ms(lambda batch: encode_text(clip, batch), batches)
+    text[f'PyTorch, {BATCH} at once'] = {unit: value/BATCH for unit, value in batched.items()}
     settings = dict(photographs='a folder' if args.photographs else 'examples', count=len(paths),
                     sentences=args.sentences)
     return settings, {'image': image, 'text': text}

@@ -138,7 +138,7 @@ def reproduce(scale: ScaleOption = 'mini', settings: SetOption = (), seeds: Seed
     run_scale = check_choices(get_scale(scale))
     if not (only or full):
         notebooks, too_long = split_by_length(notebooks, run_scale.name)
-        for name in too_long: say(f'{name} takes more than an hour at this scale: --only {name}, or --full, runs it')
+        for name in too_long: say(f'{name} takes an hour or more at this scale: --only {name}, or --full, runs it')
     preflight(run_scale, root, seeds=asked, fields=settings_read_by(notebooks, listed))
     values = {name: fingerprint(run_scale, name) for name in setting_names()}
     folder = root.resolve()/run_scale.name/'notebooks'

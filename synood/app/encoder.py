@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from ..core.files import atomic_folder, file_hash, json_hash
 from ..core.scales import get_scale, rng
 from ..core.stages import versions
-from ..data.class_splits import caltech_name
+from ..data.class_splits import caltech_name, chosen_on
 from ..data.images import ImageSet, image_folder
 from ..data.senses import all_senses, describe_sense, describe_word
 from ..data.words import word_pool
@@ -205,17 +205,20 @@ def word_choices(root: Path,  # with caltech101/train, dtd and scenes_grey, one 
                  corpora: dict[str, np.ndarray],  # name -> raw features (K, D) of its words
                  cache: Path | None = None  # of features
                 ) -> pd.DataFrame:
-    "`compare_words` on the half of the photographs that choices may be made on, for several corpora of nouns."
+    "`compare_words` on the photographs that choices may be made on, for several corpora of nouns."
     clip, towers = load_clip(('embedded:photos',)), bare_towers()
     def features_in(name):
         images = image_folder(Path(root)/name)
         pooled = torch.from_numpy(image_features(towers, images, cache))
         with torch.inference_mode(): return images, clip.model.visual.head(pooled).numpy()
+    def of_choices(name, key):
+        images, features = features_in(name)
+        return features[chosen_on(images, key)]
     train, of_train = features_in('caltech101/train')
     known, unknown = split_classes(train.classes)
     names = np.array(train.classes)[train.labels]
     features = {'known': of_train[np.isin(names, known)], 'near': of_train[np.isin(names, unknown)],
-                'textures': features_in('dtd')[1][::2], 'scenes': features_in('scenes_grey')[1][::2]}
+                'textures': of_choices('dtd', 'Textures'), 'scenes': of_choices('scenes_grey', 'Scenes')}
     text = encode_text(clip, caltech_sentences(known))
     tables = [compare_words(features, text, words).assign(corpus=name) for name, words in corpora.items()]
     return pd.concat(tables, ignore_index=True)

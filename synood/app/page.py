@@ -19,7 +19,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageOps
-from ..data.images import block_folders, pack_image, read_sets
+from ..data.images import block_folders, pack_image, read_sets, undivided_name
 from .preflight import figures_place
 from ..evaluation.report import (verify_results, data_uri, figures_folder, in_html, in_markdown,
                                       reproduction_table, scale_caption)
@@ -175,7 +175,7 @@ def _distinct(rows, column): return list(dict.fromkeys(row[column] for row in ro
 
 @dataclass(frozen=True, eq=False)
 class ResultGroup:
-    "Result rows that differ in seed and data set only."
+    "Result rows that differ in seed, division and data set only."
     number: int  # from 1, in the order of results.csv
     about: dict[str, str]  # experiment, protocol, method, backbone, images, training, strategy, m
     rows: list[dict[str, str]]
@@ -202,8 +202,9 @@ class ResultGroup:
 
 # %% ../../nbs/8_app/02_page.ipynb #c95c1c7c
 def result_groups(rows: pd.DataFrame) -> list[ResultGroup]:
-    "The lines of a results.csv that was read as text."
-    groups = enumerate(rows.groupby(_LINE, sort=False), 1)
+    "The lines of a results.csv that was read as text; the divisions of a protocol are one line."
+    whole = {name: undivided_name(name) for name in rows.protocol.unique()}
+    groups = enumerate(rows.assign(protocol=rows.protocol.map(whole)).groupby(_LINE, sort=False), 1)
     return [ResultGroup(number, dict(zip(_LINE, key)), part.to_dict('records')) for number, (key, part) in groups]
 
 def format_ranges(numbers) -> str:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RESULT_FILES', 'PRELOAD', 'HOW_TO_RESUME', 'package_code', 'notebook_key', 'settings_read_by', 'output_hash',
            'is_up_to_date', 'results_key', 'remembered', 'NotebookError', 'stands', 'execute', 'default_jobs', 'Ended',
-           'timed_execute', 'execute_all', 'seconds_left', 'read_notebook_seconds', 'longest_first', 'split_by_length',
-           'run_notebooks']
+           'timed_execute', 'execute_all', 'seconds_left', 'read_notebook_seconds', 'usual_seconds', 'longest_first',
+           'split_by_length', 'run_notebooks']
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #f1c14157
 import csv, json, os, re, time
@@ -142,6 +142,11 @@ PRELOAD = ('tqdm.auto', 'ipykernel.kernelapp', 'torch', 'pandas', 'seaborn', 'sc
            'transformers.models.clip.modeling_clip', 'synood.evaluation.benchmark', 'synood.app.doctor',
            'synood.app.pretraining')
 
+def _looks_folder(folder):
+    "Where kernels share what they saw of files: a folder for this code and its data, as others may see other things."
+    from synood.core.files import json_hash
+    return folder/'looks'/json_hash([package_code(), _assets_hash()])
+
 def _execute(nb, source, folder, given):
     """papermill on a notebook, its outputs in `folder`.
 
@@ -151,7 +156,7 @@ def _execute(nb, source, folder, given):
     shown = str(folder/f'{notebook_name(source)}.ipynb')
     trace.unlink(missing_ok=True)
     with TemporaryDirectory(prefix='synood-', ignore_cleanup_errors=True) as home:
-        kernel = own_kernel(Path(home), PRELOAD, SYNOOD_TRACE=str(trace), SYNOOD_LOOKS=str(folder/'looks'))
+        kernel = own_kernel(Path(home), PRELOAD, SYNOOD_TRACE=str(trace), SYNOOD_LOOKS=str(_looks_folder(folder)))
         try:  # papermill fills braces in a path, and kernels call their own end an error
             papermill.execute_notebook(nbformat.from_dict(nb), shown.replace('{', '{{').replace('}', '}}'), given,
                                        kernel_name='python3', kernel_manager_class=kernel, cwd=str(source.parent),
@@ -241,7 +246,7 @@ def execute_all(notebooks: list[Path], folder: Path, parameters: dict, settings,
 # %% ../../nbs/8_app/06_reproduction.ipynb #6b417b3a
 def seconds_left(left: list[str],  # notebooks that have not ended, those that run included
                  took: dict[str, float],  # seconds of those that ran here
-                 usual: dict[str, float],  # seconds that they took in an earlier run
+                 usual: dict[str, float],  # seconds that they take where nothing is made yet
                  running: dict[str, float],  # seconds so far of those that run
                  jobs: int) -> float | None:
     "An estimate of the seconds until all notebooks have ended, `jobs` at a time; None while nothing is known."
@@ -253,26 +258,30 @@ def seconds_left(left: list[str],  # notebooks that have not ended, those that r
     return sum(max(costs.get(name, typical) - running.get(name, 0), 0) for name in left)/jobs
 
 def read_notebook_seconds(log: Path) -> dict[str, float]:
-    "Seconds that each notebook took last, by name, from a wall-clock log; empty if there is none."
+    "The most seconds that each notebook took, by name, from a wall-clock log; empty if there is none."
     if not log.exists(): return {}
     with open(log, newline='', encoding='utf-8') as f: lines = list(csv.DictReader(f))
-    return {line['stage'].removeprefix('notebook '): float(line['seconds'])
-            for line in lines if line['stage'].startswith('notebook ')}
+    runs = [(line['stage'].removeprefix('notebook '), float(line['seconds']))
+            for line in lines if line['stage'].startswith('notebook ')]
+    return dict(sorted(runs, key=lambda run: run[1]))  # of several the longest: the others found something made
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #f0756b8d
-_LONGEST = ('table1', 'table_krnft', 'synthesis', 'finetuning', 'table_cma', 'table3', 'fig3',  # at `mini`
-            'table_streams')
+_SECONDS = dict(table1=900, table_krnft=500, synthesis=400, finetuning=200, table_cma=180, table3=145, fig3=110,
+                table4=85, table_streams=80, table2=65, context=60, negatives=55, table5=35, fig4=25, fig1_fig2=20)
+
+def usual_seconds(names: list[str], scale: str) -> dict[str, float]:
+    "What notebooks take from nothing at `mini` on two cores, the short ones two seconds; nothing for other scales."
+    return {name: _SECONDS.get(name, 2) for name in names} if scale == 'mini' else {}
 
 def longest_first(notebooks: list[Path]) -> list[Path]:
     "Those that take the longest first, so that all workers end together; the others in their order."
-    def place(path): return _LONGEST.index(name) if (name := notebook_name(path)) in _LONGEST else len(_LONGEST)
-    return sorted(notebooks, key=place)
+    return sorted(notebooks, key=lambda path: -_SECONDS.get(notebook_name(path), 0))
 
-_TOO_LONG = {'table_cma': 'photos'}  # notebook -> the scale at which it takes more than an hour
+_TOO_LONG = {'photos': ('table_cma', 'photos_users')}  # scale -> notebooks that take about an hour or more
 
 def split_by_length(notebooks: list[Path], scale: str) -> tuple[list[Path], list[str]]:
     "Notebooks that run when none is asked for by name, and the names of those that take too long at this scale."
-    names = [name for name in map(notebook_name, notebooks) if _TOO_LONG.get(name) == scale]
+    names = [name for name in map(notebook_name, notebooks) if name in _TOO_LONG.get(scale, ())]
     return [path for path in notebooks if notebook_name(path) not in names], names
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #158ae2b1
@@ -281,10 +290,11 @@ def run_notebooks(notebooks: list[Path], folder: Path, parameters: dict, setting
     from synood.core.files import progress
     from synood.core.stages import log_seconds
     log = folder.parent/'timings.csv'
-    usual = read_notebook_seconds(log)
     standing = [path for path in notebooks if stands(path, folder, parameters, settings, full)]
     todo = longest_first([path for path in notebooks if path not in standing])
     left, took = {notebook_name(path) for path in todo}, {}
+    logged, usual = read_notebook_seconds(log), usual_seconds([*left], folder.parent.name)
+    usual |= {name: max(seconds, usual.get(name, 0)) for name, seconds in logged.items()}
     results = [Ended(notebook_name(path), 'stands', 0., 0.) for path in standing]
     with progress(desc='notebooks', total=len(notebooks)) as bar:
         bar.bar_format = '{desc}: {n} of {total}, {elapsed}{postfix}'

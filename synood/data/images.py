@@ -9,9 +9,9 @@ __all__ = ['log', 'MAX_PIXELS', 'MAX_SIDE', 'MAX_BYTES', 'MAX_ASPECT_RATIO', 'EX
            'evenly_spaced', 'image_folder', 'contact_sheet', 'pack_image', 'as_jpeg', 'complexity',
            'complexity_ranking', 'most_complex', 'image_note', 'check_images', 'at_most_per_class', 'few_shot_indices',
            'class_half', 'unlabelled', 'known_and_unknown', 'subsample', 'Protocol', 'HalfSplit', 'write_sets',
-           'read_sets', 'division', 'split_scale', 'training_scale', 'images_stage', 'read_jsonl', 'read_user_text',
-           'rank_images', 'select_images', 'read_selection', 'ranking_stage', 'selection_stage', 'selection_blocks',
-           'block_folders', 'run_blocks', 'Figure3Settings', 'figure3_sizes']
+           'read_sets', 'division', 'undivided_name', 'split_scale', 'training_scale', 'images_stage', 'read_jsonl',
+           'read_user_text', 'rank_images', 'select_images', 'read_selection', 'ranking_stage', 'selection_stage',
+           'selection_blocks', 'block_folders', 'run_blocks', 'Figure3Settings', 'figure3_sizes']
 
 # %% ../../nbs/1_data/01_images.ipynb #d87ecfcc
 import hashlib, html, io, json, logging, os, random, stat, unicodedata, warnings
@@ -829,6 +829,11 @@ fingerprints['data'] = _data_fingerprint
 def division(protocol: Protocol, run_seed: int) -> Protocol:
     "The division of the classes that a run seed meets; the protocol itself where there is but one."
     return protocols[f'{protocol.name}-{run_seed % protocol.splits}'] if protocol.splits else protocol
+
+def undivided_name(name: str) -> str:
+    "The name of the protocol that this one is a division of; of any other its own name."
+    whole, _, number = name.rpartition('-')
+    return whole if number.isdigit() and whole in protocols.names() and protocols[whole].splits else name
 
 def split_scale(scale: Scale, run_seed: int) -> Scale:
     "The scale on that division of the classes which a run seed meets; the same scale where there is but one."

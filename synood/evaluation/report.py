@@ -6,10 +6,10 @@
 __all__ = ['published', 'published_averages', 'half_width', 't_interval', 'mean_cell', 'paired_difference', 'difference_cell',
            'main_group', 'averages', 'pivot', 'table_columns', 'average_caption', 'group_means', 'sets_to_draw',
            'image_difference', 'compare_methods', 'paired_differences', 'verdicts', 'difference_cells', 'paired_lines',
-           'judge', 'difference_table', 'scale_caption', 'scenes_note', 'interval_note', 'figures_folder', 'csv_text',
-           'encode_utf8', 'mark_best', 'in_markdown', 'in_latex', 'in_html', 'data_uri', 'markdown', 'latex',
-           'save_table', 'show_table', 'save_figure', 'folders_used', 'merge_results', 'verify_results',
-           'reproduction_table']
+           'judge', 'difference_table', 'scale_caption', 'encoder_name', 'scenes_note', 'interval_note',
+           'figures_folder', 'csv_text', 'encode_utf8', 'mark_best', 'in_markdown', 'in_latex', 'in_html', 'data_uri',
+           'markdown', 'latex', 'save_table', 'show_table', 'picture_credit', 'save_figure', 'folders_used',
+           'merge_results', 'verify_results', 'reproduction_table']
 
 # %% ../../nbs/6_evaluation/02_report.ipynb #662fbf54
 import csv, html, io, json, os, re, shlex
@@ -26,6 +26,7 @@ from ..core.files import (CannotWrite, atomic_write, check_relative, lock, make_
 from ..core.rows import merge_rows, read_scores
 from ..core.stages import stage_folder, stages
 from ..core.scales import get_scale
+from ..data.images import protocols
 from ..data.miniature import shared_sets
 
 # %% ../../nbs/6_evaluation/02_report.ipynb #a2560518
@@ -281,14 +282,13 @@ def scale_caption(scale) -> str:
     chosen = ', on which settings are chosen' if scale.world == 'dev' else ''
     return f'scale {scale.name}, world {scale.world}{chosen}'
 
-# %% ../../nbs/6_evaluation/02_report.ipynb #8ee3483a
-_HALF_SEEN = 'Textures', 'Scenes'  # at `photos`: the words of NegLabel were chosen on every second picture
+def encoder_name(scale) -> str:
+    "What reads images and texts at a scale: 'CLIP', or 'the encoder' where it is another one."
+    return 'the encoder' if get_scale(scale).clip[0] == 'embedded:photos' else 'CLIP'
 
+# %% ../../nbs/6_evaluation/02_report.ipynb #8ee3483a
 def scenes_note(world: str, datasets) -> str:
-    "The sentence under a table with sets that are not unseen, at `test` (see `shared_sets`) and at `photos`; else ''."
-    if world == 'photographs':
-        seen = ' and '.join(name for name in _HALF_SEEN if name in set(datasets))
-        return f'{seen}: the negative labels were chosen on every second of these pictures.' if seen else ''
+    "The sentence under a table of `test` with sets whose scenes are not unseen, see `shared_sets`; else ''."
     known = [name for name in shared_sets() if name in set(datasets)]
     if world != 'test' or not known: return ''
     return f'{" and ".join(known)}: the pictures are unseen, their scenes are those of dev, where settings were chosen.'
@@ -445,8 +445,14 @@ def show_table(frame: 'pd.DataFrame', name: str, scale, root: Path, caption: str
     print(note)
 
 # %% ../../nbs/6_evaluation/02_report.ipynb #b67ce1be
-def save_figure(fig, name: str, scale, root: Path):
-    "Write <name>.png (150 dpi) and .pdf, without dates, so that the same figure is the same bytes."
+def picture_credit(scale) -> str:
+    "Whose training pictures a figure of this scale shows or changes, under which licence; '' where we draw them."
+    home = protocols[get_scale(scale).protocol].homes.get('train', '')
+    return f'Photographs, some of them changed: {home}' if home else ''
+
+def save_figure(fig, name: str, scale, root: Path, credit: str = ''):
+    "Write <name>.png (150 dpi) and .pdf, without dates, so that the same figure is the same bytes; `credit`: its foot."
+    if credit: fig.supxlabel(credit, fontsize=5)
     folder = figures_folder(scale, root)
     for kind, undated in (('png', {'Software': None}), ('pdf', {'CreationDate': None})):
         drawn = io.BytesIO()

@@ -188,9 +188,10 @@ def test_the_same_results_give_the_same_bytes(run):
     assert write_page(SMOKE, run[0]).read_bytes() == first
 
 
-def test_lines_are_those_that_give_the_numbers(root):
-    """In the tables of `mini` that the project ships, a cell about a data set is the mean over the linked line."""
-    folder = root/'paper_figures'/'mini'
+@pytest.mark.parametrize('scale', ['mini', 'photos'])
+def test_lines_are_those_that_give_the_numbers(root, scale):
+    """In the tables that the project ships, a cell about a data set is the mean over the linked line."""
+    folder = root/'paper_figures'/scale
     checked = 0
     lines = result_groups(pd.read_csv(folder/'results.csv', dtype=str, keep_default_na=False))
     for path in sorted(p for p in folder.glob('*.csv') if p.name != 'results.csv'):

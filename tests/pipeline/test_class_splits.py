@@ -1,11 +1,13 @@
 """Experiments on Caltech-101's divisions: a run seed meets classes of its own, and grey scenes a grey counterpart."""
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from synood.app.doctor import inspect_data
 from synood.core.scales import get_scale
-from synood.data.images import split_scale
+from synood.data.images import protocols, split_scale
 from synood.evaluation.benchmark import experiment, load_benchmark
 from synood.methods.oodd import OODD
 from synood.outliers.controls import ControlledSynOOD
@@ -14,8 +16,9 @@ from synood.outliers.synthesis import synthetic_images
 from synood.scores.method import MCM, NegLabel
 
 CLASSES = 'ant', 'camera', 'Faces', 'Faces_easy', 'pizza'
-OTHERS = {'imagenet1k/n02219486': 2, 'imagenet1k/n03291819': 3, 'dtd/banded': 2, 'scenes_grey/coast': 2,
+OTHERS = {'imagenet1k/n02219486': 2, 'imagenet1k/n03291819': 3, 'dtd/banded': 2, 'scenes_grey/bedroom': 2,
           'caltech101/background': 2}
+OF_CHOICES = 'dtd/banded/banded_0002.jpg', 'scenes_grey/bedroom/image_0001.jpg'
 
 
 @pytest.fixture(scope='module')
@@ -25,8 +28,8 @@ def photographs(tmp_path_factory):
     folders = {f'caltech101/{part}/{name}': n for part, n in (('train', 3), ('test', 2)) for name in CLASSES}
     for folder, count in {**folders, **OTHERS}.items():
         (root/folder).mkdir(parents=True)
-        for k in range(count):
-            Image.fromarray(rng.integers(0, 255, (64, 80, 3), np.uint8)).save(root/folder/f'{k}.jpg')
+        for file in [f'{folder}/{k}.jpg' for k in range(count)] + [seen for seen in OF_CHOICES if folder in seen]:
+            Image.fromarray(rng.integers(0, 255, (64, 80, 3), np.uint8)).save(root/file)
     return root
 
 
@@ -44,8 +47,17 @@ def test_every_seed_has_its_division(rows):
     assert set(rows.dataset) == {'unknown', 'ImageNet', 'Textures', 'Scenes', 'Background'}
     assert dict(zip(rows.dataset, rows.group))['unknown'] == 'near'
     assert set(rows.n_id) == {4} and dict(zip(rows.dataset, rows.n_ood))['ImageNet'] == 3  # its ants are no ants here
+    assert dict(zip(rows.dataset, rows.n_ood))['Textures'] == 2  # without the one that words were chosen on
     hashes = rows[rows.method == 'MCM'].set_index(['dataset', 'seed']).list_hash
     assert hashes['unknown', 0] != hashes['unknown', 1] and hashes['Textures', 0] == hashes['Textures', 1]
+
+
+def test_a_folder_without_the_pictures_of_choices_is_named(photographs, tmp_path):
+    shutil.copytree(photographs, tmp_path/'data')
+    for file in OF_CHOICES: (tmp_path/'data'/file).unlink()
+    with pytest.warns(UserWarning, match='Scenes: settings were chosen on 300 pictures of this set'):
+        sets = protocols['caltech101-0'].load(tmp_path/'data')
+    assert len(sets['Textures']) == len(sets['Scenes']) == 2
 
 
 def test_scenes_are_compared_with_grey_photographs(scale, tmp_path):

@@ -213,7 +213,7 @@ def test_inference(measured):
 def test_photos(measured):
     figures = measured('bench_photos', '--count=2', '--sentences=2')
     assert {name: list(rows) for name, rows in figures.tables.items()} == {
-        'image': ['read and resize', 'PyTorch', 'ONNX', 'ONNX, one thread'], 'text': ['PyTorch']}
+        'image': ['read and resize', 'PyTorch', 'ONNX', 'ONNX, one thread'], 'text': ['PyTorch', 'PyTorch, 50 at once']}
     assert all(set(row) == {'cpu_ms', 'clock_ms'} for rows in figures.tables.values() for row in rows.values())
     assert figures.settings == dict(photographs='examples', count=2, sentences=2)
 
