@@ -55,7 +55,7 @@ def measure(args):
         image = {way: median_ms(call, paths) for way, call in calls.items()}
     every = max(1, len(sentences)//args.sentences)
     text = {'PyTorch': median_ms(lambda sentence: encode_text(clip, [sentence]), sentences[::every][:args.sentences])}
-    batches = [sentences[k:k + BATCH] for k in range(0, BATCH*8, BATCH)]
+    batches = [sentences[k:k + BATCH] for k in range(0, BATCH*3, BATCH)]
     batched = median_ms(lambda batch: encode_text(clip, batch), batches)
     text[f'PyTorch, {BATCH} at once'] = {unit: value/BATCH for unit, value in batched.items()}
     settings = dict(photographs='a folder' if args.photographs else 'examples', count=len(paths),
