@@ -2,8 +2,8 @@
 
     python tools/bench.py                  those that take about ten CPU-minutes together; `make bench`
     python tools/bench.py scores prompts   these; `make bench BENCH="scores prompts"`
-    python tools/bench.py reproduce        and `rehearsal`, `test`: minutes of `synood reproduce`, at two scales, and of
-                                           `make test`, when named
+    python tools/bench.py reproduce        and `rehearsal`, `photographs`, `test`: minutes of `synood reproduce` at
+                                           three scales, and of `make test`, when named
 
 Each runs in a process of its own and writes paper_figures/bench/NAME.json, where the notebooks read it. Each is also a
 script that measures at larger sizes, see its --help. What these scripts share stands here: the clock, turns, the
@@ -35,7 +35,7 @@ BENCHES = {
     'synthesis': ['bench_synthesis.py'],
     'growth': ['bench_synthesis.py', 'growth'],
 }
-LONG = {name: ['bench_minutes.py', name] for name in ('reproduce', 'rehearsal', 'test')}
+LONG = {name: ['bench_minutes.py', name] for name in ('reproduce', 'rehearsal', 'test', 'photographs')}
 
 
 # ---- the clock ----------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
-"""Minutes and CPU-minutes of the long commands: two of README, and the rehearsal of the paper's run.
+"""Minutes and CPU-minutes of the long commands: two of README, the rehearsal of the paper's run, and photographs.
 
     python tools/bench_minutes.py reproduce    `synood reproduce`, from nothing: its results go to a folder of their own
     python tools/bench_minutes.py reproduce --root runs     the same into this folder, which must not exist yet
     python tools/bench_minutes.py rehearsal    `synood reproduce --scale rehearsal`, likewise
     python tools/bench_minutes.py test         `make test`
+    python tools/bench_minutes.py photographs --data FOLDER     `synood reproduce --scale photos`, likewise
 
 All run in an environment that is installed. `load` tells whether the machine was at rest when it began.
 """
@@ -20,6 +21,7 @@ from bench import TOOLS, cpu_seconds, run
 
 REPRODUCE = [sys.executable, '-m', 'synood', 'reproduce', '--scale', 'mini', '--root']
 REHEARSAL = [sys.executable, '-m', 'synood', 'reproduce', '--scale', 'rehearsal', '--root']
+PHOTOGRAPHS = [sys.executable, '-m', 'synood', 'reproduce', '--scale', 'photos', '--root']
 TEST = ['make', 'test']
 ADOPT_ORPHANS = 36  # Linux: prctl's PR_SET_CHILD_SUBREAPER
 
@@ -45,17 +47,21 @@ def minutes(command):
 
 
 def options(parser):
-    parser.add_argument('what', choices=['reproduce', 'rehearsal', 'test'])
-    parser.add_argument('--root', type=Path, help='of the first two: a new folder for results; else a temporary one')
+    parser.add_argument('what', choices=['reproduce', 'rehearsal', 'test', 'photographs'])
+    parser.add_argument('--root', type=Path, help='but for test: a new folder for results; else a temporary one')
+    parser.add_argument('--data', default=os.environ.get('DATA'), help='for photographs: the folder of their sets')
 
 
 def measure(args):
+    if args.what == 'photographs' and not args.data: sys.exit('name the folder of the photographs: --data or DATA=')
     if args.root and args.root.exists(): sys.exit(f'{args.root} exists: what stands there would not be made again')
     if args.what == 'test': return {}, {'minutes': {'make test': minutes(TEST)}}
     command, row, scale = {'reproduce': (REPRODUCE, 'make reproduce', 'mini'),
-                           'rehearsal': (REHEARSAL, 'rehearsal', 'rehearsal')}[args.what]
+                           'rehearsal': (REHEARSAL, 'rehearsal', 'rehearsal'),
+                           'photographs': (PHOTOGRAPHS, 'photographs', 'photos')}[args.what]
+    data = ['--data', str(Path(args.data).resolve())] if args.what == 'photographs' else []
     with nullcontext(args.root) if args.root else tempfile.TemporaryDirectory() as root:
-        return dict(scale=scale), {'minutes': {row: minutes([*command, str(root)])}}
+        return dict(scale=scale), {'minutes': {row: minutes([*command, str(root), *data])}}
 
 
 def main(arguments=None): run(__doc__, options, measure, arguments)

@@ -112,7 +112,8 @@ def _chosen_rows(chosen, only):
 # %% ../../nbs/8_app/08_cli.ipynb #b388b50c
 @app.command()
 def reproduce(scale: ScaleOption = 'mini', settings: SetOption = (), seeds: SeedsOption = '',
-              only: Annotated[str, typer.Option(help='Notebooks by name, such as table1,fig4; default: all.')] = '',
+              only: Annotated[str, typer.Option(help='Notebooks by name, such as table1,fig4; default: all but what '
+                                                   'takes long.')] = '',
               chosen: _MethodsOption = '',
               full: Annotated[bool, typer.Option('--full', help='Every cell of every notebook, also those that only '
                                                                 'explain and test.')] = False,
@@ -120,7 +121,7 @@ def reproduce(scale: ScaleOption = 'mini', settings: SetOption = (), seeds: Seed
               jobs: Annotated[int, typer.Option(
                   min=0, help='Notebooks at a time; default: two on a CPU, one with a GPU, all on a cluster.')] = 0,
               cluster: ClusterOption = '', as_json: JsonOption = False):
-    """Execute the notebooks behind every table and figure, and print the paper's averages and ours. Status 1 if one
+    """Execute the notebooks behind the tables and figures, and print the paper's averages and ours. Status 1 if one
     fails. With --methods Table 1 alone, unless --only names others too.
     Example: synood reproduce --scale smoke --methods NegLabel,SynOOD"""
     asked = parse_seeds(seeds)
@@ -134,12 +135,14 @@ def reproduce(scale: ScaleOption = 'mini', settings: SetOption = (), seeds: Seed
     from synood.app.preflight import preflight
     from synood.core.stages import fingerprint
     from synood.core.scales import check_choices, get_scale, setting_names
+    from synood.evaluation.report import check_results
     scale = write_scale(scale, data, root, settings)
     run_scale = check_choices(get_scale(scale))
     if not (only or full):
         notebooks, too_long = split_by_length(notebooks, run_scale.name)
-        for name in too_long: say(f'{name} takes an hour or more at this scale: --only {name}, or --full, runs it')
+        for name in too_long: say(f'{name} takes long at this scale: --only {name}, or --full, runs it')
     preflight(run_scale, root, seeds=asked, fields=settings_read_by(notebooks, listed))
+    check_results(run_scale, root)
     values = {name: fingerprint(run_scale, name) for name in setting_names()}
     folder = root.resolve()/run_scale.name/'notebooks'
     folder.mkdir(parents=True, exist_ok=True)

@@ -219,7 +219,7 @@ def format_ranges(numbers) -> str:
 def _words(text): return text.replace('_', ' ').casefold().split()
 
 _OF_FULL = ('table_cma_m2mix', 'table_cma_tuned', 'table_cma_weight', 'table_cma_backbones', 'table_krnft_parts',
-            'table_krnft_backbones')  # tables that `--full` alone makes: their rows are not in results.csv
+            'table_krnft_backbones')  # tables that `--full` alone makes: their rows are not committed
 
 def candidate_groups(name: str, lines: list[ResultGroup]) -> list[tuple[ResultGroup, str]]:
     "The lines of the experiments that a table is named after, each with what its experiment's name adds."
@@ -576,7 +576,7 @@ def table_part(path: Path, lines: list[ResultGroup], records, stages) -> dict:
     kin = candidate_groups(sheet.name, lines)
     sources = [source_groups(sheet.columns, cells, kin) for cells in sheet.rows]
     if any(sources): notes = [_LINKED]
-    elif sheet.name.startswith(_OF_FULL): notes = ['Made by --full; its rows are not in results.csv.']
+    elif sheet.name.startswith(_OF_FULL): notes = ['Made by --full.']
     else:
         experiments = _some(dict.fromkeys(line.about['experiment'] for line, _ in kin), 40)
         notes = ['No label of this table names a line of Appendix A.'

@@ -269,18 +269,21 @@ def read_notebook_seconds(log: Path) -> dict[str, float]:
     return most
 
 # %% ../../nbs/8_app/06_reproduction.ipynb #f0756b8d
-_SECONDS = dict(table1=900, table_krnft=500, synthesis=400, finetuning=200, table_cma=180, table3=145, fig3=110,
-                table4=85, table_streams=80, table2=65, context=60, negatives=55, table5=35, fig4=25, fig1_fig2=20)
+_SECONDS = dict(table1=620, table_krnft=360, synthesis=205, table3=75, table4=60, table_streams=60, fig3=45, table5=25,
+                table_cma=25, fig4=12, finetuning=6, fig1_fig2=6, table2=4)
 
-def usual_seconds(names: list[str], scale: str) -> dict[str, float]:
-    "What notebooks take from nothing at `mini` on two cores, the short ones two seconds; nothing for other scales."
-    return {name: _SECONDS.get(name, 2) for name in names} if scale == 'mini' else {}
+def usual_seconds(names: list[str], logged: dict[str, float]) -> dict[str, float]:
+    "What notebooks take: as logged, the others in proportion to what all take at `mini` on two cores, from nothing."
+    at_mini = sum(_SECONDS.get(name, 2) for name in logged)
+    slower = sum(logged.values())/at_mini if logged else 1.
+    return {name: slower*_SECONDS.get(name, 2) for name in names} | logged
 
 def longest_first(notebooks: list[Path]) -> list[Path]:
     "Those that take the longest first, so that all workers end together; the others in their order."
     return sorted(notebooks, key=lambda path: -_SECONDS.get(notebook_name(path), 0))
 
-_TOO_LONG = {'photos': ('table_cma', 'photos_users')}  # scale -> notebooks that take about an hour or more
+_TOO_LONG = {  # scale -> notebooks that are left out unless they are named: beside SynOOD's paper, and not cheap
+    'mini': ('table_krnft', 'table_streams'), 'photos': ('table_cma', 'photos_users')}
 
 def split_by_length(notebooks: list[Path], scale: str) -> tuple[list[Path], list[str]]:
     "Notebooks that run when none is asked for by name, and the names of those that take too long at this scale."
@@ -296,8 +299,9 @@ def run_notebooks(notebooks: list[Path], folder: Path, parameters: dict, setting
     standing = [path for path in notebooks if stands(path, folder, parameters, settings, full)]
     todo = longest_first([path for path in notebooks if path not in standing])
     left, took = {notebook_name(path) for path in todo}, {}
-    logged, usual = read_notebook_seconds(log), usual_seconds([*left], folder.parent.name)
-    usual |= {name: max(seconds, usual.get(name, 0)) for name, seconds in logged.items()}
+    logged = read_notebook_seconds(log)
+    usual = usual_seconds([*left], logged)
+    timed = folder.parent.name == 'mini' or bool(logged)  # else only proportions are known until one has ended
     results = [Ended(notebook_name(path), 'stands', 0., 0.) for path in standing]
     with progress(desc='notebooks', total=len(notebooks)) as bar:
         bar.bar_format = '{desc}: {n} of {total}, {elapsed}{postfix}'
@@ -311,7 +315,7 @@ def run_notebooks(notebooks: list[Path], folder: Path, parameters: dict, setting
                     bar.write(f'{ended.name:22} {ended.outcome}, {ended.seconds:.0f} s', file=out)
                     log_seconds(folder.parent, f'notebook {ended.name}', None, ended.seconds, ended.cpu_seconds)
                 if ended.outcome == 'ran': took[ended.name] = ended.seconds
-            seconds = seconds_left(left, took, usual, running, jobs)
+            seconds = seconds_left(left, took, usual, running, jobs) if timed or took else None
             about = '' if seconds is None else f', about {max(1, round(seconds/60))} min left'
             bar.set_postfix_str(f'now {", ".join(running)}{about}' if running else '', refresh=False)
             bar.update(0)

@@ -9,7 +9,7 @@ __all__ = ['published', 'published_averages', 'half_width', 't_interval', 'mean_
            'judge', 'difference_table', 'scale_caption', 'encoder_name', 'scenes_note', 'interval_note',
            'figures_folder', 'csv_text', 'encode_utf8', 'mark_best', 'in_markdown', 'in_latex', 'in_html', 'data_uri',
            'markdown', 'latex', 'save_table', 'show_table', 'picture_credit', 'save_figure', 'folders_used',
-           'merge_results', 'verify_results', 'reproduction_table']
+           'check_results', 'with_standing_rows', 'merge_results', 'verify_results', 'reproduction_table']
 
 # %% ../../nbs/6_evaluation/02_report.ipynb #662fbf54
 import csv, html, io, json, os, re, shlex
@@ -23,7 +23,7 @@ from .statistics import bootstrap_difference, holm, paired_p_value, resampled_me
 from ..core.files import (CannotWrite, atomic_write, check_relative, lock, make_folder, trace_output,
                                check_case_clash,
                                file_errors, write_errors)
-from ..core.rows import merge_rows, read_scores
+from ..core.rows import ROW_COLUMNS, merge_rows, read_scores
 from ..core.stages import stage_folder, stages
 from ..core.scales import get_scale
 from ..data.images import protocols
@@ -480,39 +480,79 @@ def folders_used(root: Path, scale: str, manifest: Path) -> set[Path]:
     last = _read_json(manifest, 'it', 'stages')['stages'] if manifest.exists() else ()
     return folders | {root/check_relative(name, manifest) for name in last}
 
+# %% ../../nbs/6_evaluation/02_report.ipynb #a7c3e0d2
+_AS_TEXT = dict(dtype=str, keep_default_na=False)  # what was written is what is written again
+_HOW_TO_MEND = 'bring it back from git, or delete it and with it the rows of tables that are not made again'
+
+def _as_text(rows):
+    "Rows as results.csv holds them, every value a text."
+    import pandas as pd
+    return pd.read_csv(io.StringIO(rows.to_csv(index=False)), **_AS_TEXT)
+
+def _read_results(file):
+    "The rows in results.csv, every value a text. ValueError if it is damaged, or of another version."
+    import pandas as pd
+    with file_errors(file, _HOW_TO_MEND):
+        rows = pd.read_csv(file, **_AS_TEXT)
+        if list(rows) != ['experiment', *ROW_COLUMNS]: raise ValueError('it has other columns')
+        return rows
+
+def check_results(scale, root: Path):
+    "ValueError of one line if results.csv of a scale is damaged: for before the work, as every experiment rewrites it."
+    file = figures_folder(get_scale(scale), root)/'results.csv'
+    if file.exists(): _read_results(file)
+
+def with_standing_rows(rows: 'pd.DataFrame', file: Path) -> 'pd.DataFrame':
+    "The rows, and those in a results.csv of tables that they have none of, as text, sorted by experiment."
+    import pandas as pd
+    def table(rows): return rows.experiment.str.split(' ').str[0]  # as in 'fig3 20 images'
+    made = _as_text(rows)
+    if not file.exists(): return made
+    there = _read_results(file)
+    whole = pd.concat([made, there[~table(there).isin(table(made))]])
+    return whole.sort_values('experiment', kind='stable', ignore_index=True)
+
 # %% ../../nbs/6_evaluation/02_report.ipynb #0cd1446c
 def merge_results(scale, root: Path) -> 'pd.DataFrame':
-    """Write results.csv and manifest.json of a scale to its figures folder; return the rows.
+    """Write results.csv and manifest.json of a scale to its figures folder; return the rows below the root.
 
-    ValueError of one line for a damaged file that they come from."""
-    scale, folder = get_scale(scale), figures_folder(scale, root)
-    with lock(Path(root)/scale.name/'.results.lock'):  # of two at once, the later one has read the rows of both
+    Rows of tables that were not made below this root stay, see `with_standing_rows`, and with them what the manifest
+    says of stages elsewhere. ValueError of one line for a damaged file that they come from."""
+    scale, root, folder = get_scale(scale), Path(root), figures_folder(scale, root)
+    results, manifest = folder/'results.csv', folder/'manifest.json'
+    with lock(root/scale.name/'.results.lock'):  # of two at once, the later one has read the rows of both
         rows = merge_rows(root, scale.name)
-        atomic_write(folder/'results.csv', rows.to_csv(index=False))
+        whole = with_standing_rows(rows, results)
+        atomic_write(results, whole.to_csv(index=False))
     seeds = sorted({int(s) for s in rows.seed}) or scale.seeds
     behind = {stage_folder(name, scale, s, root) for name in stages.names() for s in seeds}
-    behind |= folders_used(root, scale.name, folder/'manifest.json')
-    manifests = {f.relative_to(root).as_posix(): _read_json(f/'manifest.json', 'its folder')
-                 for f in sorted(behind) if f.exists()}
+    behind |= folders_used(root, scale.name, manifest)
+    standing = len(whole) > len(rows) and manifest.exists()
+    last = _read_json(manifest, 'it', 'stages')['stages'] if standing else {}
+    manifests = {name: last[name] for name in last if not (root/name).exists()}
+    manifests |= {f.relative_to(root).as_posix(): _read_json(f/'manifest.json', 'its folder')
+                  for f in sorted(behind) if f.exists()}
     text = json.dumps(dict(scale=scale.values(), stages=manifests), indent=1, sort_keys=True) + '\n'
-    text = text.replace(str(Path(root).resolve()), Path(root).name)  # a network of one's own is named by its place
-    atomic_write(folder/'manifest.json', text)
+    text = text.replace(str(root.resolve()), root.name)  # a network of one's own is named by its place
+    atomic_write(manifest, text)
     return rows
 
 # %% ../../nbs/6_evaluation/02_report.ipynb #15b7fffc
 def verify_results(scale, root: Path):
-    "ValueError of one line if results.csv of a scale holds other rows than those below the root, if there are any."
+    "ValueError of one line unless results.csv holds, for every experiment with rows below the root, these rows."
     scale, file = get_scale(scale), figures_folder(scale, root)/'results.csv'
     rows = merge_rows(root, scale.name) if file.exists() else ()
-    if not len(rows) or file.read_bytes() == rows.to_csv(index=False).encode(): return
-    raise ValueError(f'{file} does not hold the rows below {root}: delete it, and '
-                     f'`synood reproduce --scale {scale.name} --root {shlex.quote(str(root))}` writes it again')
+    if not len(rows): return
+    made, there = _as_text(rows), _read_results(file)
+    if made.equals(there[there.experiment.isin(made.experiment)].reset_index(drop=True)): return
+    raise ValueError(f'{file} does not hold the rows below {root}: '
+                     f'`synood reproduce --scale {scale.name} --root {shlex.quote(str(root))}` writes them again')
 
 # %% ../../nbs/6_evaluation/02_report.ipynb #82cb1180
 def _table1_rows(file):
     "The rows of Table 1 in results.csv, none without the file. ValueError if it is damaged."
     import pandas as pd
-    with file_errors(file, 'delete it, and run `synood reproduce` again'):
+    with file_errors(file, _HOW_TO_MEND):
         no_rows = pd.DataFrame(columns=['experiment', 'group'])
         rows = pd.read_csv(file, keep_default_na=False) if file.exists() else no_rows
         return rows[rows.experiment == 'table1']

@@ -15,7 +15,7 @@ import torch
 from ..core.files import in_threads
 from ..core.scales import rng
 from ..core.stages import stage
-from ..data.images import ImageSet, protocols, read_selection, read_sets
+from ..data.images import ImageSet, protocols, read_selection, read_sets, undivided_name
 from .finetuning import SYNTHETIC_KINDS, SynOOD
 from .inpainting import (InpaintingModel, decode, encode_latents, load_inpainting, stream_noise,
                                         to_pixels)
@@ -50,7 +50,7 @@ def unknown_photographs(scale) -> ImageSet | None:
     "Training photographs of the classes that a division does not know; None for a protocol without divisions."
     protocol = protocols[scale.protocol]
     if getattr(protocol, 'split', None) is None: return None
-    whole = protocols[protocol.name.rpartition('-')[0]].load(scale.data)['train']
+    whole = protocols[undivided_name(protocol.name)].load(scale.data)['train']
     known = [whole.classes.index(name) for name in protocol.known(whole.classes)]
     return whole.take(~np.isin(whole.labels, known))
 

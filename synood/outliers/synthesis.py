@@ -29,7 +29,7 @@ from ..data.images import ImageSet, read_sets, read_jsonl, read_selection, run_b
 from ..scores.negatives import read_negatives
 from ..core.files import in_threads, check_relative
 from ..core.stages import stage
-from ..core.scales import at_least, setting_choices, generator, require, rng, settings
+from ..core.scales import at_least, get_scale, setting_choices, generator, require, rng, settings
 
 # %% ../../nbs/4_outliers/03_synthesis.ipynb #947a4b80
 @settings('synthesis', paper=dict(batch_size=0, unet_precision='bf16', vae_precision='bf16'),

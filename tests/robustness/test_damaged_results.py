@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from synood.core.rows import ROW_COLUMNS, Rows, merge_rows, publish_rows, read_published, read_rows, rows_problem
-from synood.evaluation.report import verify_results, folders_used, reproduction_table, merge_results
+from synood.evaluation.report import check_results, verify_results, folders_used, reproduction_table, merge_results
 
 LINE = dict.fromkeys(ROW_COLUMNS, '') | dict(method='NegLabel', group='far', fpr95_ood_positive=0., id_acc=92., seed=0)
 
@@ -62,7 +62,25 @@ def test_changed_results_are_not_shown(root):
     merge_results('smoke', root)
     assert reproduction_table('smoke', root).loc['NegLabel'].tolist() == before
     file.write_text('')
-    with pytest.raises(ValueError, match='results.csv is damaged'): reproduction_table('smoke', root)
+    for read in (reproduction_table, merge_results, check_results):
+        with pytest.raises(ValueError, match='results.csv is damaged .* bring it back from git'): read('smoke', root)
+
+
+def test_rows_of_tables_that_were_not_made_stay_with_their_stages(root):
+    results, manifest = figures(root, 'results.csv'), figures(root, 'manifest.json')
+    other = results.read_text().replace('table1,', 'table_krnft plants,').split('\n', 1)[1]
+    results.write_text(results.read_text() + other)
+    kept = json.loads(manifest.read_text())
+    kept['stages']['smoke/krnft/gone'] = {'settings': {}}
+    manifest.write_text(json.dumps(kept))
+    before = results.read_bytes()
+    merge_results('smoke', str(root))
+    assert results.read_bytes() == before and verify_results('smoke', root) is None
+    assert set(json.loads(manifest.read_text())['stages']) == {'smoke/cma/abc', 'smoke/krnft/gone'}
+    results.unlink()
+    merge_results('smoke', root)
+    assert other not in results.read_text()
+    assert set(json.loads(manifest.read_text())['stages']) == {'smoke/cma/abc'}
 
 
 @pytest.fixture

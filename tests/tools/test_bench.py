@@ -167,6 +167,8 @@ def test_minutes(root, tmp_path):
     assert 'what stands there would not be made again' in minutes('reproduce', '', *new).stderr
     assert minutes('rehearsal', 'pass').returncode == 0
     assert checked((tmp_path/'figures.json').read_text())['settings'] == {'scale': 'rehearsal'}
+    assert minutes('photographs', 'import sys; assert sys.argv[2:] == ["--data", "/"]', '--data', '/').returncode == 0
+    assert 'name the folder of the photographs' in minutes('photographs', 'pass').stderr
     assert 'ended with status 3' in minutes('test', 'raise SystemExit(3)').stderr
 
 
