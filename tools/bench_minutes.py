@@ -19,9 +19,8 @@ from pathlib import Path
 
 from bench import TOOLS, cpu_seconds, run
 
-REPRODUCE = [sys.executable, '-m', 'synood', 'reproduce', '--scale', 'mini', '--root']
-REHEARSAL = [sys.executable, '-m', 'synood', 'reproduce', '--scale', 'rehearsal', '--root']
-PHOTOGRAPHS = [sys.executable, '-m', 'synood', 'reproduce', '--scale', 'photos', '--root']
+REPRODUCE, REHEARSAL, PHOTOGRAPHS = ([sys.executable, '-m', 'synood', 'reproduce', '--scale', scale, '--root']
+                                     for scale in ('mini', 'rehearsal', 'photos'))
 TEST = ['make', 'test']
 ADOPT_ORPHANS = 36  # Linux: prctl's PR_SET_CHILD_SUBREAPER
 
