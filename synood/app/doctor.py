@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import nn
 from ..core.processes import printable
-from ..data.datasets import (BenchmarkProtocol, check_archives, expected_counts, find_sets, image_sets,
-                                  missing_message, table_protocol)
+from ..data.datasets import (LIST_FOLDERS, BenchmarkProtocol, check_archives, expected_counts, find_sets,
+                                  image_sets, missing_message, table_protocol)
 from ..core.checks import first_line
 from ..models.endpoint import check_endpoint, endpoint_of
 from ..models.sources import model_source, resolve
@@ -80,17 +80,18 @@ def remedy_of(key: str, problems: tuple[str, ...], root: Path) -> str:
     if 'cannot be listed' in text: return 'change the permissions of that folder'
     if '.txt' in text:
         lists = Path(root)/'benchmark_imglist'/'imagenet'
-        return f"take OpenOOD's lists as they are in benchmark_imglist.zip, and put them at {lists}"
+        return f"take OpenOOD's lists as they are in benchmark_imglist.zip, from {_LISTS_HOME}, and put them at {lists}"
     whole = image_sets[image_sets[key].part_of or key]
-    return f'check {" or ".join(whole.archives) or "the archive"} by its md5 or size and unpack it again'
+    return f'check {" or ".join(whole.image_archives) or "the archive"} by its md5 or size and unpack it again'
 
 # %% ../../nbs/8_app/01_doctor.ipynb #71ee10c9
 def told_archives(key: str) -> list[str]:
-    "A text for every archive of a set: name and size."
+    "A text for every archive of a set: name, size, and what it is for if it holds no image."
     whole = image_sets[image_sets[key].part_of or key]
     sizes = {name: f'{whole.gigabytes[name]:g} GB' if name in whole.gigabytes else 'size not published'
              for name in whole.archives}
-    return [f'{name} ({size})' for name, size in sizes.items()]
+    uses = {name: f': {use}' for name, use in whole.without_images.items()}
+    return [f'{name} ({size}{uses.get(name, "")})' for name, size in sizes.items()]
 
 def set_source(key: str) -> tuple[str, ...]:
     "Home page and licence of a set, and a line for every archive, with its size and md5, or a copy's sha256."
@@ -99,20 +100,28 @@ def set_source(key: str) -> tuple[str, ...]:
     def checked(name): return f'md5 {whole.archives[name] or "not published"}'
     def copied(name): return f'; a copy: {whole.copies[name]}' if name in whole.copies else ''
     archives = [f'{told}, {checked(name)}{copied(name)}' for name, told in zip(whole.archives, told_archives(key))]
-    lists = [f'{row.file_list}: in benchmark_imglist.zip of https://github.com/Jingkang50/OpenOOD']*bool(row.file_list)
+    lists = [f'{row.file_list}: in benchmark_imglist.zip from {_LISTS_HOME}']*bool(row.file_list)
     return f'from {whole.home}; licence: {whole.licence}', *archives, *lists
 
+_LISTS_HOME = image_sets['ssb_hard'].home  # OpenOOD, which also ships the lists
+
 # %% ../../nbs/8_app/01_doctor.ipynb #0f575bae
-def how_to_get(key: str) -> str:
-    "What to do about a set that is not there, in one line."
-    whole = image_sets[image_sets[key].part_of or key]
-    lists = ', benchmark_imglist.zip (size not published)'*bool(image_sets[key].file_list)
-    return (f'get {", ".join(told_archives(key))}{lists} from {whole.home}, and unpack at that place; '
-            'or pass another --data')
+def how_to_get(key: str, told: tuple[str, ...] = ()) -> str:
+    "What to do about a set that is not there, in one line. `told`: other sets whose archives are told already."
+    row = image_sets[key]
+    whole = image_sets[row.part_of or key]
+    archives = (f'get {", ".join(told_archives(key))} from {whole.home}, and unpack at that place; '
+                'or pass another --data')
+    lists = (f'get benchmark_imglist.zip (size not published) from {_LISTS_HOME}, so that --data holds '
+             f'{LIST_FOLDERS[0]}/{row.file_list}')
+    if row.part_of not in told: return f'{archives}; {lists}' if row.file_list else archives
+    if row.file_list: return f'{lists}; its images are in {row.part_of}'
+    return f'{_SEE}{row.part_of}, which holds its images'
 
 def count_items(protocol: BenchmarkProtocol, found: dict, counts: dict[str, int], root: Path):
     "An item for the count of every image set that is there, and of every missing one that a protocol needs."
     second = protocols[table_protocol('Table 2', Scale(protocol=protocol.name))].folders().values()
+    told = tuple(key for key in (*protocol.folders().values(), *second) if key not in found)
     for key in image_sets:
         users = [p.name for p in (protocol, *published_protocols().values()) if key in p.folders().values()]
         needed = protocol.name in users
@@ -120,8 +129,8 @@ def count_items(protocol: BenchmarkProtocol, found: dict, counts: dict[str, int]
         if key not in found:
             finding = f'{missing_message(key, root)} ({counts[key]:,} images, {who})'
             what = '' if needed or key not in second else _FOR_TABLE_2
-            if users: yield Finding('data', key, 'missing' if needed else 'warn', finding, what + how_to_get(key),
-                                    set_source(key))
+            if users: yield Finding('data', key, 'missing' if needed else 'warn', finding,
+                                    what + how_to_get(key, told), set_source(key))
             continue
         f = found[key]
         finding = f'{len(f.images):,} images of {counts[key]:,} in the layout of {f.layout} at {f.source}'
@@ -131,6 +140,7 @@ def count_items(protocol: BenchmarkProtocol, found: dict, counts: dict[str, int]
                          remedy_of(key, f.problems, root))
 
 _FOR_TABLE_2 = 'for Table 2: '  # how a remedy begins without which only that table is missing
+_SEE = 'see '  # how a remedy begins that is told elsewhere
 
 # %% ../../nbs/8_app/01_doctor.ipynb #627c2a5b
 def set_items(protocol: BenchmarkProtocol, found: dict, counts: dict[str, int], root: Path):
@@ -140,7 +150,7 @@ def set_items(protocol: BenchmarkProtocol, found: dict, counts: dict[str, int], 
         lacking = [key for key in p.folders().values() if key not in found or found[key].problems]
         if not lacking: yield Finding('data', f'protocol {p.name}', 'ok', 'complete')
         else: yield Finding('data', f'protocol {p.name}', 'missing' if p.name == protocol.name else 'warn',
-                         f'cannot run: {", ".join(lacking)}', 'see those sets')
+                         f'cannot run: {", ".join(lacking)}', f'{_SEE}those sets')
 
 # %% ../../nbs/8_app/01_doctor.ipynb #268858f7
 def picture_items(name: str, images, needed: bool):
@@ -186,7 +196,7 @@ def inspect_plain(protocol, root: Path, pictures: bool) -> tuple[list[Finding], 
 
 def inspect_published(protocol, root: Path, pictures: bool, counts) -> tuple[list[Finding], dict]:
     "Items for the images of a protocol of the literature, and its image sets."
-    found = find_sets(root, counts=counts)
+    found = find_sets(root, counts=counts) if root.is_dir() else {}
     items = run_check('data', set_items, protocol, found, expected_counts(counts, root), root)
     if pictures:
         wanted = set(protocol.folders().values())
@@ -211,8 +221,12 @@ def inspect_data(scale: Scale, pictures: bool = True, counts: dict[str, int] | N
         published = isinstance(protocol, BenchmarkProtocol)
         wanted = count_items(protocol, {}, expected_counts(counts), Path('ROOT')) if published else ()
         return [*wanted, images], {}
-    if not isinstance(protocol, BenchmarkProtocol): return inspect_plain(protocol, Path(scale.data), pictures)
-    return inspect_published(protocol, Path(scale.data), pictures, counts)
+    root = Path(scale.data)
+    remedy = f'make {root}, and put below it what the next lines name; or pass the folder of the images as --data'
+    gone = [] if root.is_dir() else [Finding('data', 'images', 'missing', f'{root}: no such folder', remedy)]
+    if isinstance(protocol, BenchmarkProtocol): items, sets = inspect_published(protocol, root, pictures, counts)
+    else: items, sets = inspect_plain(protocol, root, pictures)
+    return gone + items, sets
 
 # %% ../../nbs/8_app/01_doctor.ipynb #a72e36f7
 def model_items(scale: Scale, field: str):
@@ -459,10 +473,7 @@ def diagnose(scale, data: Path | None = None, root: Path = 'runs', pictures: boo
 
     pictures: decode every image; counts: other numbers of images than the published."""
     scale = get_scale(scale)
-    if data is not None:
-        if not Path(data).is_dir():
-            raise FileNotFoundError(f'{data}: no such folder: --data names the one that holds the image sets')
-        scale = check_scale(scale.replace(data=str(data)))
+    if data is not None: scale = check_scale(scale.replace(data=str(data)))
     sets = {}
     def data_items():
         items, found = inspect_data(scale, pictures, counts)
@@ -495,7 +506,8 @@ def next_steps(items: list[Finding]) -> list[str]:
     "What to do about missing and broken things and for Table 2, one line for each remedy, in the order to do it in."
     steps, blocking = {}, _blocking(items)  # (check, remedy) -> names
     for i in (i for i in items if i in blocking or i.remedy.startswith(_FOR_TABLE_2)):
-        if i.remedy != 'see those sets': steps.setdefault((i.check, i.remedy or i.finding), []).append(i.name)
+        if i.remedy.removeprefix(_FOR_TABLE_2).startswith(_SEE): continue
+        steps.setdefault((i.check, i.remedy or i.finding), []).append(i.name)
     lines = [f'{", ".join(names)}: {remedy}' for (_, remedy), names in steps.items()]
     return lines + ['the same command once more']*bool(lines)
 

@@ -1010,8 +1010,12 @@ def shipped_card() -> pd.DataFrame:
     return grade_table({name: manifest(name)['metrics'] for name in SHIPPED_NETWORKS})
 
 def package_networks(root: Path) -> Path:
-    "root/miniature: the trained networks as they are embedded, each with its origin, curve and metrics in a manifest."
+    """root/miniature: the trained networks as they are embedded, each with its origin, curve and metrics in a manifest.
+
+    FileNotFoundError if one has not been trained."""
     root = Path(root)
+    missing = [name for name in SHIPPED_NETWORKS if not (root/name/'network').is_dir()]
+    if missing: raise FileNotFoundError(f'{root} lacks {", ".join(missing)}: train them with `synood pretrain` first')
     card = evaluate_networks({name: str((root/name/'network').resolve()) for name in SHIPPED_NETWORKS}, root/'card')
     with atomic_folder(root/'miniature') as part:
         for name in SHIPPED_NETWORKS:

@@ -319,6 +319,7 @@ def run_notebooks(notebooks: list[Path], folder: Path, parameters: dict, setting
             about = '' if seconds is None else f', about {max(1, round(seconds/60))} min left'
             bar.set_postfix_str(f'now {", ".join(running)}{about}' if running else '', refresh=False)
             bar.update(0)
+        bar.clear()  # `write` draws the bar anew, and where that was before its delay was over `close` leaves it there
     if standing := sum(one.outcome == 'stands' for one in results):
         print(f'{standing} of {len(results)} notebooks: nothing has changed, what they made stands', file=out)
     return results

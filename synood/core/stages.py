@@ -130,6 +130,7 @@ def _hand_out(count, stands, make, lock, tick, load, gpus):
     "Have each part that is missing made by a worker of the cluster."
     missing = [k for k in range(count) if not stands(k)]
     for k in set(range(count)) - set(missing): tick(k)
+    # the lock is taken here too: a task that Ray begins again and another command may be at the same part
     def work(k, *loaded): _work_off([k], stands, lambda k: make(k, *loaded), lock)
     for k, _ in map_parts(work, missing, gpus, load): tick(k)
     for k in missing: await_files(partial(stands, k), Path(lock(k)).parent.parent)

@@ -148,11 +148,17 @@ class DataSet:
     excluded_list: str = ''  # a list whose images must never be in it
     without: tuple[str, ...] = ()  # class folders it leaves out
     archives: dict[str, str] = field(default_factory=dict)  # name: md5, empty where none is published
+    without_images: dict[str, str] = field(default_factory=dict)  # archive that holds no image: what it is for
     gigabytes: dict[str, float] = field(default_factory=dict)  # archive: its size, where one is published
     copies: dict[str, str] = field(default_factory=dict)  # archive: where a copy lies, and its sha256
     home: str = ''  # the page it comes from
     licence: str = 'not stated'
     count_hints: dict[str, str] = field(default_factory=dict)  # key, or keys joined by +: what that many images mean
+
+    @property
+    def image_archives(self) -> list[str]:
+        "The archives that hold its images."
+        return [name for name in self.archives if name not in self.without_images]
 
 image_sets = Registry('image set')
 
@@ -170,6 +176,7 @@ image_sets['imagenet_val'] = DataSet(
     gigabytes={'ILSVRC2012_img_val.tar': 6.74, 'ILSVRC2012_devkit_t12.tar.gz': .003},
     archives={'ILSVRC2012_img_val.tar': '29b22e2961454d5413ddabcf34fc5622',
               'ILSVRC2012_devkit_t12.tar.gz': 'fa75699e90414af021442c21a62c3abf'},
+    without_images={'ILSVRC2012_devkit_t12.tar.gz': 'the classes of its images'},
     count_hints={'imagenet_openood': "this is OpenOOD's test part; the other 5,000 are its validation part",
               'imagenet_val+imagenet_val': DUPLICATED,
               'imagenet_openood_val': "this is OpenOOD's validation part alone",
@@ -274,7 +281,8 @@ image_sets['food101'] = DataSet(
 image_sets['oxford_pets'] = DataSet(
     3_669, 'Oxford-IIIT Pet, test images of 37 breeds', named_by='file', test_list='annotations/test.txt',
     archives={'images.tar.gz': '5c4f3ee8e5d25df40f4fd59a7f44e54c',
-              'annotations.tar.gz': '95a8c909bbe2e81eed6a22bccdf3f68f'}, home=_OXFORD, licence='CC BY-SA 4.0')
+              'annotations.tar.gz': '95a8c909bbe2e81eed6a22bccdf3f68f'}, home=_OXFORD, licence='CC BY-SA 4.0',
+    without_images={'annotations.tar.gz': 'the list of its test images'})
 
 # %% ../../nbs/1_data/03_datasets.ipynb #5a63c512
 class Location(NamedTuple):
@@ -435,7 +443,7 @@ def explain_count(key: str, n: int, counts: dict[str, int]) -> str:
     for keys, meaning in row.count_hints.items():
         if n == sum(counts[k] for k in keys.split('+')): return meaning
     if n > counts[key]: return 'other images lie there too'
-    return f'an unfinished download or unpacking of {" or ".join(row.archives) or "the archive"}'
+    return f'an unfinished download or unpacking of {" or ".join(row.image_archives) or "the archive"}'
 
 # %% ../../nbs/1_data/03_datasets.ipynb #288976ed
 class SetSearch:
@@ -615,8 +623,9 @@ def missing_message(key: str, root: Path) -> str:
                for parent in (Path(place.folder), *Path(place.folder).parents)}
     closed = sorted(str(folder) for folder in folders if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK))
     if closed: return f'0 images: {closed[0]} may not be entered: change its permissions'
-    packed = ' or '.join(row.archives or whole.archives)
-    remedy = f'unpack {packed}' if packed else 'download it'
+    others = ''.join(f', and {name} for {use}' for name, use in whole.without_images.items())
+    if row.file_list: others += f', and benchmark_imglist.zip of OpenOOD for {row.file_list}'
+    remedy = f'unpack {" or ".join(whole.image_archives)}{others}' if whole.archives else 'download it'
     return f'0 images, in no place of any layout: {remedy}, so that there is {Path(root)/places[0].folder}'
 
 # %% ../../nbs/1_data/03_datasets.ipynb #810c2d75

@@ -41,12 +41,16 @@ def sentence_flops(ids: tuple[str, ...], length: int) -> dict[str, float]:
     a tower that prompts cannot be learned for."""
     frozen = meta_clip(ids)
     learning = SimpleNamespace(model=copy.deepcopy(frozen.model).requires_grad_(True))
+    layers = 'resblocks'
     embedded = torch.zeros(1, length, text_tower(frozen).positional_embedding.shape[1], device=META)  # (1, L, W)
     end = torch.zeros(1, dtype=torch.long, device=META)
     def read_frozen(x): return encode_embedded(frozen, x, end)
     def read_learning(x): return encode_embedded(learning, x, end)
-    forward, backward = count_pass_flops(read_frozen, embedded).tolist()
-    return dict(forward=forward, backward=backward, training=count_gradient_flops(read_learning, embedded))
+    def frozen_pass(): return count_pass_flops(read_frozen, embedded)
+    def learning_pass(): return count_gradient_flops(read_learning, embedded)
+    forward, backward = count_by_layers(text_tower(frozen).transformer, layers, frozen_pass).tolist()
+    training = count_by_layers(text_tower(learning).transformer, layers, learning_pass)
+    return dict(forward=forward, backward=backward, training=training)
 
 # %% ../../nbs/6_evaluation/06_prompt_costs.ipynb #d1e0250c
 def sentence_lengths(ids: tuple[str, ...], names, length: int) -> list[int]:

@@ -17,7 +17,7 @@ from synood.app import cli, doctor
 from synood.core import stages
 from synood.data import images
 from synood.data.datasets import OTHER_SETS, STYLES, find_sets, imagenet_names, imagenet_wnids
-from synood.app.doctor import diagnose, exit_status
+from synood.app.doctor import diagnose, exit_status, next_steps
 from synood.evaluation.plan import RATES
 from synood.evaluation.table_check import Checked, check_tables
 from synood.data.images import read_sets, protocols
@@ -310,6 +310,22 @@ def test_a_set_of_another_protocol_only_warns(scale, tmp_path):
     assert tables['Table 1'].status == 'ok' and tables['Table 2'].finding == 'blocked by data protocol synood_table2'
 
 
+def test_what_to_do_begins_with_what_takes_longest(tmp_path, monkeypatch):
+    def lacking(ids, field): raise FileNotFoundError(f'{field} is not there')
+    monkeypatch.setattr(doctor, 'resolve', lacking)
+    (tmp_path/'empty').mkdir()
+    steps = {place: next_steps(diagnose('paper', tmp_path/place, tmp_path/'runs')) for place in ('empty', 'nowhere')}
+    names = [step.partition(': ')[0] for step in steps['empty']]
+    sets = ('imagenet_train', 'imagenet_val', 'imagenet_openood', 'iNaturalist', 'SUN', 'Places', 'dtd', 'ssb_hard',
+            'ninco', 'imagenet_o', 'openimage_o')
+    assert names[:-2] == list(sets) and names[-2].startswith('clip, ')
+    assert 'synood fetch-models --scale paper' in steps['empty'][-2] and names[-1] == 'the same command once more'
+    text = '\n'.join(steps['empty'])  # nothing is to be fetched twice, and the lists are not ImageNet's
+    assert [text.count(name) for name in ('img_val.tar', 'dtd-r1.0.1', 'benchmark_imglist.zip')] == [1, 1, 1]
+    assert 'image-net.org' not in steps['empty'][2] and 'github.com/Jingkang50/OpenOOD' in steps['empty'][2]
+    assert steps['nowhere'][0].startswith(f'images: make {tmp_path}/nowhere') and steps['nowhere'][1:] == steps['empty']
+
+
 def test_protocols_share_what_is_made_of_the_training_images(scale, tmp_path):
     openood_vlm(tmp_path)
     def key(name, protocol, **more):
@@ -451,8 +467,11 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert {item['name'] for item in report['items']} >= {'SUN pictures'}
     code, printed = call('--scale', str(tmp_path/'own.toml'), '--json', '--no-check-images')
     assert 'SUN pictures' not in printed.out
-    for wrong in (('--scale', 'minni'), ('--data', str(tmp_path/'nowhere')), ('--nonsense',)):
+    for wrong in (('--scale', 'minni'), ('--nonsense',)):
         assert call(*wrong)[0] == 2
+    code, printed = call('--data', str(tmp_path/'nowhere'))  # whoever asks may not have made the folder yet
+    assert code == 1 and f'{tmp_path}/nowhere: no such folder' in printed.out
+    assert 'get ILSVRC2012_img_train.tar (147.9 GB) from https://image-net.org' in printed.out
     monkeypatch.setattr(doctor, 'step_rates', lambda scale: 1/0)
     code, printed = call('--scale', 'mini')
     assert code == 1 and 'this check stopped: ZeroDivisionError' in printed.out and 'Table 5' in printed.out

@@ -6,10 +6,9 @@ import sys
 
 import pytest
 
-from synood.app.pretraining import (PICTURE_COUNTS, SHIPPED_NETWORKS, TrainingPlan, evaluate_networks,
-                                    grade_classifier, grade_clip, manifest, network_recipes, pretrain, shipped_card)
+from synood.app.pretraining import (PICTURE_COUNTS, SHIPPED_NETWORKS, TrainingPlan, evaluate_networks, manifest,
+                                    network_recipes, pretrain, shipped_card)
 from synood.core.files import embedded_model_folder, file_hash
-from synood.core.scales import get_scale
 
 FEW = dict.fromkeys(PICTURE_COUNTS, 12)
 SHORT = {name: TrainingPlan(samples=480, batch=12, lr=1e-3, warmup=4, average=.9 if name == 'inpainting' else 0.)
@@ -45,7 +44,7 @@ def save_and_die(*args):
     if steps == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)
 if __name__ == '__main__':
     TrainState.save_if_due = save_and_die
-    pretrain('classifier', sys.argv[1], {'classifier': TrainingPlan(samples=1200, batch=12, lr=1e-3, warmup=4)},
+    pretrain('classifier', sys.argv[1], {'classifier': TrainingPlan(samples=360, batch=12, lr=1e-3, warmup=4)},
              {'id': 12}, seconds_between=0)
 '''
 
@@ -55,8 +54,8 @@ def test_killed_and_resumed_is_the_same_network(tmp_path):
     script.write_text(KILLED)
     for name, kill in (('whole', False), ('cut', True)):
         command = [sys.executable, str(script), str(tmp_path/name)]
-        if kill:  # after 30 of 100 steps
-            killed = subprocess.run([*command, '30'], capture_output=True)
+        if kill:  # after 10 of 30 steps
+            killed = subprocess.run([*command, '10'], capture_output=True)
             assert killed.returncode == -signal.SIGKILL, killed.stderr
             assert (tmp_path/name/'classifier'/'checkpoint.safetensors').exists()
         subprocess.run([*command, '0'], check=True, stderr=subprocess.DEVNULL)
@@ -107,15 +106,6 @@ def test_recipes_are_the_ones_that_were_run():
             shipped = network_recipes[network['name']]
             recipe = json.loads(json.dumps(vars(shipped.plan) | {'mix': shipped.mix}))
             assert network['recipe'].items() >= recipe.items(), network['name']
-
-
-def test_the_report_card_of_what_recognises(tmp_path):
-    "Within what another machine's arithmetic may move."
-    card, shipped = get_scale('card'), shipped_card().set_index(['model', 'metric']).value
-    card = card.replace(clip=('embedded:clip',), classifier=('embedded:classifier',))
-    for name, again in (('classifier', grade_classifier(card, tmp_path)), ('clip', grade_clip(card, tmp_path))):
-        assert set(again) == set(shipped[name].index)
-        assert max(abs(value - shipped[name][metric]) for metric, value in again.items()) < 3
 
 
 @pytest.mark.slow

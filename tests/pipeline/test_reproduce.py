@@ -1,4 +1,4 @@
-"""papermill from end to end at `smoke`; a second run starts no kernel; a lost file is made again, and no more."""
+"""papermill from end to end at `smoke`: the miniature's world and networks, all tables and figures."""
 import json
 import os
 import subprocess
@@ -20,10 +20,8 @@ WANTED = ['fig1.pdf', 'fig1.png', 'fig2.png', 'fig3.csv', 'fig3.pdf', 'fig3.png'
           'table_cma.csv', 'table_cma_published.csv', 'table_cma_paired.csv', 'table_cma_gap.csv',
           'table_cma_gap.png',
           'table_streams_auroc.csv', 'table_streams_fpr95.csv', 'table_streams.png']
-
-
-@pytest.fixture(scope='module')
-def place(tmp_path_factory): return tmp_path_factory.mktemp('reproduce')
+FULL_ALONE = {'table_cma_m2mix', 'table_cma_tuned', 'table_cma_m2mix_geometry', 'table_cma_weight',
+              'table_cma_backbones', 'table_krnft_parts', 'table_krnft_backbones'}
 
 
 def reproduce(place, *more):
@@ -36,10 +34,11 @@ def reproduce(place, *more):
     return printed['notebooks'], printed['ledger']
 
 
-def test_every_table_and_figure_is_made(place):
-    outcomes, ledger = reproduce(place)
+@pytest.mark.slow  # two minutes of a core; the same notebooks run whole in test_rehearsal.py
+def test_every_table_and_figure_is_made(tmp_path):
+    outcomes, ledger = reproduce(tmp_path)
     assert outcomes['table1'] == outcomes['synthesis'] == outcomes['table_plain'] == 'ran'
-    folder = place/'paper_figures'/'smoke'
+    folder = tmp_path/'paper_figures'/'smoke'
     assert not (folder/'table_plain.csv').exists()  # it needs a network that does not ship
     assert sorted(set(WANTED) - {p.name for p in folder.iterdir()}) == []
     assert any({'SynOOD', '97.01'} <= set(row.values()) for row in ledger), ledger
@@ -52,13 +51,9 @@ def test_every_table_and_figure_is_made(place):
     assert set(rows[rows.experiment == 'table1'].method) >= methods
 
 
-def test_a_second_run_starts_no_kernel_and_a_lost_file_runs_one(place):
-    assert (place/'runs').exists(), 'the first test made nothing'
-    before = (place/'paper_figures'/'smoke'/'results.csv').read_bytes()
-    outcomes, _ = reproduce(place)
-    assert set(outcomes.values()) == {'stands'}
-    (place/'paper_figures'/'smoke'/'table5.csv').unlink()
-    outcomes, _ = reproduce(place)
-    assert [name for name, what in outcomes.items() if what == 'ran'] == ['table5']
-    assert (place/'paper_figures'/'smoke'/'table5.csv').exists()
-    assert (place/'paper_figures'/'smoke'/'results.csv').read_bytes() == before
+@pytest.mark.slow  # minutes: networks are trained for every line of an ablation
+def test_cells_for_a_full_run_alone_run_too(tmp_path):
+    outcomes, _ = reproduce(tmp_path, '--full', '--only', 'table_cma,table_krnft,table_streams')
+    assert outcomes == dict.fromkeys(('table_cma', 'table_krnft', 'table_streams'), 'ran')
+    made = {path.stem for path in (tmp_path/'paper_figures'/'smoke').glob('*.csv')}
+    assert sorted(FULL_ALONE - made) == []

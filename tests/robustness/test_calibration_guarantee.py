@@ -64,7 +64,7 @@ def test_the_slack_covers_what_batches_and_threads_do(clip, threads):
 
 def test_a_source_that_repeats_itself_keeps_its_pictures(plain, threads):
     draws, lost = np.random.default_rng(0), 0
-    for trial in range(20):
+    for trial in range(10):
         picture = scene(draws)
         threads(1)
         calibrated = plain.calibrate([framed(picture, i) for i in range(100)], tpr=.95)
@@ -80,7 +80,7 @@ def test_a_source_that_repeats_itself_keeps_its_pictures(plain, threads):
 def test_without_the_slack_such_sources_are_lost(plain):
     "The test above can fail."
     draws, lost = np.random.default_rng(0), 0
-    for trial in range(20):
+    for trial in range(10):
         picture = scene(draws)
         lost += plain.score(picture)[0] < plain.score([framed(picture, i) for i in range(100)]).min()
     assert lost > 0

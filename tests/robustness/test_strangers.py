@@ -73,10 +73,18 @@ def test_no_error_steers_a_terminal(kept, tmp_path, capfd):
                     ['report', '--scale', tmp_path/f'{STEERS}.toml'],
                     ['verify', odd], ['verify', '--root', odd], ['run', STEERS], ['run', 'images', '--scale', STEERS],
                     ['demo', odd],
-                    ['reproduce', '--only', STEERS], ['pretrain', STEERS], ['doctor', '--data', odd]):
+                    ['reproduce', '--only', STEERS], ['pretrain', STEERS]):
         status, out, err = said(capfd, *command)
         assert status == 2 and err.count('\n') == 1, (command, out, err)
         assert not set('\x1b\x07\u202e') & set(out + err), (command, out, err)
+
+
+def test_no_folder_that_is_missing_steers_a_terminal(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr('synood.app.doctor.check_tables', lambda *scale: [])  # this and the next take a while
+    monkeypatch.setattr('synood.app.doctor.planned', lambda scale: None)
+    status, out, err = said(capfd, 'doctor', '--data', tmp_path/STEERS)
+    assert status == 1 and 'no such folder' in out
+    assert not set('\x1b\x07\u202e') & set(out + err)
 
 
 def test_no_result_steers_a_terminal(kept, tmp_path, capfd, monkeypatch):

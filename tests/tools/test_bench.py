@@ -79,20 +79,24 @@ def test_what_was_measured_keeps_what_is_promised(root):
     def tables(name): return json.loads((root/'paper_figures'/'bench'/f'{name}.json').read_text())['tables']
     assert tables('rehearsal')['minutes']['rehearsal']['cpu_minutes'] <= 15
     ratios = tables('stream')['ratios']
-    assert ratios['features']['share'] >= .9 and ratios['features']['speedup'] > 1.3
-    # of a cheap network decoding is most of the work, and both want the same cores: see the notebook on costs
-    assert ratios['stream']['cpu_share'] >= .9 and ratios['stream']['speedup'] > 1
+    assert ratios['features']['share'] >= .9 and ratios['features']['speedup'] >= 1.5
+    # beside decoding on all cores the stream has less: both want the same cores, see the notebook on costs
+    assert ratios['stream']['one_thread_share'] >= .9 and ratios['stream']['speedup'] > 1
+    assert tables('test')['minutes']['make test']['minutes'] <= 15
 
 
 # ---- decoding beside the network ---------------------------------------------------------------------------
 
-def test_stream(measured):
-    "That all ways give the same numbers, the script itself looks at."
+def test_stream(scripts, measured, monkeypatch):
+    "That all ways give the same numbers, the script itself looks at. A new process for each would take a minute."
+    bench = scripts('bench_stream')
+    monkeypatch.setattr(bench, 'in_a_new_process', bench.here)
     figures = measured('bench_stream', '--classifier', 'embedded:classifier', '--images', '6', '--repeats', '1')
     assert list(figures.tables) == ['features', 'stream', 'ratios']
     for name in ('features', 'stream'):
-        assert list(figures.tables[name]) == ['decode', 'network', 'in turn', 'ours']
-        assert set(figures.tables['ratios'][name]) == {'speedup', 'cpu_speedup', 'share', 'cpu_share'}
+        assert list(figures.tables[name]) == list(bench.WAYS)
+        assert set(figures.tables['ratios'][name]) == {'speedup', 'cpu_speedup', 'share', 'one_thread_share',
+                                                       'cpu_share'}
 
 
 # ---- imports, installation, minutes ------------------------------------------------------------------------
