@@ -81,7 +81,8 @@ def test_what_was_measured_keeps_what_is_promised(root):
     ratios = tables('stream')['ratios']
     assert ratios['features']['share'] >= .9 and ratios['features']['speedup'] >= 1.5
     # beside decoding on all cores the stream has less: both want the same cores, see the notebook on costs
-    assert ratios['stream']['one_thread_share'] >= .9 and ratios['stream']['speedup'] > 1
+    assert min(ratios['stream'][share] for share in ('one_thread_share', 'cpu_share')) >= .9
+    assert ratios['stream']['speedup'] > 1
     assert tables('test')['minutes']['make test']['minutes'] <= 15
 
 
